@@ -1,0 +1,21 @@
+"""Options that several commands share, and the two consoles: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+ConfigOption = Annotated[str, typer.Option("--config", "-c", metavar="NAME|PATH", help="A shipped config's name or a YAML file.")]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="A.B=C", help="Change one key of the config, e.g. train.batch_size=8. May be repeated."),
+]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+
+
+def say(text: str) -> None:
+    """A line on stderr; rich markup allowed."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False, soft_wrap=True).print(text)

@@ -1,0 +1,147 @@
+"""YAML, overlays and `--set a.b=c` -> `Config`, and back. Errors name the file or the dotted key and the nearest right name."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from codecctl.config.schema import Config
+from codecctl.errors import ConfigError
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def configs_folder() -> Path:
+    """Where the shipped YAML files lie: inside the wheel, or beside the package in a checkout."""
+    inside = _PACKAGE / "configs"
+    return inside if inside.is_dir() else _PACKAGE.parent / "configs"
+
+
+def load_config(name: str | Path = "production", *, gpu: str | None = None, overrides: Sequence[str] = ()) -> Config:
+    """The config of that name or path, the card's profile laid over it, then each `a.b=c` of `overrides`.
+
+    Raises `ConfigError` for a missing file, an unknown key or a wrong type.
+    """
+    values = _read_yaml(find_config(name))
+    if gpu is not None:
+        _merge(values, _read_yaml(find_config(gpu, folder="gpu")))
+    for override in overrides:
+        _merge(values, _read_override(override))
+    return parse_config(values, source=str(name))
+
+
+def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
+    """A nested mapping, as YAML or a checkpoint holds it, checked against the schema. `source` is named in errors."""
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {_first_problem(error)}") from None
+
+
+def dump_config(config: Config) -> str:
+    """The resolved config as YAML; `parse_config(yaml) == config`."""
+    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, default_flow_style=None, width=120)
+
+
+def find_config(name: str | Path, *, folder: str = "") -> Path:
+    """A path as it stands, else a shipped config of that name. Raises `ConfigError` that lists what there is."""
+    path = Path(name)
+    if path.is_file():
+        return path
+    shipped = configs_folder() / folder
+    if path.name == str(name) and (shipped / f"{name}.yaml").is_file():
+        return shipped / f"{name}.yaml"
+    names = sorted(entry.stem for entry in shipped.glob("*.yaml"))
+    kind = f"{folder} profile" if folder else "config"
+    raise ConfigError(f"no {kind} '{name}': neither a file nor one of {', '.join(names)}{_nearest(str(name), names)}")
+
+
+class _Loader(yaml.BaseLoader):
+    """Every scalar stays text, so that the schema's type decides (`1e-4` is a number, `no` a word where a word is
+    asked for); a key written twice is an error instead of a surprise."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read as text ({error})") from None
+    return _parse_yaml(text, source=str(path))
+
+
+def _parse_yaml(text: str, *, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_Loader)  # noqa: S506  BaseLoader builds nothing but text, lists and dicts
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
+    if values is None or values == "":
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{source}: expected keys and values at the top, got {type(values).__name__}")
+    return values
+
+
+def _read_override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"--set {text}: expected a.b=c, such as train.batch_size=8")
+    values = _parse_yaml(f"value: {value}", source=f"--set {key}")["value"]
+    for part in reversed(key.strip().split(".")):
+        values = {part: values}
+    return typing.cast(dict[str, Any], values)
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+    """Lay `over` upon `base`: sections merge, anything else is replaced."""
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
+            _merge(base[key], value)
+        else:
+            base[key] = value
+
+
+def _first_problem(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = ".".join(str(part) for part in first["loc"]) or "config"
+    if first["type"] == "extra_forbidden":
+        names = _known_keys(first["loc"][:-1])
+        message = f"unknown key '{key}'{_nearest(str(first['loc'][-1]), names)}"
+    elif first["type"] == "missing":
+        message = f"{key} is missing"
+    else:
+        said = first["msg"].removeprefix("Value error, ")
+        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        message = f"{key}: {said[:1].lower()}{said[1:]}{got}"
+    return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
+
+
+def _known_keys(section: Sequence[int | str]) -> list[str]:
+    """The keys that the section at this place of the schema has."""
+    model: Any = Config
+    for part in section:
+        fields = {field.alias or name: field for name, field in model.model_fields.items()}
+        kinds = [fields[str(part)].annotation, *typing.get_args(fields[str(part)].annotation)]
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean '{close[0]}'?" if close else ""

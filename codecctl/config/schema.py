@@ -1,0 +1,175 @@
+"""The configuration: every key with its default, unit and help. The defaults are the production codec.
+
+Sections are frozen and refuse unknown keys; what follows from other keys is a property and stored nowhere.
+"""
+
+from __future__ import annotations
+
+import math
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Section(BaseModel):
+    """A part of the config. YAML scalars arrive as text and are read as the declared type says."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_null(cls, values: Any) -> Any:
+        """YAML's `null`, for the keys that may be empty."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if NoneType in get_args(field.annotation)}
+        return {k: None if k in optional and v in ("null", "~", "") else v for k, v in values.items()}
+
+
+class DataConfig(Section):
+    """Where prepared speech lies and how crops are cut out of it."""
+
+    path: str = Field("data/prepared", description="folder that `codecctl prepare` wrote")
+    segment_seconds: float = Field(1.0, gt=0, description="length of a training crop")
+    validation_share: Probability = Field(0.05, description="share of the speakers kept for validation by `prepare`")
+    split_seed: Count = Field(0, description="which speakers those are")
+    min_seconds: float = Field(0.2, ge=0, description="shorter recordings are rejected by `prepare`")
+    n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
+
+
+class TransformerConfig(Section):
+    """The causal transformer before the quantizer, and its twin behind it."""
+
+    width: Positive = Field(1024, description="latent width D, a multiple of n_heads")
+    n_layers: Count = Field(4, description="layers on each side")
+    n_heads: Positive = Field(16, description="attention heads")
+    feedforward_width: Positive = Field(2048, description="hidden width of the gated feed-forward")
+    look_back_frames: Positive = Field(250, description="frames before its own that a frame sees; bounds a stream's memory")
+
+    @model_validator(mode="after")
+    def _check_heads(self) -> TransformerConfig:
+        if self.width % (2 * self.n_heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 x n_heads ({2 * self.n_heads})")
+        return self
+
+
+class QuantizerConfig(Section):
+    """Residual vector quantizer. Book 1 has the full latent width, so that semantics can be distilled into it."""
+
+    codebook_sizes: tuple[Positive, ...] = Field((2048, *[1024] * 7), min_length=1, description="codewords of each book")
+    codebook_dim: Positive | None = Field(None, description="width of the books after the first; null: the full width")
+    ema_decay: Probability = Field(0.99, description="how much of a codeword's past survives an update")
+    revive_below: float = Field(0.5, ge=0, description="average hits an update under which a codeword counts as dead")
+    quantizer_dropout: Probability = Field(0.5, description="share of training crops coded with fewer books")
+
+    @field_validator("codebook_sizes")
+    @classmethod
+    def _check_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        for size in sizes:
+            if size & (size - 1) or size > 65536 or size < 2:
+                raise ValueError(f"a codebook size must be a power of two from 2 to 65536, got {size}")
+        return sizes
+
+
+class ModelConfig(Section):
+    """The codec: strided causal convolutions, a transformer, a residual quantizer, and the mirror of the first two."""
+
+    sample_rate: Positive = Field(16000, description="Hz")
+    strides: tuple[Positive, ...] = Field((2, 4, 5, 8), min_length=1, description="per encoder block; the decoder reverses it")
+    base_channels: Positive = Field(32, description="channels of the first convolution; every block doubles them")
+    kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
+    dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
+    output_tanh: bool = Field(True, description="bound the waveform by tanh")
+    transformer: TransformerConfig = TransformerConfig()
+    quantizer: QuantizerConfig = QuantizerConfig()
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.strides)
+
+    @property
+    def frame_rate(self) -> float:
+        """Frames per second."""
+        return self.sample_rate / self.hop_length
+
+    @property
+    def n_codebooks(self) -> int:
+        return len(self.quantizer.codebook_sizes)
+
+    @property
+    def bits_per_frame(self) -> int:
+        return sum(size.bit_length() - 1 for size in self.quantizer.codebook_sizes)
+
+    @property
+    def bitrate_kbps(self) -> float:
+        """Nominal: codes alone, no header."""
+        return self.frame_rate * self.bits_per_frame / 1000
+
+
+class LossConfig(Section):
+    """What training minimises: the weight of each loss and the windows of the spectral ones."""
+
+    waveform_weight: Weight = Field(1.0, description="L1 of the samples")
+    spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
+    mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
+    commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
+    spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows, samples")
+    mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="mel windows, samples")
+    mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="mel bands for each window")
+
+    @model_validator(mode="after")
+    def _check_mel(self) -> LossConfig:
+        if len(self.mel_bins) != len(self.mel_windows):
+            raise ValueError(f"mel_bins has {len(self.mel_bins)} entries and mel_windows {len(self.mel_windows)}")
+        return self
+
+
+class GpuConfig(Section):
+    """The card a profile was written for."""
+
+    name: str = Field(description="as the driver names it, e.g. NVIDIA GeForce RTX 4090")
+    memory_gb: float = Field(gt=0, description="memory of the card")
+    price_per_hour_usd: float = Field(ge=0, description="rent of the card, a rough market figure")
+
+
+class TrainConfig(Section):
+    """The optimiser, the loop, and what it writes."""
+
+    seed: Count = Field(0, description="of weights, crops and dropout; a step's randomness follows from (seed, step)")
+    n_steps: Positive = Field(400_000, description="updates in the whole run")
+    batch_size: Positive = Field(16, description="crops a step")
+    learning_rate: float = Field(1e-4, gt=0, description="of AdamW, reached after the warm-up")
+    final_learning_rate: float = Field(1e-5, ge=0, description="where the cosine ends at n_steps")
+    warmup_steps: Count = Field(1000, description="steps of linear rise")
+    betas: tuple[Probability, Probability] = Field((0.8, 0.99), description="of AdamW")
+    weight_decay: Weight = Field(0.01, description="of AdamW, on matrices and kernels only")
+    gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    kmeans_vectors: Positive = Field(40_960, description="latent frames from which the codebooks start")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks; the quantizer is float32")
+    log_every_steps: Positive = Field(50, description="a line in metrics.jsonl and TensorBoard")
+    validate_every_steps: Positive = Field(5000, description="validation, and best.pt if it improved")
+    checkpoint_every_steps: Positive = Field(1000, description="last.pt")
+    gpu: GpuConfig | None = Field(None, description="set by --gpu")
+
+
+class ValidateConfig(Section):
+    """What validation looks at."""
+
+    n_utterances: Positive | None = Field(None, description="at most so many, the same every time; null: all")
+
+
+class Config(Section):
+    """Everything a run needs. `configs/production.yaml` shows each key."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+    validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # pydantic owns the plain name

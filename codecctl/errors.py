@@ -1,0 +1,17 @@
+"""What can go wrong in a way that a user can mend. Every message names the file or key and the way out, on one line."""
+
+
+class CodecctlError(Exception):
+    """The work could not be done: exit code 1."""
+
+    exit_code = 1
+
+
+class UsageError(CodecctlError):
+    """The command was asked for something it cannot mean: exit code 2."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration does not fit the schema: the message starts with the file or the dotted key."""
