@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
-ConfigOption = Annotated[str, typer.Option("--config", "-c", metavar="NAME|PATH", help="A shipped config's name or a YAML file.")]
+ConfigOption = Annotated[
+    str, typer.Option("--config", "-c", metavar="NAME|PATH", help="A shipped config's name or a YAML file.")
+]
 SetOption = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="A.B=C", help="Change one key of the config, e.g. train.batch_size=8. May be repeated."),
+    typer.Option("--set", metavar="A.B=C", help="Change a key of the config, e.g. train.batch_size=8; repeatable."),
 ]
-DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]|mps", help="Where to compute.")]
+DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
 
 
 def say(text: str) -> None:

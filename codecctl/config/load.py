@@ -1,4 +1,4 @@
-"""YAML, overlays and `--set a.b=c` -> `Config`, and back. Errors name the file or the dotted key and the nearest right name."""
+"""YAML, overlays and `--set a.b=c` -> `Config`, and back. Errors name the file or key, and the nearest name."""
 
 from __future__ import annotations
 
@@ -46,7 +46,9 @@ def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved config as YAML; `parse_config(yaml) == config`."""
-    return yaml.safe_dump(config.model_dump(mode="json", by_alias=True), sort_keys=False, default_flow_style=None, width=120)
+    return yaml.safe_dump(
+        config.model_dump(mode="json", by_alias=True), sort_keys=False, default_flow_style=None, width=120
+    )
 
 
 def find_config(name: str | Path, *, folder: str = "") -> Path:
@@ -85,7 +87,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def _parse_yaml(text: str, *, source: str) -> dict[str, Any]:
     try:
-        values = yaml.load(text, Loader=_Loader)  # noqa: S506  BaseLoader builds nothing but text, lists and dicts
+        values = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark else ""

@@ -49,8 +49,8 @@ class TransformerConfig(Section):
     width: Positive = Field(1024, description="latent width D, a multiple of n_heads")
     n_layers: Count = Field(4, description="layers on each side")
     n_heads: Positive = Field(16, description="attention heads")
-    feedforward_width: Positive = Field(2048, description="hidden width of the gated feed-forward")
-    look_back_frames: Positive = Field(250, description="frames before its own that a frame sees; bounds a stream's memory")
+    feedforward_width: Positive = Field(1792, description="hidden width of the gated feed-forward")
+    look_back_frames: Positive = Field(250, description="frames before its own that a frame sees")
 
     @model_validator(mode="after")
     def _check_heads(self) -> TransformerConfig:
@@ -60,12 +60,11 @@ class TransformerConfig(Section):
 
 
 class QuantizerConfig(Section):
-    """Residual vector quantizer. Book 1 has the full latent width, so that semantics can be distilled into it."""
+    """Residual vector quantizer; every book has the full latent width and follows its codewords' moving averages."""
 
-    codebook_sizes: tuple[Positive, ...] = Field((2048, *[1024] * 7), min_length=1, description="codewords of each book")
-    codebook_dim: Positive | None = Field(None, description="width of the books after the first; null: the full width")
+    codebook_sizes: tuple[Positive, ...] = Field((2048, *[1024] * 7), min_length=1, description="rows of each book")
     ema_decay: Probability = Field(0.99, description="how much of a codeword's past survives an update")
-    revive_below: float = Field(0.5, ge=0, description="average hits an update under which a codeword counts as dead")
+    revive_below: Probability = Field(0.05, description="share of the even hit rate that counts as dead")
     quantizer_dropout: Probability = Field(0.5, description="share of training crops coded with fewer books")
 
     @field_validator("codebook_sizes")
@@ -81,7 +80,7 @@ class ModelConfig(Section):
     """The codec: strided causal convolutions, a transformer, a residual quantizer, and the mirror of the first two."""
 
     sample_rate: Positive = Field(16000, description="Hz")
-    strides: tuple[Positive, ...] = Field((2, 4, 5, 8), min_length=1, description="per encoder block; the decoder reverses it")
+    strides: tuple[Positive, ...] = Field((2, 4, 5, 8), min_length=1, description="in encoder order")
     base_channels: Positive = Field(32, description="channels of the first convolution; every block doubles them")
     kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
     dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
@@ -120,9 +119,9 @@ class LossConfig(Section):
     spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
-    spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows, samples")
-    mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="mel windows, samples")
-    mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="mel bands for each window")
+    spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
+    mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
+    mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
     @model_validator(mode="after")
     def _check_mel(self) -> LossConfig:
@@ -152,7 +151,7 @@ class TrainConfig(Section):
     weight_decay: Weight = Field(0.01, description="of AdamW, on matrices and kernels only")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     kmeans_vectors: Positive = Field(40_960, description="latent frames from which the codebooks start")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the networks; the quantizer is float32")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="the quantizer is always float32")
     log_every_steps: Positive = Field(50, description="a line in metrics.jsonl and TensorBoard")
     validate_every_steps: Positive = Field(5000, description="validation, and best.pt if it improved")
     checkpoint_every_steps: Positive = Field(1000, description="last.pt")

@@ -1,0 +1,1 @@
+"""The codec itself: torch and einops, nothing that opens a file."""

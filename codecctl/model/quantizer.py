@@ -1,0 +1,190 @@
+"""Residual vector quantization with codebooks that follow a moving average of the vectors they win.
+
+The forward pass changes nothing: it compiles whole, and a skipped step leaves no trace. What changes the codebooks,
+`fit` at the start and `update` after a step, is called by the trainer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch import distributed as dist
+
+from codecctl.config.schema import QuantizerConfig
+
+
+@dataclass(frozen=True)
+class Quantized:
+    latents: Tensor  # [B, D, T] sum of the chosen codewords, straight-through
+    codes: Tensor  # [B, K, T] int64
+    commitment_loss: Tensor  # [K] mean squared distance of what each book was given to what it chose
+
+
+class VectorQuantizer(nn.Module):
+    """One book: a table of codewords and its running sums (van den Oord et al. 2017, appendix A.1).
+
+    All three are buffers; `codebook` is `codeword_sum / cluster_size`, kept so that inference needs no division.
+    """
+
+    codebook: Tensor  # [V, D]
+    codeword_sum: Tensor  # [V, D]
+    cluster_size: Tensor  # [V] average hits an update
+
+    def __init__(self, width: int, codebook_size: int) -> None:
+        super().__init__()
+        codebook = torch.randn(codebook_size, width)
+        self.register_buffer("codebook", codebook)
+        self.register_buffer("codeword_sum", codebook.clone())
+        self.register_buffer("cluster_size", torch.ones(codebook_size))
+
+    def search(self, x: Tensor) -> Tensor:
+        """[..., D] -> [...], the nearest codeword of each vector; the lower index in a tie."""
+        return (self.codebook.square().sum(dim=-1) - 2 * x @ self.codebook.mT).argmin(dim=-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """[...] -> [..., D]"""
+        return nn.functional.embedding(codes, self.codebook)
+
+    def set_codewords(self, where: Tensor, codewords: Tensor, cluster_size: Tensor | float) -> None:
+        """Replace the codewords at the indices `where`; running sums as if each had had `cluster_size` hits."""
+        self.codebook[where] = codewords
+        self.cluster_size[where] = cluster_size
+        self.codeword_sum[where] = codewords * self.cluster_size[where, None]
+
+    def follow(self, hits: Tensor, sums: Tensor, decay: float) -> None:
+        """Move the averages towards one update's hits [V] and sums of won vectors [V, D]."""
+        self.cluster_size.lerp_(hits, 1 - decay)
+        self.codeword_sum.lerp_(sums, 1 - decay)
+        alive = self.cluster_size > torch.finfo(self.cluster_size.dtype).eps
+        self.codebook.copy_(torch.where(alive[:, None], self.codeword_sum / self.cluster_size[:, None], self.codebook))
+
+
+class ResidualVectorQuantizer(nn.Module):
+    """A stack of books, each coding what the ones before left over (Zeghidour et al. 2021, algorithm 1)."""
+
+    books: Sequence[VectorQuantizer]
+
+    def __init__(self, config: QuantizerConfig, width: int) -> None:
+        super().__init__()
+        self.config = config
+        self.books = nn.ModuleList(VectorQuantizer(width, size) for size in config.codebook_sizes)  # type: ignore[assignment]
+
+    def forward(self, latents: Tensor, n_quantizers: Tensor | None = None) -> Quantized:
+        """[B, D, T] -> `Quantized`, in float32 or wider. `n_quantizers` [B]: the books each item uses; None: all."""
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents if latents.dtype == torch.float64 else latents.float()
+            target = latents.mT  # [B, T, D]
+            residual, codes, losses = target, [], []
+            for k, book in enumerate(self.books):
+                codes.append(book.search(residual.detach()))
+                chosen = book.lookup(codes[-1])
+                used = None if n_quantizers is None else (n_quantizers > k).to(target)[:, None, None]  # [B, 1, 1]
+                losses.append(_mean_square(residual - chosen, used))
+                residual = residual - (chosen if used is None else chosen * used)
+            quantized = target - residual.detach()  # straight-through: value of the chosen sum, gradient of the latents
+            return Quantized(quantized.mT, torch.stack(codes, dim=1), torch.stack(losses))
+
+    def encode(self, latents: Tensor, n_quantizers: int | None = None) -> Tensor:
+        """[B, D, T] -> [B, K, T], K = `n_quantizers` or all books."""
+        residual, codes = latents.mT, []
+        for book in self.books[:n_quantizers]:
+            codes.append(book.search(residual))
+            residual = residual - book.lookup(codes[-1])
+        return torch.stack(codes, dim=1)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """[B, K, T] -> [B, D, T], with the first K books."""
+        return sum(book.lookup(code) for book, code in zip(self.books, codes.unbind(dim=1), strict=False)).mT  # type: ignore[union-attr]
+
+    @torch.no_grad()
+    def fit(self, latents: Tensor, generator: torch.Generator, n_iterations: int = 10) -> None:
+        """Start the books by k-means, one after the other, on what is left of `latents` [N, D] from the books before.
+
+        Every process must bring the same latents. Few vectors leave some codewords without any: those get a random
+        vector, and `update` moves them on.
+        """
+        residual = latents.to(self.books[0].codebook)
+        for book in self.books:
+            size = len(book.codebook)
+            everywhere = torch.arange(size, device=residual.device)
+            book.set_codewords(everywhere, _draw(residual, size, generator), 1.0)
+            for _ in range(n_iterations):
+                hits, sums = _tally(residual, book.search(residual), size)
+                empty = (hits == 0).nonzero()[:, 0]
+                book.codebook.copy_(sums / hits.clamp(min=1)[:, None])
+                book.codebook[empty] = _draw(residual, len(empty), generator)
+            book.set_codewords(everywhere, book.codebook.clone(), 1.0)
+            residual = residual - book.lookup(book.search(residual))
+
+    @torch.no_grad()
+    def update(self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, generator: torch.Generator) -> None:
+        """Move every book towards the vectors it won in one step, and revive dead codewords.
+
+        `latents` [B, D, T] and `codes` [B, K, T] as the forward pass had them, `n_quantizers` [B] likewise. Sums are
+        taken over all processes, and what is drawn is drawn alike on all (the same `generator` state), so the books
+        stay equal everywhere.
+        """
+        residual = rearrange(latents.to(self.books[0].codebook), "b d t -> b t d")
+        given, tallies = [], []
+        for k, book in enumerate(self.books):
+            item_uses = slice(None) if n_quantizers is None else n_quantizers > k
+            given.append(residual[item_uses].flatten(0, 1))  # [N, D]
+            tallies.append(_tally(given[-1], codes[:, k][item_uses].flatten(), len(book.codebook)))
+            residual = residual - book.lookup(codes[:, k])
+        for book, vectors, (hits, sums) in zip(self.books, given, _sum_over_ranks(tallies), strict=True):
+            if hits.sum() == 0:  # dropout left this book out everywhere
+                continue
+            book.follow(hits, sums, self.config.ema_decay)
+            self._revive(book, vectors, hits, generator)
+
+    def _revive(self, book: VectorQuantizer, vectors: Tensor, hits: Tensor, generator: torch.Generator) -> None:
+        """Give codewords that hardly win any more a vector of this step and the sums of an average codeword."""
+        even_rate = book.cluster_size.mean()
+        dead = (book.cluster_size < self.config.revive_below * even_rate).nonzero()[:, 0]
+        if len(dead):
+            book.set_codewords(dead, _draw(_gather_over_ranks(vectors), len(dead), generator), even_rate)
+
+
+def _mean_square(difference: Tensor, used: Tensor | None) -> Tensor:
+    """Mean of the squares of [B, T, D] over the items whose `used` [B, 1, 1] is one; zero if there is none."""
+    if used is None:
+        return difference.square().mean()
+    return (difference.square().mean(dim=(1, 2)) * used[:, 0, 0]).sum() / used.sum().clamp(min=1)
+
+
+def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Hits [V] of each codeword and the sum [V, D] of the vectors [N, D] that chose it."""
+    hits = torch.bincount(codes, minlength=size).to(vectors)
+    return hits, vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
+
+
+def _draw(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:
+    """`n` of the vectors [N, D] at random: distinct ones while they last."""
+    order = torch.randperm(len(vectors), generator=generator)
+    return vectors[order.repeat(-(-n // len(vectors)))[:n].to(vectors.device)]
+
+
+def _sum_over_ranks(tallies: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return tallies
+    flat = torch.cat([part.flatten() for tally in tallies for part in tally])
+    dist.all_reduce(flat)
+    parts = iter(torch.split(flat, [part.numel() for tally in tallies for part in tally]))
+    return [(next(parts).view_as(hits), next(parts).view_as(sums)) for hits, sums in tallies]
+
+
+def _gather_over_ranks(vectors: Tensor) -> Tensor:
+    """The vectors [N, D] of all processes, in the order of ranks; N may differ between them."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return vectors
+    counts = [torch.zeros(1, dtype=torch.int64, device=vectors.device) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, torch.tensor([len(vectors)], device=vectors.device))
+    padded = vectors.new_zeros(int(max(counts)), vectors.shape[-1])
+    padded[: len(vectors)] = vectors
+    everyone = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(everyone, padded)
+    return torch.cat([part[: int(count)] for part, count in zip(everyone, counts, strict=True)])
