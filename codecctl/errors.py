@@ -15,3 +15,11 @@ class UsageError(CodecctlError):
 
 class ConfigError(UsageError):
     """A configuration does not fit the schema: the message starts with the file or the dotted key."""
+
+
+class Interrupted(CodecctlError):
+    """A signal stopped the work in good order; the message says how to go on. Exit code 128 + signal."""
+
+    def __init__(self, message: str, signal_number: int) -> None:
+        super().__init__(message)
+        self.exit_code = 128 + signal_number

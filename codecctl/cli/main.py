@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
-import click
 import typer
 
+from codecctl.cli.decode import decode
+from codecctl.cli.encode import encode
+from codecctl.cli.info import info
 from codecctl.cli.options import say
-from codecctl.errors import CodecctlError
+from codecctl.cli.prepare import prepare
+from codecctl.cli.quickstart import quickstart
+from codecctl.cli.resume import resume
+from codecctl.cli.train import train
+from codecctl.cli.validate import validate
+from codecctl.errors import CodecctlError, Interrupted
+
+# A full disk, a folder that may not be written: the user can mend these; any other OSError is ours to mend.
+_USERS_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 
 app = typer.Typer(
     name="codecctl",
@@ -29,36 +42,55 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Run one command and return its exit code."""
+    """Run one command and return its exit code. Wrong options are typer's to tell."""
     try:
-        code = app(arguments, prog_name="codecctl", standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
-    except CodecctlError as error:
-        say(f"[bold red]error:[/] {_plain(str(error))}")
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return error.exit_code
-    except (click.Abort, KeyboardInterrupt):
-        say("interrupted")
-        return 130
-    except BrokenPipeError:
-        # The reader went away (`codecctl ... | head`): nothing is left to say, not even at the interpreter's exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
-            raise
-        where = f"{error.filename}: " if error.filename else ""
-        say(f"[bold red]error:[/] {_plain(where + str(error.strerror))}")
-        return 1
+        app(arguments, prog_name="codecctl")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    return 0
+
+
+def _guarded(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, with what goes wrong in it told in one line and turned into an exit code."""
+
+    @functools.wraps(command)
+    def guarded(*arguments: Any, **options: Any) -> None:
+        try:
+            command(*arguments, **options)
+            sys.stdout.flush()
+        except Interrupted as stop:
+            say(_plain(str(stop)))
+            raise typer.Exit(stop.exit_code) from None
+        except CodecctlError as error:
+            _say_error(str(error))
+            raise typer.Exit(error.exit_code) from None
+        except KeyboardInterrupt:
+            say("interrupted")
+            raise typer.Exit(130) from None
+        except BrokenPipeError:
+            # The reader went away (`codecctl ... | head`): nothing is left to say, not even at the interpreter's exit.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.errno not in _USERS_TROUBLE:
+                raise
+            _say_error((f"{error.filename}: " if error.filename else "") + str(error.strerror))
+            raise typer.Exit(1) from None
+
+    return guarded
+
+
+def _say_error(text: str) -> None:
+    say(f"[bold red]error:[/] {_plain(text)}")
 
 
 def _plain(text: str) -> str:
-    """Text that rich must print as it stands."""
+    """Text that rich must print as it stands, on one line."""
     return " ".join(text.replace("[", r"\[").split("\n"))
 
+
+for command in (quickstart, prepare, train, resume, validate, encode, decode, info):
+    app.command()(_guarded(command))
 
 if __name__ == "__main__":
     main()

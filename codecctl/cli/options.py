@@ -14,6 +14,10 @@ SetOption = Annotated[
     typer.Option("--set", metavar="A.B=C", help="Change a key of the config, e.g. train.batch_size=8; repeatable."),
 ]
 DeviceOption = Annotated[str, typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute.")]
+StepsOption = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, metavar="N", help="Stop after step N; else at the schedule's end, train.n_steps."),
+]
 
 
 def say(text: str) -> None:

@@ -28,9 +28,9 @@ def load_config(name: str | Path = "production", *, gpu: str | None = None, over
 
     Raises `ConfigError` for a missing file, an unknown key or a wrong type.
     """
-    values = _read_yaml(find_config(name))
+    values = read_yaml(find_config(name))
     if gpu is not None:
-        _merge(values, _read_yaml(find_config(gpu, folder="gpu")))
+        _merge(values, read_yaml(find_config(gpu, folder="gpu")))
     for override in overrides:
         _merge(values, _read_override(override))
     return parse_config(values, source=str(name))
@@ -77,7 +77,8 @@ class _Loader(yaml.BaseLoader):
         return super().construct_mapping(node, deep)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file, every scalar as text. Raises `ConfigError` that names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,6 +15,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+HearingMetric = Literal["pesq", "stoi", "visqol", "dnsmos", "distillmos", "speaker"]
 
 
 class Section(BaseModel):
@@ -32,14 +33,34 @@ class Section(BaseModel):
         return {k: None if k in optional and v in ("null", "~", "") else v for k, v in values.items()}
 
 
+class MixConfig(Section):
+    """How often each (dataset, language) is heard in training, beyond its hours."""
+
+    temperature: float = Field(1.0, ge=1, description="1: in proportion to hours; more evens out; 100: all the same")
+    datasets: dict[str, Weight] = Field({}, description="factor for a dataset, e.g. {librispeech: 0.5}; others: 1")
+    languages: dict[str, Weight] = Field({}, description="factor for a language, e.g. {te: 2}; others: 1")
+
+
+class FilterConfig(Section):
+    """Which recordings of the prepared folder are trained on. `*` stands for anything in names."""
+
+    min_bandwidth_hz: float = Field(0.0, ge=0, description="leave out sound that ends below; 5000: telephone speech")
+    languages: tuple[str, ...] | None = Field(None, description="only these, e.g. [te, en]; null: all")
+    licences: tuple[str, ...] | None = Field(None, description="only these, e.g. [CC0-*, CC-BY-4.0]; null: all")
+
+
 class DataConfig(Section):
     """Where prepared speech lies and how crops are cut out of it."""
 
     path: str = Field("data/prepared", description="folder that `codecctl prepare` wrote")
-    segment_seconds: float = Field(1.0, gt=0, description="length of a training crop")
+    segment_seconds: float = Field(5.0, gt=0, description="length of a training crop")
     validation_share: Probability = Field(0.05, description="share of the speakers kept for validation by `prepare`")
     split_seed: Count = Field(0, description="which speakers those are")
     min_seconds: float = Field(0.2, ge=0, description="shorter recordings are rejected by `prepare`")
+    max_clipping: Probability = Field(0.01, description="more samples at full scale: rejected by `prepare`")
+    level_augmentation_db: float = Field(0.0, ge=0, description="training crops get louder or softer by up to this")
+    mix: MixConfig = MixConfig()
+    filter: FilterConfig = FilterConfig()
     n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
 
 
@@ -64,7 +85,7 @@ class QuantizerConfig(Section):
 
     codebook_sizes: tuple[Positive, ...] = Field((2048, *[1024] * 7), min_length=1, description="rows of each book")
     ema_decay: Probability = Field(0.99, description="how much of a codeword's past survives an update")
-    revive_below: Probability = Field(0.05, description="share of the even hit rate that counts as dead")
+    revive_below: Probability = Field(0.1, description="share of the even hit rate that counts as dead")
     quantizer_dropout: Probability = Field(0.5, description="share of training crops coded with fewer books")
 
     @field_validator("codebook_sizes")
@@ -133,7 +154,7 @@ class LossConfig(Section):
 class GpuConfig(Section):
     """The card a profile was written for."""
 
-    name: str = Field(description="as the driver names it, e.g. NVIDIA GeForce RTX 4090")
+    name: str = Field(description="part of the name that the driver gives it, e.g. RTX 4090")
     memory_gb: float = Field(gt=0, description="memory of the card")
     price_per_hour_usd: float = Field(ge=0, description="rent of the card, a rough market figure")
 
@@ -162,6 +183,15 @@ class ValidateConfig(Section):
     """What validation looks at."""
 
     n_utterances: Positive | None = Field(None, description="at most so many, the same every time; null: all")
+    metrics: tuple[HearingMetric, ...] = Field(("pesq", "stoi"), description="measures of hearing, where installed")
+    opus_kbps: tuple[Annotated[float, Field(ge=6, le=128)], ...] = Field(
+        (6.0, 8.0, 12.0), description="rates of Opus to compare with"
+    )
+    n_quantizers: tuple[Positive, ...] = Field((1, 2, 4, 6, 8), description="books of the curve in a report")
+    require: dict[str, float] = Field(
+        {},
+        description="least or most of a metric, as its sense is; perplexity and codebook_usage: least share in any book",
+    )
 
 
 class Config(Section):

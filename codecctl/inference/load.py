@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from codecctl.model import codec as model
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
 SCHEMA_VERSION = 1
+_TRAINING_ONLY = {"ema_decay", "revive_below", "quantizer_dropout"}
 
 
 class Codec(model.Codec):
@@ -108,7 +110,8 @@ def load_weights(codec: model.Codec, weights: Mapping[str, Tensor], path: str | 
 
 def fingerprint(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """16 hex digits of all that decides which codes a signal gets: rates, encoder and codebooks, not the decoder."""
-    digest = hashlib.blake2b(f"{config.sample_rate} {config.strides} {config.dilations}".encode(), digest_size=8)
+    decides = config.model_dump(mode="json", exclude={"output_tanh": True, "quantizer": _TRAINING_ONLY})
+    digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=8)
     for name in sorted(weights):
         if name.startswith("encoder.") or name.endswith(".codebook"):
             digest.update(name.encode())

@@ -24,12 +24,14 @@ class Encoder(nn.Module):
         self.activation = Snake(channels)
         self.last = CausalConv1d(channels, config.transformer.width, 3)
         self.transformer = Transformer(config.transformer)
+        self.norm = nn.RMSNorm(config.transformer.width, eps=1e-6, elementwise_affine=False)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         x = self.first(x, state)
         for block in self.blocks:
             x = block(x, state)
-        latents: Tensor = self.transformer(self.last(self.activation(x), state), state)
+        x = self.transformer(self.last(self.activation(x), state), state)
+        latents: Tensor = self.norm(x.mT).mT
         return latents
 
 

@@ -1,0 +1,39 @@
+"""`codecctl decode`: a file of codes to audio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codecctl.cli.checkpoint import CheckpointOption, require_checkpoint
+from codecctl.cli.options import DeviceOption, say
+from codecctl.cli.pipes import as_file, binary_stdout
+
+
+def decode(
+    codes: Annotated[Path, typer.Argument(metavar="CODES", help="A .npy or packed .cctl file; - is stdin.")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT.wav|OUT.flac", help="Where to; else WAV on stdout.")
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Decode codes to audio, WAV or FLAC."""
+    target = output or binary_stdout(f"codecctl decode {codes} -o out.wav")
+    checkpoint = require_checkpoint(checkpoint)
+
+    from rich.markup import escape
+
+    from codecctl.inference.files import decode_file
+    from codecctl.inference.load import Codec
+
+    with as_file(codes) as (path, name):
+        decoded = decode_file(Codec.load(checkpoint, device), path, target, name=name)
+    say(
+        escape(
+            f"{name} -> {output or 'stdout'}: {decoded.seconds:.2f} s at {decoded.sample_rate} Hz "
+            f"from {decoded.n_books} books, real_time_factor {decoded.real_time_factor:.3f}"
+        )
+    )

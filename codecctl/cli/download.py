@@ -1,0 +1,199 @@
+"""`codecctl download`: bring public corpora to this disk."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codecctl.cli.bars import Bars, plain, size_text
+from codecctl.cli.options import say
+from codecctl.errors import CodecctlError, Interrupted, UsageError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from codecctl.data.download import Outcome, Plan
+    from codecctl.data.recipes import Corpus, Licence, Status
+
+_MANY_PARTS = 12  # of a recipe: then the list has one row for them
+
+
+def download(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[NAME|YAML]...", help="Corpora, e.g. slr66-te. NAME@ID: another dataset id or commit."),
+    ] = None,
+    show_list: Annotated[bool, typer.Option("--list", help="Show what there is.")] = False,
+    root: Annotated[
+        Path, typer.Option("--root", metavar="FOLDER", help="Where each corpus gets a folder of its name.")
+    ] = Path("data/raw"),
+    tier: Annotated[
+        list[int] | None, typer.Option("--tier", metavar="1|2|3", help="Only of this tier. May be repeated.")
+    ] = None,
+    language: Annotated[
+        list[str] | None, typer.Option("--language", metavar="CODE", help="Only in this language. May be repeated.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be fetched, from where, and if it fits.")
+    ] = False,
+    accept_licence: Annotated[
+        list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Agree to a licence. May be repeated.")
+    ] = None,
+) -> None:
+    """Fetch public speech corpora, whole or not at all. The same command goes on where it stopped.
+
+    What has arrived is checked against published hashes, unpacked, and marked by a corpus.json that `prepare` reads.
+    """
+    from codecctl.data import download as library
+    from codecctl.data.recipes import choose, read_recipes
+
+    bare, pins = library.split_pins(names or [])
+    if any(number not in (1, 2, 3) for number in tier or []):
+        raise UsageError("--tier: expected 1, 2 or 3")
+    if not (bare or tier or language or show_list):
+        raise UsageError(
+            "name what to download, or use --tier or --language; `codecctl download --list` shows what there is"
+        )
+    corpora = choose(read_recipes(), bare, tiers=tier or (), languages=language or ())
+    if show_list:
+        everything = bare or tier or language
+        _print(_corpora_table(corpora if everything else read_recipes()))
+        say("[dim]~ not verified in a primary source; sizes are of what is fetched; 'by name': not part of a tier[/]")
+        return
+    if not corpora:
+        raise UsageError(
+            "no corpus fits these names, tiers and languages; `codecctl download --list` shows what there is"
+        )
+    plans = library.make_plan(corpora, root)
+    if dry_run:
+        _print_plan(plans, library.free_bytes(root), root)
+        return
+    with Bars(sum(plan.n_bytes or 0 for plan in plans)) as bars:
+        try:
+            outcomes = library.download(
+                corpora, root, pins=pins, accepted=accept_licence or (), ask=bars.aside(_ask), progress=bars
+            )
+        except KeyboardInterrupt:
+            told = "stopped; what has arrived is kept, and the same command goes on from there"
+            raise Interrupted(told, signal.SIGINT) from None
+    _report(outcomes)
+
+
+def _report(outcomes: Sequence[Outcome]) -> None:
+    """Results on stdout, what is left to do on stderr. Raises `CodecctlError` if something is not here."""
+    for outcome in outcomes:
+        if outcome.state in ("downloaded", "already there"):
+            print(f"{outcome.folder}\t{outcome.state}\t{outcome.n_audio_files} files\t{size_text(outcome.n_bytes)}")
+            continue
+        say(f"[bold]{outcome.corpus.name}[/]: {plain(outcome.message) or 'has to be fetched by hand'}")
+        if outcome.steps:
+            say(f"  [dim]its licence: {outcome.corpus.licence.name}, {outcome.corpus.licence.url}[/]")
+        for number, step in enumerate(outcome.steps, start=1):
+            say(f"  {number}. {plain(step.replace('{folder}', str(outcome.folder)))}")
+    missing = [outcome.corpus.name for outcome in outcomes if outcome.state in ("by hand", "failed")]
+    if missing:
+        raise CodecctlError(f"not here yet: {', '.join(missing)}; see above, then run the same command again")
+
+
+def _ask(licence: Licence) -> bool:
+    """Show a licence and ask for consent; without a terminal there is nobody to ask."""
+    if not sys.stdin.isatty():
+        return False
+    say(f"[bold]{licence.name}[/]: {licence.url}" + (f"\n{plain(licence.note)}" if licence.note else ""))
+    return typer.confirm("Have you read it, and do you agree to it?", default=False, err=True)
+
+
+def _corpora_table(corpora: Sequence[Corpus]) -> Table:
+    table = _table("name", "language", ">hours", ">size", "licence", "gate", "tier")
+    for name, group in _fold(corpora):
+        first = group[0]
+        languages = sorted({language for corpus in group for language in corpus.languages})
+        table.add_row(
+            name,
+            ", ".join(languages) if len(languages) < 6 else f"{len(languages)} languages",
+            _mark(_span([corpus.hours for corpus in group], "{:,.1f}"), first.verified.hours),
+            _mark(_span([corpus.n_bytes for corpus in group]), first.verified.bytes),
+            first.licence.name + (" (asks)" if first.licence.consent else ""),
+            first.gate.needs if first.gate else "",
+            " ".join(sorted({_tier(corpus) for corpus in group})),
+        )
+    return table
+
+
+def _fold(corpora: Sequence[Corpus]) -> list[tuple[str, list[Corpus]]]:
+    """One row a corpus, and one for all the parts of a recipe that has many."""
+    groups: dict[str, list[Corpus]] = {}
+    for corpus in corpora:
+        groups.setdefault(corpus.title, []).append(corpus)
+    rows = []
+    for group in groups.values():
+        if len(group) > _MANY_PARTS:
+            recipe, _, _ = group[0].name.partition("-")
+            rows.append((f"{recipe}-CODE (e.g. {group[0].name})", group))
+        else:
+            rows.extend((corpus.name, [corpus]) for corpus in group)
+    return rows
+
+
+def _print_plan(plans: Sequence[Plan], free: int, root: Path) -> None:
+    table = _table("name", "from", ">to fetch", ">room", "gate", "licence", "state")
+    for plan in plans:
+        corpus = plan.corpus
+        table.add_row(
+            corpus.name,
+            "; else ".join(plan.origins),
+            _mark(size_text(plan.n_bytes), corpus.verified.bytes),
+            _mark(size_text(plan.n_bytes_needed), corpus.verified.bytes),
+            corpus.gate.needs if corpus.gate else "",
+            corpus.licence.name + (" (asks)" if plan.asks_consent else ""),
+            "there" if plan.done else "started" if plan.folder.is_dir() else "new",
+        )
+    _print(table)
+    needed = sum(plan.n_bytes_needed or 0 for plan in plans)
+    unknown = sum(plan.n_bytes_needed is None for plan in plans)
+    more = f" and {unknown} of a size that only the server knows" if unknown else ""
+    fits = "enough" if needed < free else "not enough"
+    say(f"{root}: needs {size_text(needed)}{more}, {size_text(free)} are free: {fits}")
+    if needed >= free:
+        raise CodecctlError(f"{root}: not enough room; make some, choose fewer or give another --root")
+
+
+def _table(*columns: str) -> Table:
+    """Columns that start with `>` stand on the right."""
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        right = column.startswith(">")
+        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
+    return table
+
+
+def _print(table: Table) -> None:
+    """On stdout; as wide as it needs where no screen bounds it."""
+    from rich.console import Console
+
+    Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False).print(table)
+
+
+def _tier(corpus: Corpus) -> str:
+    return str(corpus.tier) if corpus.tier and corpus.enabled else "by name"
+
+
+def _mark(text: str, status: Status | None) -> str:
+    return text if status in ("V", None) or text == "?" else f"~{text}"
+
+
+def _span(values: Sequence[float | None], shape: str = "") -> str:
+    known = [value for value in values if value is not None]
+    if not known or len(known) < len(values):
+        return "?" if not known else "varies"
+    texts = list(
+        dict.fromkeys(shape.format(value) if shape else size_text(int(value)) for value in (min(known), max(known)))
+    )
+    return " to ".join(texts)

@@ -1,0 +1,114 @@
+"""`codecctl encode`: audio files to files of codes."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from codecctl.cli.checkpoint import CheckpointOption, require_checkpoint
+from codecctl.cli.options import DeviceOption, say
+from codecctl.cli.pipes import as_file, binary_stdout
+from codecctl.errors import CodecctlError, UsageError
+
+if TYPE_CHECKING:
+    from codecctl.inference.files import Encoded
+    from codecctl.inference.load import Codec
+
+
+def encode(
+    inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="Audio files or folders; - is stdin.")],
+    output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT.npy|OUT.cctl", help="Where to.")] = None,
+    out_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where to, for several inputs or a folder.")
+    ] = None,
+    form: Annotated[
+        Literal["npy", "cctl"] | None, typer.Option("--format", help="For --out-dir and stdout; npy if not given.")
+    ] = None,
+    n_quantizers: Annotated[int | None, typer.Option(metavar="K", help="Use the first K books only.")] = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Encode audio of any rate, channels and length to codes: .npy (uint16 [K, T]) or packed .cctl.
+
+    One input goes to -o or to stdout; several, or a folder, go to --out-dir.
+    """
+    suffix = f".{form or 'npy'}"
+    _check_request(inputs, output, out_dir, form)
+    stdout = None if output or out_dir else binary_stdout(f"codecctl encode {inputs[0]} -o codes{suffix}")
+    checkpoint = require_checkpoint(checkpoint)
+
+    from codecctl.inference.load import Codec
+
+    if out_dir:
+        _encode_many(Codec.load(checkpoint, device), inputs, out_dir, suffix, n_quantizers)
+        return
+    with as_file(inputs[0]) as (path, name), tempfile.TemporaryDirectory(prefix="codecctl-") as folder:
+        target = output or Path(folder, f"codes{suffix}")
+        _encode_one(Codec.load(checkpoint, device), path, target, n_quantizers, name, str(output or "stdout"))
+        if stdout:
+            with target.open("rb") as codes:
+                shutil.copyfileobj(codes, stdout)
+            stdout.flush()
+
+
+def _check_request(inputs: list[Path], output: Path | None, out_dir: Path | None, form: str | None) -> None:
+    if output and (out_dir or form):
+        raise UsageError("-o names the file and, by its suffix, the format; leave out --out-dir and --format")
+    if not out_dir and (len(inputs) > 1 or inputs[0].is_dir()):
+        raise UsageError("several inputs or a folder need --out-dir DIR")
+    if out_dir and Path("-") in inputs:
+        raise UsageError("what comes from stdin has no name in --out-dir; use -o")
+
+
+def _encode_one(codec: Codec, path: Path, output: Path, n_quantizers: int | None, name: str, output_name: str) -> None:
+    from codecctl.inference.files import encode_file
+
+    encoded = encode_file(codec, path, output, n_quantizers=n_quantizers, name=name)
+    _report(name, output, output_name, encoded)
+
+
+def _encode_many(codec: Codec, inputs: list[Path], out_dir: Path, suffix: str, n_quantizers: int | None) -> None:
+    from codecctl.inference.files import encode_files, plan_outputs
+
+    pairs = plan_outputs(inputs, out_dir, suffix)
+    n_failed = 0
+    for path, output, result in encode_files(codec, pairs, n_quantizers=n_quantizers):
+        if isinstance(result, CodecctlError):
+            n_failed += 1
+            say(f"[bold red]failed:[/] {_plain(str(result))}")
+        else:
+            _report(str(path), output, str(output), result)
+    if n_failed:
+        raise CodecctlError(f"{n_failed} of {len(pairs)} files failed; the others are in {out_dir}")
+
+
+def _report(name: str, output: Path, output_name: str, encoded: Encoded) -> None:
+    """Two lines on stderr: what was done to the audio, if anything, and what came out."""
+    source, changes = encoded.source, []
+    if source.sample_rate != encoded.sample_rate:
+        changes.append(f"resampled from {source.sample_rate} to {encoded.sample_rate} Hz")
+    if source.n_channels > 1:
+        changes.append(f"mixed down from {source.n_channels} channels")
+    if changes:
+        say(_plain(f"{name}: {' and '.join(changes)}"))
+    file_bitrate_kbps = 8 * output.stat().st_size / encoded.seconds / 1000
+    rate = f"{file_bitrate_kbps:.2f} kbps with header and checks"
+    if output.suffix.lower() == ".npy":
+        rate = f"{encoded.bitrate_kbps:.2f} kbps of codes; .npy spends 16 bits on each: {file_bitrate_kbps:.2f} kbps"
+    say(
+        _plain(
+            f"{name} -> {output_name}: {encoded.seconds:.2f} s, {encoded.n_frames} frames x {encoded.n_books} books, "
+            f"{rate}, real_time_factor {encoded.real_time_factor:.3f}"
+        )
+    )
+
+
+def _plain(text: str) -> str:
+    """Text that rich must print as it stands."""
+    from rich.markup import escape
+
+    return escape(text)

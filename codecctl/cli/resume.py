@@ -1,0 +1,27 @@
+"""`codecctl resume`: go on with a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from codecctl.cli.options import DeviceOption, StepsOption
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, e.g. runs/smoke.")],
+    steps: StepsOption = None,
+    data: Annotated[
+        Path | None, typer.Option("--data", metavar="DIR", help="The prepared folder, if it lies elsewhere now.")
+    ] = None,
+    device: DeviceOption = "auto",
+) -> None:
+    """Go on from a run's last checkpoint as if it had never stopped."""
+    from codecctl.cli.watch import TrainingDisplay
+    from codecctl.inference.load import find_device
+    from codecctl.train.loop import resume as go_on
+
+    with TrainingDisplay() as display:
+        go_on(run, find_device(device), display, steps, str(data) if data else None)

@@ -1,0 +1,315 @@
+"""Audio files to files of codes and back, in constant memory, whatever their length, rate and channels."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+
+from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, find_audio, to_pcm16
+from codecctl.audio.resample import Resampler, to_mono
+from codecctl.bitstream import Codes, PackedReader, PackedWriter, check_codes, is_packed
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.inference.arrays import first_bytes, is_npy, load_npy, npy_bytes
+from codecctl.inference.load import Codec
+from codecctl.inference.stream import StreamDecoder, StreamEncoder
+
+CODES_SUFFIXES = (".npy", ".cctl")
+FRAMES_PER_CHUNK = 250  # what goes through the model at a time
+_LARGEST_WAV_SAMPLES = (2**32 - 1 - 36) // 2  # its sizes are 32 bits wide
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What became of one audio file."""
+
+    source: AudioInfo
+    n_samples: int  # at the codec's rate
+    sample_rate: int  # the codec's, Hz
+    n_frames: int
+    bits_per_frame: int  # of the books used
+    n_books: int
+    compute_seconds: float  # reading and resampling included
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.sample_rate
+
+    @property
+    def bitrate_kbps(self) -> float:
+        """Of the codes alone."""
+        return self.n_frames * self.bits_per_frame / self.seconds / 1000
+
+    @property
+    def real_time_factor(self) -> float:
+        return self.compute_seconds / self.seconds
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What became of one file of codes."""
+
+    n_samples: int
+    sample_rate: int  # Hz
+    n_books: int
+    compute_seconds: float
+
+    @property
+    def seconds(self) -> float:
+        return self.n_samples / self.sample_rate
+
+    @property
+    def real_time_factor(self) -> float:
+        return self.compute_seconds / self.seconds
+
+
+@dataclass(frozen=True)
+class StoredCodes:
+    """A checked file of codes, ready to be decoded."""
+
+    n_books: int
+    n_samples: int  # of the audio that they stand for
+    blocks: Iterable[Codes]  # each [K, t]
+
+
+def encode_blocks(
+    codec: Codec,
+    path: str | Path,
+    sink: Callable[[Codes], object],
+    *,
+    n_quantizers: int | None = None,
+    name: str | None = None,
+) -> Encoded:
+    """Mix down, resample and encode an audio file; `sink` gets the codes as uint16 `[K, t]`, piece by piece.
+
+    Constant memory. `name` stands for the file in messages. Raises `CodecctlError` for a file that is no sound audio.
+    """
+    started = time.perf_counter()
+    stream = StreamEncoder(codec, n_quantizers)
+    n_frames = 0
+    with AudioReader(path, name=name) as reader:
+        for block in _mono_blocks(reader, codec):
+            n_frames += _send(stream.push(torch.from_numpy(block)[None]), sink)  # [1, 1, L]
+        n_frames += _send(stream.flush(), sink)
+        sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
+        bits = sum(size.bit_length() - 1 for size in sizes)
+        seconds = time.perf_counter() - started
+        return Encoded(reader.info, stream.n_samples, codec.sample_rate, n_frames, bits, len(sizes), seconds)
+
+
+def encode_array(
+    codec: Codec, path: str | Path, *, n_quantizers: int | None = None, name: str | None = None
+) -> tuple[Codes, Encoded]:
+    """An audio file -> its codes, uint16 `[K, T]`. They are gathered in memory: with 8 books at 50 frames a second,
+    800 bytes for a second of audio, 2.9 MB for an hour."""
+    pieces: list[Codes] = []
+    encoded = encode_blocks(codec, path, pieces.append, n_quantizers=n_quantizers, name=name)
+    return np.concatenate(pieces, axis=1), encoded
+
+
+def encode_file(
+    codec: Codec, path: str | Path, output: Path, *, n_quantizers: int | None = None, name: str | None = None
+) -> Encoded:
+    """Encode an audio file to `.npy` (uint16 `[K, T]`) or to the packed `.cctl`, by the suffix of `output`.
+
+    All or nothing: the output appears when it is whole. Raises `UsageError` for an output that cannot be meant.
+    """
+    check_output(output, CODES_SUFFIXES, inputs=[path])
+    with _naming(output):
+        if output.suffix.lower() == ".cctl":
+            return _encode_packed(codec, path, output, n_quantizers, name)
+        codes, encoded = encode_array(codec, path, n_quantizers=n_quantizers, name=name)
+        _write_whole(output, npy_bytes(codes))
+        return encoded
+
+
+def encode_files(
+    codec: Codec, pairs: Iterable[tuple[Path, Path]], *, n_quantizers: int | None = None
+) -> Iterator[tuple[Path, Path, Encoded | CodecctlError]]:
+    """`encode_file` for each (audio file, output); yields what became of it. A bad file does not stop the others."""
+    for path, output in pairs:
+        try:
+            output.parent.mkdir(parents=True, exist_ok=True)
+            result: Encoded | CodecctlError = encode_file(codec, path, output, n_quantizers=n_quantizers)
+        except UsageError:  # would be the same for every file
+            raise
+        except CodecctlError as error:
+            result = error
+        yield path, output, result
+
+
+def plan_outputs(inputs: Iterable[Path], out_dir: Path, suffix: str) -> list[tuple[Path, Path]]:
+    """Each audio file of `inputs`, folders searched, with its output; a folder's tree is kept under `out_dir`.
+
+    Raises `CodecctlError` for a folder without audio, `UsageError` if two files would get the same output.
+    """
+    pairs: dict[Path, Path] = {}
+    for path in inputs:
+        found = find_audio([path]) if path.is_dir() else [path]
+        if not found:
+            raise CodecctlError(f"{path}: no audio files in this folder")
+        for file in found:
+            output = out_dir / (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix(suffix)
+            if pairs.setdefault(output, file) != file:
+                raise UsageError(f"{pairs[output]} and {file} would both be written to {output}; encode them apart")
+    return [(file, output) for output, file in pairs.items()]
+
+
+def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name: str | None = None) -> Decoded:
+    """Decode a file of codes, packed or `.npy`, to a WAV or FLAC by the suffix of `output`, or to a stream as WAV.
+
+    The audio of a packed file is as long as what was encoded (at the codec's rate); codes of `.npy` give whole frames.
+    Constant memory. A file appears when it is whole; nothing is written to a stream before all codes are checked.
+    Raises `CodecctlError` for damaged codes or codes of another model.
+    """
+    started = time.perf_counter()
+    if isinstance(output, Path):
+        check_output(output, (".wav", ".flac"), inputs=[path])
+    with open_codes(codec, path, name=name) as stored:
+        is_flac = isinstance(output, Path) and output.suffix.lower() == ".flac"
+        if stored.n_samples > _LARGEST_WAV_SAMPLES and not is_flac:
+            raise UsageError(
+                f"{name or path}: {stored.n_samples} samples are more than a WAV can hold; use -o NAME.flac"
+            )
+        audio = _decoded_blocks(codec, stored)
+        if isinstance(output, Path):
+            with _naming(output), AudioWriter(output, codec.sample_rate) as writer:
+                for block in audio:
+                    writer.write(block)
+        else:
+            _write_wav(output, codec.sample_rate, stored.n_samples, audio)
+        return Decoded(stored.n_samples, codec.sample_rate, stored.n_books, time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def open_codes(codec: Codec, path: str | Path, *, name: str | None = None) -> Iterator[StoredCodes]:
+    """A file of codes, recognised by its bytes, checked from end to end: it is whole and fits to this codec.
+
+    Raises `CodecctlError` if not.
+    """
+    name = name or str(path)
+    start = first_bytes(path, name)
+    if is_packed(start):
+        with PackedReader(path, name=name) as reader:
+            _check_model(codec, reader)
+            reader.check()
+            yield StoredCodes(reader.header.n_books, reader.header.n_samples, reader)
+    elif is_npy(start):
+        codes = load_npy(path, name)
+        check_codes(codes, codec.config.quantizer.codebook_sizes, name=name)
+        if not codes.size:
+            raise CodecctlError(f"{name}: holds no codes")
+        starts = range(0, codes.shape[1], FRAMES_PER_CHUNK)
+        blocks = (codes[:, start : start + FRAMES_PER_CHUNK].astype(np.uint16) for start in starts)
+        yield StoredCodes(len(codes), codes.shape[1] * codec.hop_length, blocks)
+    else:
+        raise CodecctlError(f"{name}: neither packed codes (.cctl) nor an array (.npy); `codecctl encode` makes both")
+
+
+def check_output(output: Path, suffixes: tuple[str, ...], *, inputs: Iterable[str | Path]) -> None:
+    """Raises `UsageError` for an output of an unknown suffix, in no folder, or which is an input or no plain file."""
+    if output.suffix.lower() not in suffixes:
+        raise UsageError(f"{output}: the suffix must be {' or '.join(suffixes)}")
+    if not output.parent.is_dir():
+        raise UsageError(f"{output}: there is no folder {output.parent}")
+    if output.exists():
+        if not output.is_file():
+            raise UsageError(f"{output}: exists and is not a plain file")
+        if any(os.path.exists(path) and os.path.samefile(path, output) for path in inputs):
+            raise UsageError(f"{output}: is the input itself; choose another name")
+
+
+def _mono_blocks(reader: AudioReader, codec: Codec) -> Iterator[Audio]:
+    """The file as `[1, L]` at the codec's rate."""
+    resampler = Resampler(reader.sample_rate, codec.sample_rate)
+    for block in reader.blocks(FRAMES_PER_CHUNK / codec.frame_rate):
+        yield resampler.push(to_mono(block))
+    yield resampler.flush()
+
+
+def _send(codes: torch.Tensor, sink: Callable[[Codes], object]) -> int:
+    """Give `[1, K, t]` to the sink as uint16 `[K, t]`; returns t."""
+    sink(codes[0].cpu().numpy().astype(np.uint16))
+    return codes.shape[-1]
+
+
+def _encode_packed(codec: Codec, path: str | Path, output: Path, n_quantizers: int | None, name: str | None) -> Encoded:
+    if codec.fingerprint is None:
+        raise UsageError("a packed file names its model, and this codec has no fingerprint; use Codec.load(checkpoint)")
+    StreamEncoder(codec, n_quantizers)  # refuses a wrong number of books
+    with PackedWriter(
+        output,
+        fingerprint=codec.fingerprint,
+        sample_rate=codec.sample_rate,
+        hop_length=codec.hop_length,
+        codebook_sizes=codec.config.quantizer.codebook_sizes[:n_quantizers],
+    ) as writer:
+        encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name)
+        writer.n_samples = encoded.n_samples
+        return encoded
+
+
+def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
+    """`[1, L]` blocks, n_samples in all. Raises `CodecctlError` if the model makes what is no audio."""
+    stream = StreamDecoder(codec)
+    n_left = stored.n_samples
+    for codes in stored.blocks:
+        audio = stream.push(torch.from_numpy(codes.astype(np.int64))[None])[0, :, :n_left]  # [1, L]
+        if not audio.isfinite().all():
+            raise CodecctlError("the model decodes these codes to NaN or infinite samples; its checkpoint is broken")
+        n_left -= audio.shape[-1]
+        yield audio.float().cpu().numpy()
+
+
+def _write_wav(file: BinaryIO, sample_rate: int, n_samples: int, blocks: Iterable[Audio]) -> None:
+    """A WAV of 16 bits, mono, to a stream that cannot seek: the header is right at once as the length is known."""
+    n_bytes = 2 * n_samples
+    # PCM, mono, samples and bytes a second, bytes and bits a sample
+    form = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)
+    file.write(b"RIFF" + struct.pack("<I", 36 + n_bytes) + b"WAVE")
+    file.write(b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", n_bytes))
+    for block in blocks:
+        file.write(to_pcm16(block).astype("<i2").tobytes())
+    file.flush()
+
+
+def _check_model(codec: Codec, reader: PackedReader) -> None:
+    header = reader.header
+    if header.fingerprint != codec.fingerprint:
+        raise CodecctlError(
+            f"{reader.name}: made by the model {header.fingerprint}, but the given one is {codec.fingerprint}; "
+            f"pass --checkpoint with the one for which `codecctl info` shows {header.fingerprint}"
+        )
+    ours = (codec.sample_rate, codec.hop_length, codec.config.quantizer.codebook_sizes[: header.n_books])
+    if (header.sample_rate, header.hop_length, header.codebook_sizes) != ours:
+        raise CodecctlError(
+            f"{reader.name}: the header names this model, but not its rate, hop and books; it is damaged"
+        )
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _naming(output: Path) -> Iterator[None]:
+    """A full disk and the like are told with the name that the user gave, not with that of an unfinished file."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = str(output)
+        raise

@@ -1,0 +1,180 @@
+"""What a user sees of `codecctl download`."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Finished
+from tests.data.server import Fault, FaultyServer, Resource
+
+Command = Callable[..., Finished]
+RECIPE = """
+name: mine
+title: Mine
+languages: [te]
+hours: 1.5
+licence: {{name: House-Rules, url: "https://example.org/rules", consent: {consent}}}
+{gate}
+source: {{kind: http, addresses: ["{url}/{{name}}"], files: [{{name: a.zip, bytes: {n_bytes}}}]}}
+layout: {{audio: "**/*.wav"}}
+verified: {{address: V, files: V, bytes: T, licence: V, gate: V, layout: V, hours: U}}
+"""
+GATE = 'gate: {needs: a key, url: "https://example.org", steps: ["Open https://example.org.", "Put it into {folder}."]}'
+
+
+def archive() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for number in range(3):
+            packed.writestr(f"{number}.wav", bytes([number]) * 200_000)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def server() -> Iterator[FaultyServer]:
+    with FaultyServer() as running:
+        running.files["/a.zip"] = Resource(archive())
+        yield running
+
+
+def recipe(
+    folder: Path, server: FaultyServer, *, consent: bool = False, gate: str = "", n_bytes: int = 600_000
+) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(RECIPE.format(url=server.url, consent=consent, gate=gate, n_bytes=n_bytes))
+    return path
+
+
+def test_the_list_shows_every_corpus_with_its_marks(codecctl: Command) -> None:
+    done = codecctl("download", "--list")
+    rows = {line.split()[0]: line for line in done.stdout.decode().splitlines()}
+    assert done.code == 0
+    assert re.search(r"te +~5\.5 +~1\.0 GB +CC-BY-SA-4\.0", rows["slr66-te"])
+    assert re.search(r"en +~100\.6 +6\.4 GB", rows["librispeech-train-clean-100"])
+    assert "HF_TOKEN" in rows["kathbath-te"]
+    assert "102 languages" in rows["fleurs-CODE"]
+    assert "by name" in rows["slr103-hi"]
+    assert "not verified" in done.stderr
+
+
+def test_the_list_can_be_narrowed(codecctl: Command) -> None:
+    done = codecctl("download", "--list", "--language", "te", "--tier", 1)
+    names = [line.split()[0] for line in done.stdout.decode().splitlines()[1:]]
+    assert {"slr66-te", "fleurs-te_in", "common-voice-te"} <= set(names)
+    assert not any(name.startswith("librispeech") for name in names)
+
+
+def test_a_dry_run_says_what_from_where_and_asks_nobody(
+    codecctl: Command, server: FaultyServer, tmp_path: Path
+) -> None:
+    root = tmp_path / "raw"
+    done = codecctl("download", recipe(tmp_path, server), "--dry-run", "--root", root)
+    (row,) = (line for line in done.stdout.decode().splitlines() if line.startswith("mine"))
+    assert re.search(rf"mine +{server.host} +~600\.0 kB +~1\.4 MB +House-Rules +new", row)
+    assert "enough" in done.stderr
+    assert (done.code, server.requests, root.exists()) == (0, [], False)
+
+
+def test_a_dry_run_that_does_not_fit_fails(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+    done = codecctl("download", recipe(tmp_path, server, n_bytes=10**18), "--dry-run", "--root", tmp_path)
+    assert done.code == 1
+    assert "not enough room" in done.stderr
+
+
+def test_a_download_ends_in_a_line_a_corpus(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+    path = recipe(tmp_path, server)
+    done = codecctl("download", path, "--root", tmp_path)
+    assert done.code == 0, done.stderr
+    assert done.stdout.decode() == f"{tmp_path / 'mine'}\tdownloaded\t3 files\t600.3 kB\n"
+    assert "fetch a.zip" in done.stderr
+    again = codecctl("download", path, "--root", tmp_path)
+    assert "already there" in again.stdout.decode()
+
+
+def test_consent_is_given_by_name(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+    path = recipe(tmp_path, server, consent=True)
+    refused = codecctl("download", path, "--root", tmp_path)
+    assert refused.code == 1
+    assert "read https://example.org/rules and add --accept-licence House-Rules" in refused.stderr
+    assert server.requests == []
+    assert codecctl("download", path, "--root", tmp_path, "--accept-licence", "House-Rules").code == 0
+
+
+def test_a_gate_shows_numbered_steps(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+    server.files["/a.zip"].always = Fault(status=403)
+    done = codecctl("download", recipe(tmp_path, server, gate=GATE), "--root", tmp_path)
+    assert done.code == 1
+    assert "  1. Open https://example.org.\n" in done.stderr
+    assert f"  2. Put it into {tmp_path / 'mine'}.\n" in done.stderr
+    assert "error: not here yet: mine" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "name what to download"),
+        (["slr67-te"], "no corpus 'slr67-te'; did you mean slr66-te"),
+        (["--tier", "4"], "expected 1, 2 or 3"),
+        (["--language", "tlh"], "no corpus fits"),
+        (["vctk@"], "behind the @"),
+        (["missing.yaml"], "missing.yaml: cannot be read"),
+    ],
+)
+def test_wrong_use_is_told(codecctl: Command, arguments: list[str], told: str) -> None:
+    done = codecctl("download", *arguments)
+    assert done.code == 2
+    assert told in done.stderr
+
+
+def test_ctrl_c_at_a_terminal_keeps_what_came_and_says_so(server: FaultyServer, tmp_path: Path) -> None:
+    """With the bars on a real terminal: of the file, of all, with speed and time left."""
+    server.files["/a.zip"].bytes_per_second = 100_000
+    own, other = pty.openpty()
+    arguments = ["download", str(recipe(tmp_path, server)), "--root", str(tmp_path)]
+    command = [sys.executable, "-c", "from codecctl.cli.main import main; main()", *arguments]
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", "NO_COLOR": "1"}
+    process = subprocess.Popen(
+        command, stdin=other, stdout=other, stderr=other, env=environment, start_new_session=True
+    )
+    os.close(other)
+    shown = read_until(own, "fetch a.zip", seconds=60)
+    part = tmp_path / "mine" / "a.zip.part"
+    deadline = time.monotonic() + 30
+    while not (part.is_file() and part.stat().st_size > 60_000) and time.monotonic() < deadline:
+        shown += read_until(own, "", seconds=0.1)
+    process.send_signal(signal.SIGINT)
+    shown += read_until(own, "goes on from there", seconds=30)
+    assert process.wait(30) == 130
+    assert re.search(r"fetch a\.zip .*kB", shown)
+    assert re.search(r"all .*/s", shown)
+    assert "the same command goes on from there" in shown
+    server.files["/a.zip"].bytes_per_second = None
+    finished = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert server.requests[-1].headers["range"] != "bytes=0-"
+
+
+def read_until(terminal: int, text: str, *, seconds: float) -> str:
+    """What a terminal shows until this text comes up, the end, or so many seconds."""
+    shown, deadline = "", time.monotonic() + seconds
+    os.set_blocking(terminal, False)
+    while time.monotonic() < deadline and not (text and text in shown):
+        try:
+            shown += os.read(terminal, 65536).decode(errors="replace")
+        except BlockingIOError:
+            time.sleep(0.01)
+        except OSError:
+            break  # the other end is closed
+    return shown

@@ -1,0 +1,88 @@
+"""What several tests share: real speech, a tiny codec, a prepared folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+import codecctl
+from codecctl.config import load_config
+from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
+from codecctl.data.prepare import prepare
+from codecctl.model.codec import Codec
+
+torch.set_num_threads(1)  # tensors are tiny, and several test processes may share the cores
+
+CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
+SHARED_SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
+
+
+@pytest.fixture(scope="session")
+def speech_folder() -> Path:
+    """Real recordings of several speakers: the large collection where it stands beside the project, else the clips."""
+    shared = SHARED_SPEECH / "train"
+    return shared if shared.is_dir() else CLIPS
+
+
+@pytest.fixture(scope="session")
+def speech_files() -> list[Path]:
+    """The bundled clips: a minute of three voices."""
+    return sorted(CLIPS.rglob("*.flac"))
+
+
+@pytest.fixture(scope="session")
+def speech(speech_files: list[Path]) -> Tensor:
+    """[1, 1, L]: one clip, about five seconds."""
+    audio, _ = soundfile.read(speech_files[0], dtype="float32")
+    return torch.from_numpy(np.asarray(audio)).reshape(1, 1, -1)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> ModelConfig:
+    """Four channels, two books, a hop of 12: every mechanism of the codec at no cost."""
+    return ModelConfig(
+        strides=(2, 2, 3),
+        base_channels=4,
+        kernel_size=3,
+        dilations=(1, 3),
+        transformer=TransformerConfig(width=16, n_layers=2, n_heads=2, feedforward_width=24, look_back_frames=9),
+        quantizer=QuantizerConfig(codebook_sizes=(32, 16, 16)),
+    )
+
+
+@pytest.fixture
+def tiny_codec(tiny: ModelConfig) -> Codec:
+    """A random codec whose transformer matters: at its start LayerScale would all but switch it off."""
+    return lively(Codec(tiny))
+
+
+@pytest.fixture(scope="session")
+def smoke_model() -> ModelConfig:
+    return load_config("smoke").model
+
+
+def lively(codec: Codec) -> Codec:
+    """The codec with its layer scales at one, its codebooks at the size of its latents, and a seed of its own."""
+    torch.manual_seed(7)
+    with torch.no_grad():
+        for name, parameter in codec.named_parameters():
+            if name.endswith("_scale"):
+                parameter.fill_(1.0)
+            elif parameter.dim() == 1:
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        latents = codec.encoder(torch.randn(4, 1, 64 * codec.hop_length))
+        codec.quantizer.fit(latents.mT.flatten(0, 1), torch.Generator().manual_seed(7))
+    return codec.eval()
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundled clips, prepared."""
+    out = tmp_path_factory.mktemp("prepared") / "data"
+    prepare([CLIPS], out, load_config("smoke").data)
+    return out

@@ -1,0 +1,103 @@
+"""A stream gives what the whole signal gives, however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from codecctl.errors import UsageError
+from codecctl.inference.load import Codec
+from codecctl.inference.stream import StreamDecoder, StreamEncoder
+
+
+def noise(n_samples: int, batch_size: int = 1, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch_size, 1, n_samples, dtype=torch.float64, generator=generator) / 4
+
+
+def encode_in_chunks(codec: Codec, audio: Tensor, sizes: Sequence[int], n_quantizers: int | None = None) -> Tensor:
+    stream = StreamEncoder(codec, n_quantizers, batch_size=len(audio))
+    codes = [stream.push(chunk) for chunk in cut(audio, sizes)]
+    return torch.cat([*codes, stream.flush()], dim=-1)
+
+
+def cut(signal: Tensor, sizes: Sequence[int]) -> list[Tensor]:
+    """Pieces of these sizes along time, and the rest."""
+    ends = torch.tensor([0, *sizes]).cumsum(0).clamp(max=signal.shape[-1]).tolist()
+    return [signal[..., a:b] for a, b in zip(ends, [*ends[1:], signal.shape[-1]], strict=True)]
+
+
+@pytest.fixture(scope="module")
+def double(checkpoint: object) -> Codec:
+    return Codec.load(str(checkpoint), "cpu").double()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 900), max_size=12), st.integers(1, 3000), st.sampled_from([1, 3]))
+def test_codes_do_not_depend_on_the_chunks(double: Codec, sizes: list[int], n_samples: int, batch_size: int) -> None:
+    audio = noise(n_samples, batch_size)
+    assert torch.equal(encode_in_chunks(double, audio, sizes), double.encode(audio))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 90), st.integers(1, 3))
+def test_audio_does_not_depend_on_the_chunks(double: Codec, sizes: list[int], n_frames: int, n_books: int) -> None:
+    codes = torch.randint(0, 8, (2, n_books, n_frames), generator=torch.Generator().manual_seed(n_frames))
+    stream = StreamDecoder(double, batch_size=2)
+    audio = torch.cat([stream.push(chunk) for chunk in cut(codes, sizes)], dim=-1)
+    assert (audio - double.decode(codes)).abs().max() < 1e-12
+
+
+def test_two_streams_on_one_model_do_not_touch_each_other(double: Codec) -> None:
+    one, two = noise(2000, seed=1), noise(2000, seed=2)
+    encoders = StreamEncoder(double), StreamEncoder(double)
+    codes: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for chunk_one, chunk_two in zip(cut(one, [170] * 11), cut(two, [170] * 11), strict=True):
+        codes[0].append(encoders[0].push(chunk_one))
+        codes[1].append(encoders[1].push(chunk_two))
+    for audio, gathered in ((one, codes[0]), (two, codes[1])):
+        assert torch.equal(torch.cat(gathered, dim=-1), double.encode(audio))
+
+
+def test_fewer_books_are_the_first_books(double: Codec) -> None:
+    audio = noise(777)
+    assert torch.equal(encode_in_chunks(double, audio, [100], n_quantizers=2), double.encode(audio)[:, :2])
+
+
+def test_a_frame_comes_out_with_its_last_sample(codec: Codec) -> None:
+    stream, audio = StreamEncoder(codec), noise(200)
+    frames = [stream.push(audio[..., n : n + 1]).shape[-1] for n in range(200)]
+    assert [n + 1 for n, count in enumerate(frames) if count] == [40, 80, 120, 160, 200]
+    assert stream.flush().shape == (1, 3, 0)
+
+
+@pytest.mark.parametrize(("n_samples", "n_frames"), [(0, 0), (1, 1), (40, 1), (41, 2)])
+def test_flush_fills_the_last_frame_and_ends_the_stream(codec: Codec, n_samples: int, n_frames: int) -> None:
+    stream = StreamEncoder(codec)
+    codes = torch.cat([stream.push(noise(n_samples)), stream.flush()], dim=-1)
+    assert codes.shape == (1, 3, n_frames)
+    assert stream.n_samples == n_samples
+    for again in (stream.flush, lambda: stream.push(noise(1))):
+        with pytest.raises(UsageError, match="was flushed"):
+            again()
+
+
+def test_wrong_shapes_and_books_are_refused(codec: Codec) -> None:
+    with pytest.raises(UsageError, match=r"audio must be \[2, 1, L\]"):
+        StreamEncoder(codec, batch_size=2).push(noise(10))
+    with pytest.raises(UsageError, match=r"audio must be \[1, 1, L\]"):
+        StreamEncoder(codec).push(torch.zeros(10))
+    with pytest.raises(UsageError, match=r"codes must be \[2, K, T\]"):
+        StreamDecoder(codec, batch_size=2).push(torch.zeros(1, 3, 5, dtype=torch.int64))
+    for n_quantizers in (0, 4):
+        with pytest.raises(UsageError, match="must be 1 to 3"):
+            StreamEncoder(codec, n_quantizers)
+
+
+def test_nothing_is_kept_for_gradients(codec: Codec) -> None:
+    assert StreamDecoder(codec).push(torch.zeros(1, 1, 2, dtype=torch.int64)).is_inference()

@@ -1,0 +1,104 @@
+"""Books that start, follow, revive and pass gradients on."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codecctl.config.schema import QuantizerConfig
+from codecctl.model.codec import Codec
+from codecctl.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
+
+
+def rvq(*sizes: int, **settings: float) -> ResidualVectorQuantizer:
+    torch.manual_seed(0)
+    return ResidualVectorQuantizer(QuantizerConfig(codebook_sizes=sizes, **settings), width=8)
+
+
+def seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_search_finds_the_nearest_codeword() -> None:
+    book, x = VectorQuantizer(8, 32), torch.randn(100, 8)
+    assert torch.equal(book.search(x), torch.cdist(x, book.codebook).argmin(-1))
+
+
+def test_the_gradient_reaches_the_encoder_through_every_book(tiny_codec: Codec) -> None:
+    first = tiny_codec.encoder.first.conv
+    audio = torch.randn(1, 1, 240)
+    for k in range(3):
+        through_commitment = tiny_codec(audio).commitment_loss[k]
+        through_audio = tiny_codec(audio, torch.tensor([k + 1])).audio.square().mean()
+        for loss in (through_commitment, through_audio):
+            (gradient,) = torch.autograd.grad(loss, [first.parametrizations.weight.original1])
+            assert gradient.abs().max() > 0
+
+
+def test_straight_through_passes_the_gradient_unchanged() -> None:
+    latents = torch.randn(2, 8, 5, requires_grad=True)
+    weight = torch.randn(2, 8, 5)
+    (rvq(16, 16)(latents).latents * weight).sum().backward()
+    torch.testing.assert_close(latents.grad, weight)
+
+
+def test_more_books_leave_less_over() -> None:
+    quantizer, latents = rvq(64, 64, 64), torch.randn(1, 8, 500)
+    quantizer.fit(latents[0].mT, seeded())
+    left = [(latents - quantizer.decode(quantizer.encode(latents, k))).square().mean() for k in (1, 2, 3)]
+    assert left[0] > 1.5 * left[1] > 2.25 * left[2]
+
+
+def test_kmeans_finds_clusters() -> None:
+    centres = 10 * torch.randn(8, 8)
+    vectors = centres[torch.randint(8, (2000,))] + 0.01 * torch.randn(2000, 8)
+    quantizer = rvq(32)
+    quantizer.fit(vectors, seeded())
+    distance = torch.cdist(centres, quantizer.books[0].codebook).min(dim=-1).values
+    assert distance.max() < 0.1
+
+
+def test_kmeans_takes_fewer_vectors_than_codewords() -> None:
+    quantizer, vectors = rvq(64), torch.randn(20, 8)
+    quantizer.fit(vectors, seeded())
+    assert (vectors - quantizer.decode(quantizer.encode(vectors.mT[None]))[0].mT).abs().max() < 1e-5
+
+
+def test_an_update_moves_a_codeword_by_the_textbook_rule() -> None:
+    quantizer = rvq(2, ema_decay=0.9)
+    (book,) = quantizer.books
+    book.set_codewords(torch.arange(2), torch.tensor([[0.0] * 8, [10.0] * 8]), 1.0)
+    vectors = torch.full((1, 8, 4), 1.0)  # four hits on codeword 0
+    quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
+    torch.testing.assert_close(book.cluster_size, torch.tensor([0.9 + 0.1 * 4, 0.9]))
+    torch.testing.assert_close(book.codebook[0], torch.full((8,), 0.1 * 4 / (0.9 + 0.1 * 4)))
+    torch.testing.assert_close(book.codebook[1], torch.full((8,), 10.0))
+
+
+def test_revival_resets_every_buffer_of_a_dead_codeword() -> None:
+    quantizer, vectors = rvq(32, ema_decay=0.5, revive_below=0.1), torch.randn(1, 8, 4000)
+    (book,) = quantizer.books
+    quantizer.fit(vectors[0].mT, seeded())
+    book.set_codewords(torch.tensor([5]), torch.full((1, 8), 1000.0), 1.0)  # nothing is near it
+    for _ in range(4):
+        quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
+    assert book.codebook[5].abs().max() < 10
+    torch.testing.assert_close(book.codeword_sum[5], book.codebook[5] * book.cluster_size[5])
+    assert (quantizer.encode(vectors)[:, 0] == 5).any()
+
+
+def test_dropped_books_neither_learn_nor_lose(tiny_codec: Codec) -> None:
+    quantizer, latents = rvq(16, 16), torch.randn(3, 8, 50)
+    n_quantizers = torch.tensor([1, 1, 1])
+    before = quantizer.books[1].codebook.clone()
+    quantized = quantizer(latents, n_quantizers)
+    quantizer.update(latents, quantized.codes, n_quantizers, seeded())
+    assert quantized.commitment_loss[1] == 0
+    assert torch.equal(quantizer.books[1].codebook, before)
+
+
+def test_the_forward_pass_changes_no_buffer() -> None:
+    quantizer = rvq(16, 16).train()
+    before: list[Tensor] = [buffer.clone() for buffer in quantizer.buffers()]
+    quantizer(torch.randn(2, 8, 50))
+    assert all(map(torch.equal, before, quantizer.buffers()))
