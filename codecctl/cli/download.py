@@ -26,7 +26,7 @@ _MANY_PARTS = 12  # of a recipe: then the list has one row for them
 def download(
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[NAME|YAML]...", help="Corpora, e.g. slr66-te. NAME@ID: another dataset id or commit."),
+        typer.Argument(metavar="NAME|YAML", help="Corpora, e.g. slr66-te. NAME@ID: another dataset id or commit."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="Show what there is.")] = False,
     root: Annotated[

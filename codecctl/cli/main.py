@@ -12,6 +12,7 @@ from typing import Any
 import typer
 
 from codecctl.cli.decode import decode
+from codecctl.cli.download import download
 from codecctl.cli.encode import encode
 from codecctl.cli.info import info
 from codecctl.cli.options import say
@@ -89,7 +90,7 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("[", r"\[").split("\n"))
 
 
-for command in (quickstart, prepare, train, resume, validate, encode, decode, info):
+for command in (quickstart, download, prepare, train, resume, validate, encode, decode, info):
     app.command()(_guarded(command))
 
 if __name__ == "__main__":
