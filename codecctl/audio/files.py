@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import math
 import os
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -63,6 +65,7 @@ class AudioReader:
             raise CodecctlError(f"{self.name}: {error}") from None
         lossy = self._file.lossy if isinstance(self._file, pyav.AvFile) else _LOSSY.get(self._file.subtype)
         self.info = AudioInfo(self._file.samplerate, self._file.channels, self._file.frames, lossy)
+        self.peak = 0.0  # the largest magnitude in the block that was read last
         if not self.info.n_samples:
             self.close()
             raise CodecctlError(f"{self.name}: holds no audio")
@@ -84,8 +87,11 @@ class AudioReader:
         n_block = self.info.n_samples if math.isinf(block_seconds) else max(1, round(block_seconds * self.sample_rate))
         if n_read:
             self._file.skip(n_read) if isinstance(self._file, pyav.AvFile) else self._file.seek(n_read)
-        while len(block := self._read(min(n_block, n_end - n_read))):
-            if not np.isfinite(block).all():
+        # PyAV's counts may be rough; libsndfile reads no further than its own, and asking it again costs a seek.
+        n_most = n_end if isinstance(self._file, pyav.AvFile) else min(n_end, self.info.n_samples)
+        while n_read < n_most and len(block := self._read(min(n_block, n_end - n_read))):
+            self.peak = max(float(block.max()), -float(block.min()))
+            if not math.isfinite(self.peak):
                 second = (n_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / self.sample_rate
                 raise CodecctlError(f"{self.name}: holds NaN or infinite samples, the first at {second:.3f} s")
             n_read += len(block)
@@ -230,14 +236,17 @@ def _open(source: str | Path | bytes, suffix: str, raw_rate: int | None) -> soun
 
 
 def _check_source(source: str | Path | bytes, name: str) -> None:
-    if isinstance(source, bytes):
-        n_bytes = len(source)
-    else:
-        if not os.path.exists(source):
-            raise CodecctlError(f"{name}: no such file")
-        if os.path.isdir(source):
-            raise CodecctlError(f"{name}: is a folder, expected an audio file")
-        n_bytes = os.path.getsize(source)
+    is_folder = False
+    try:
+        if isinstance(source, bytes):
+            n_bytes = len(source)
+        else:
+            status = os.stat(source)
+            n_bytes, is_folder = status.st_size, stat.S_ISDIR(status.st_mode)
+    except OSError as error:
+        raise CodecctlError(f"{name}: {'no such file' if error.errno == errno.ENOENT else error.strerror}") from None
+    if is_folder:
+        raise CodecctlError(f"{name}: is a folder, expected an audio file")
     if not n_bytes:
         raise CodecctlError(f"{name}: is empty")
 

@@ -133,6 +133,44 @@ class ModelConfig(Section):
         return self.frame_rate * self.bits_per_frame / 1000
 
 
+class AdversarialConfig(Section):
+    """The discriminators, and when the codec begins to hear them."""
+
+    periods: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (2, 3, 5, 7, 11), description="samples; a discriminator each, of the waveform folded by it; []: none"
+    )
+    stft_windows: tuple[Annotated[int, Field(ge=64, multiple_of=4)], ...] = Field(
+        (2048, 1024, 512), description="samples; a discriminator each, of complex spectra; []: none"
+    )
+    channels: Positive = Field(32, description="of their first layers; all others in proportion")
+    start_epoch: Count = Field(5, description="epoch at whose start the codec begins to hear them")
+    warmup_steps: Count = Field(1000, description="steps before that in which they learn alone")
+    ramp_steps: Count = Field(5000, description="steps in which their weights rise from 0 to the full")
+    learning_rate: float = Field(1e-4, gt=0, description="of their AdamW")
+
+    @model_validator(mode="after")
+    def _check_any(self) -> AdversarialConfig:
+        if not self.periods and not self.stft_windows:
+            raise ValueError("periods and stft_windows are both empty; leave one discriminator at least")
+        return self
+
+
+class SemanticConfig(Section):
+    """The frozen speech model whose hidden states teach book 1."""
+
+    teacher: str = Field(
+        "microsoft/wavlm-base-plus@4c66d4806a428f2e922ccfa1a962776e232d487b",
+        min_length=1,
+        description="encoder of samples on the Hugging Face hub, as name@commit, or a folder that holds one",
+    )
+    layer: Count | Literal["mean"] = Field(
+        "mean", description="0: before the first layer, n: after it; mean: of 1 to n"
+    )
+    axis: Literal["channel", "time", "both"] = Field(
+        "channel", description="cosines of each channel along time, of each frame over the channels, or both"
+    )
+
+
 class LossConfig(Section):
     """What training minimises: the weight of each loss and the windows of the spectral ones."""
 

@@ -1,0 +1,169 @@
+"""A crop is a function of (seed, step, rank), lies inside one speaker's recordings, and is what was prepared."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codecctl.config.schema import DataConfig
+from codecctl.data.crops import Crops, Prefetcher, read_utterance, utterances
+from codecctl.data.prepare import prepare
+from codecctl.errors import CodecctlError
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> Path:
+    """Five speakers of many short ramps: speaker k says only sizes around k / 10, and each sample's says where it is.
+
+    The signs are random: a ramp alone would be turned away as no sound."""
+    signs = np.random.default_rng(0).choice([-1, 1], 300)
+    for speaker in range(5):
+        (tmp_path / "raw" / f"{speaker}").mkdir(parents=True)
+        for number in range(6):
+            place = 300 * number + np.arange(300)
+            audio = signs * (speaker / 10 + 0.01 + place / 65_536)
+            soundfile.write(tmp_path / "raw" / f"{speaker}" / f"{number}.wav", audio, 16_000, subtype="FLOAT")
+    prepare([tmp_path / "raw"], tmp_path / "out", DataConfig(min_seconds=0, validation_share=0.2))
+    return tmp_path / "out"
+
+
+def test_a_function_of_seed_step_and_rank(prepared: Path) -> None:
+    crops = Crops(prepared, "train", 500, seed=3)
+    whole = crops.batch(7, 8)
+    assert whole.shape == (8, 1, 500)
+    assert whole.dtype == torch.float32
+    again = Crops(prepared, "train", 500, seed=3)
+    again.batch(2, 8)  # what was read before does not matter
+    ranks = torch.cat([again.batch(7, 2, rank, n_ranks=4) for rank in range(4)])
+    assert torch.equal(ranks, whole)
+    assert not torch.equal(crops.batch(8, 8), whole)
+    assert not torch.equal(Crops(prepared, "train", 500, seed=4).batch(7, 8), whole)
+
+
+def test_crops_join_clips_of_one_speaker_and_no_others(prepared: Path) -> None:
+    for split in ("train", "validation"):
+        speakers = {utterance.speaker for utterance in utterances(prepared, split)}
+        for step in range(20):
+            for crop in Crops(prepared, split, 1000, seed=0).batch(step, 4)[:, 0].abs():
+                assert torch.allclose(crop.diff(), torch.tensor(1 / 65_536), atol=1e-4)  # across clips, without a jump
+                assert str(int(crop[0] * 10)) in speakers
+
+
+def test_crops_of_a_step_do_not_coincide(prepared: Path) -> None:
+    for step in range(20):
+        starts = Crops(prepared, "train", 100, seed=0).batch(step, 32)[:, 0, 0].abs()
+        assert len(starts.unique()) == 32
+
+
+def test_all_seconds_have_the_same_chance(prepared: Path) -> None:
+    crops = Crops(prepared, "train", 10, seed=0)
+    starts = torch.cat([crops.batch(step, 64)[:, 0, 0].abs() for step in range(50)])
+    counts = torch.bincount((starts * 10).long())
+    counts = counts[counts > 0]
+    assert len(counts) == len({utterance.speaker for utterance in utterances(prepared, "train")})
+    assert counts.max() < 1.1 * counts.min()
+
+
+def test_short_runs_are_padded_behind(prepared: Path) -> None:
+    crop = Crops(prepared, "train", 4000, seed=0).batch(0, 1)[0, 0].abs()
+    assert (crop[:1800] > 0).all()
+    assert not crop[1800:].any()
+
+
+def test_what_there_is(prepared: Path) -> None:
+    found = utterances(prepared, "train")
+    crops = Crops(prepared, "train", 100, seed=0)
+    assert crops.n_samples == sum(utterance.n_samples for utterance in found) == 16_000 * crops.seconds
+    audio, _ = soundfile.read(prepared.parent / "raw" / found[3].source, dtype="float32")
+    np.testing.assert_allclose(read_utterance(prepared, found[3])[0], audio, atol=1 / 65_536)
+
+
+def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    soundfile.write(tmp_path / "raw" / "a.wav", np.random.default_rng(0).normal(0, 0.1, 9000), 16_000)
+    prepare([tmp_path / "raw"], tmp_path / "out", DataConfig())
+    assert Crops(tmp_path / "out", "train", 100, 0).n_samples == 9000
+    for look in (
+        lambda: Crops(tmp_path / "out", "validation", 100, 0),
+        lambda: utterances(tmp_path / "out", "validation"),
+    ):
+        with pytest.raises(CodecctlError, match="no recordings in the validation split"):
+            look()
+
+
+@pytest.mark.parametrize("n_workers", [0, 1, 3])
+def test_the_prefetcher_keeps_order_and_passes_errors_on(n_workers: int) -> None:
+    def cut(step: int) -> int:
+        if step == 9:
+            raise CodecctlError("the ninth")
+        return step * step
+
+    with Prefetcher(cut, 5, n_workers) as batches:
+        assert [next(batches) for _ in range(4)] == [(5, 25), (6, 36), (7, 49), (8, 64)]
+        with pytest.raises(CodecctlError, match="the ninth"):
+            next(batches)
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Path:
+    """Three languages of 8, 2 and 1 s, told apart by their level; one of them is narrow."""
+    rows = ["id\tspeaker\tlanguage\tlicence"]
+    (tmp_path / "raw").mkdir()
+    random = np.random.default_rng(0)
+    for language, seconds, level in [("en", 8, 0.3), ("hi", 2, 0.1), ("te", 1, 0.02)]:
+        for number in range(seconds):
+            audio = level * random.choice([-1.0, 1.0], 16_000 if language != "hi" else 8000)
+            if language == "hi":
+                audio = np.repeat(audio, 2)
+                audio = np.convolve(audio, np.sinc(np.arange(-40, 41) / 3) * np.hamming(81) / 3, "same")
+            soundfile.write(tmp_path / "raw" / f"{language}{number}.wav", audio, 16_000)
+            rows.append(f"{language}{number}\t{language}\t{language}\tCC-{'BY' if language == 'en' else '0'}-4.0")
+    (tmp_path / "raw.tsv").write_text("\n".join(rows))
+    prepare([tmp_path / "raw"], tmp_path / "out", DataConfig(validation_share=0))
+    return tmp_path / "out"
+
+
+def shares(folder: Path, **keys: object) -> dict[str, float]:
+    """How much of the crops each language has."""
+    crops = Crops(folder, "train", 1000, 0, DataConfig.model_validate(keys))
+    levels = torch.cat([crops.batch(step, 100) for step in range(10)]).square().mean(dim=(1, 2)).sqrt()
+    names = np.array(["te", "hi", "en"])[np.searchsorted([0.03, 0.2], levels.numpy())]
+    return {name: float(np.mean(names == name)) for name in ("en", "hi", "te")}
+
+
+def test_the_mix(mixed: Path) -> None:
+    close = partial(pytest.approx, abs=0.03)
+    assert shares(mixed) == close({"en": 8 / 11, "hi": 2 / 11, "te": 1 / 11})
+    assert shares(mixed, mix={"temperature": 1e6}) == close({"en": 1 / 3, "hi": 1 / 3, "te": 1 / 3})
+    doubled = shares(mixed, mix={"languages": {"te": "8", "h*": "0"}})
+    assert doubled == close({"en": 0.5, "hi": 0, "te": 0.5})
+    with pytest.raises(CodecctlError, match=r"data\.mix\.languages: nothing prepared is 'tl'; there is en, hi, te"):
+        shares(mixed, mix={"languages": {"tl": 2}})
+    with pytest.raises(CodecctlError, match="all its factors are 0"):
+        shares(mixed, mix={"datasets": {"raw": 0}})
+
+
+def test_the_filter(mixed: Path) -> None:
+    assert shares(mixed, filter={"min_bandwidth_hz": 5000})["hi"] == 0
+    assert shares(mixed, filter={"languages": ["hi"]})["hi"] == 1
+    assert shares(mixed, filter={"licences": ["CC-0*"]})["en"] == 0
+    with pytest.raises(CodecctlError, match=r"data\.filter\.licences: nothing prepared is 'GPL'"):
+        shares(mixed, filter={"licences": ["GPL"]})
+    with pytest.raises(CodecctlError, match="leaves nothing of the train split"):
+        shares(mixed, filter={"min_bandwidth_hz": 9000})
+
+
+def test_level_augmentation_moves_no_crop_and_clips_none(mixed: Path) -> None:
+    plain = Crops(mixed, "train", 1000, 0).batch(3, 64)
+    varied = Crops(mixed, "train", 1000, 0, DataConfig(level_augmentation_db=12)).batch(3, 64)
+    gains = (varied * plain).sum(dim=-1) / plain.square().sum(dim=-1)
+    assert torch.allclose(varied, gains[..., None] * plain, atol=1e-6)
+    assert varied.abs().max() <= 1
+    gains_db = 20 * gains.log10()
+    assert -12.01 < gains_db.min() < -6
+    assert 3 < gains_db.max() < 12.01

@@ -1,0 +1,58 @@
+"""A manifest comes back as it was written; what is wrong in one is named by its line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from codecctl.data.manifest import Utterance, read_manifest, to_line, write_manifest
+from codecctl.errors import CodecctlError
+
+ONE = Utterance(
+    id="corpus/a", source="a.wav", dataset="corpus", language="te", speaker=None, licence="CC-BY-4.0",
+    native_sample_rate=48_000, lossy=None, bandwidth_hz=7875.0, level_db=-23.1, clipping=0.0, split="train",
+    shard="shards/corpus-00001.pcm", first_sample=0, n_samples=24_000,
+)  # fmt: skip
+
+
+def test_out_and_in(tmp_path: Path) -> None:
+    write_manifest(tmp_path / "m.jsonl", [ONE, ONE])
+    assert list(read_manifest(tmp_path / "m.jsonl")) == [ONE, ONE]
+    assert json.loads(to_line(ONE))["seconds"] == ONE.seconds == 1.5
+
+
+def test_reading_is_tolerant(tmp_path: Path) -> None:
+    more = {**json.loads(to_line(ONE)), "level_db": -23, "colour": "red"}
+    (tmp_path / "m.jsonl").write_text("\ufeff\n" + json.dumps(more) + "\n\n", encoding="utf-8")
+    assert next(read_manifest(tmp_path / "m.jsonl")).level_db == -23
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_samples": "many"}, "'n_samples' cannot be 'many'"),
+        ({"speaker": 7}, "'speaker' cannot be 7"),
+        ({"split": "test"}, "'split' must be one of train, validation"),
+        ({"shard": None}, "'shard' cannot be None"),
+    ],
+)
+def test_a_wrong_field_is_named_with_its_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    line = json.dumps({**json.loads(to_line(ONE)), **change})
+    (tmp_path / "m.jsonl").write_text(to_line(ONE) + line + "\n", encoding="utf-8")
+    with pytest.raises(CodecctlError, match=rf"m\.jsonl:2: {message}"):
+        list(read_manifest(tmp_path / "m.jsonl"))
+
+
+def test_missing_fields_and_broken_lines(tmp_path: Path) -> None:
+    bad = [('{"id": "a"}', "'source' is missing"), ('{"id": ', "not valid JSON"), ("[1]", "a JSON object")]
+    for text, message in bad:
+        (tmp_path / "m.jsonl").write_text(text, encoding="utf-8")
+        with pytest.raises(CodecctlError, match=rf"m\.jsonl:1: .*{message}"):
+            list(read_manifest(tmp_path / "m.jsonl"))
+
+
+def test_no_manifest_at_all(tmp_path: Path) -> None:
+    with pytest.raises(CodecctlError, match=r"m\.jsonl: cannot be read"):
+        list(read_manifest(tmp_path / "m.jsonl"))

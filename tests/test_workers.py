@@ -1,0 +1,64 @@
+"""Units run once each, anywhere; markers tell what is done."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.workers import hash_of, is_done, mark_done, parse_shard, read_marker, run_units
+
+
+def work(unit: int, *, folder: Path) -> int:
+    (folder / str(unit)).write_text(str(os.getpid()))
+    if unit == 13:
+        raise CodecctlError("unit 13: bad luck")
+    if unit == 14:
+        os.kill(os.getpid(), 9)
+    return unit * unit
+
+
+@pytest.mark.parametrize("n_workers", [1, 2])
+def test_every_unit_is_done_once(tmp_path: Path, n_workers: int) -> None:
+    found = dict(run_units(partial(work, folder=tmp_path), range(7), n_workers=n_workers))
+    assert found == {unit: unit * unit for unit in range(7)}
+    processes = {path.read_text() for path in tmp_path.iterdir()}
+    assert (str(os.getpid()) in processes) == (n_workers == 1)
+
+
+def test_an_error_comes_through_as_it_is(tmp_path: Path) -> None:
+    with pytest.raises(CodecctlError, match="unit 13: bad luck"):
+        list(run_units(partial(work, folder=tmp_path), [12, 13], n_workers=2))
+
+
+def test_a_killed_worker_is_told(tmp_path: Path) -> None:
+    with pytest.raises(CodecctlError, match=r"worker process was killed.* run the same command again"):
+        list(run_units(partial(work, folder=tmp_path), [12, 14], n_workers=2))
+
+
+def test_markers(tmp_path: Path) -> None:
+    marker = tmp_path / "a.done"
+    first, second = hash_of({"b": 1, "a": [2, "ü"]}), hash_of({"b": 1, "a": [2, "u"]})
+    assert first == hash_of({"a": [2, "ü"], "b": 1}) != second
+    assert not is_done(marker, first)
+    mark_done(marker, first, n_frames=3)
+    assert is_done(marker, first)
+    assert not is_done(marker, second)
+    assert read_marker(marker)["n_frames"] == 3
+    marker.write_text('{"input": "')
+    assert not is_done(marker, first)
+
+
+def test_shards() -> None:
+    assert parse_shard("3/8") == (3, 8)
+    for text in ("0/8", "9/8", "3", "a/b", "-1/2", "/"):
+        with pytest.raises(UsageError, match="expected i/n"):
+            parse_shard(text)
+
+
+def test_an_unknown_executor() -> None:
+    with pytest.raises(UsageError, match="there are 'processes' and 'ray'"):
+        list(run_units(abs, [1], executor="slurm"))
