@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,8 +17,7 @@ from codecctl.model.encoder import Encoder
 from codecctl.model.quantizer import ResidualVectorQuantizer
 
 
-@dataclass(frozen=True)
-class CodecOutput:
+class CodecOutput(NamedTuple):  # what wraps a module for several cards passes tuples on, and no frozen dataclass
     audio: Tensor  # [B, 1, L] the reconstruction, as long as the input
     latents: Tensor  # [B, D, T] before the quantizer
     codes: Tensor  # [B, K, T]

@@ -150,10 +150,10 @@ class ResidualVectorQuantizer(nn.Module):
 
 
 def _mean_square(difference: Tensor, used: Tensor | None) -> Tensor:
-    """Mean of the squares of [B, T, D] over the items whose `used` [B, 1, 1] is one; zero if there is none."""
-    if used is None:
-        return difference.square().mean()
-    return (difference.square().mean(dim=(1, 2)) * used[:, 0, 0]).sum() / used.sum().clamp(min=1)
+    """Mean of the squares of [B, T, D], items whose `used` [B, 1, 1] is zero counting as zero: a mean over items, so that
+    the mean of two half batches is that of the whole."""
+    square = difference.square()
+    return (square if used is None else square * used).mean()
 
 
 def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -154,7 +154,7 @@ def _due(step: int, every: int, stop_step: int) -> bool:
 
 
 def _open_crops(config: Config) -> Crops:
-    return Crops(config.data.path, "train", _segment_samples(config), config.train.seed)
+    return Crops(config.data.path, "train", _segment_samples(config), config.train.seed, config.data)
 
 
 def _segment_samples(config: Config) -> int:

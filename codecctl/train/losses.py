@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from codecctl.audio.spectrum import MelSpectrogram, Stft
 from codecctl.config.schema import LossConfig
 
-_FLOOR = 1e-5
+_FLOOR = 1e-5  # of magnitudes, under their logarithm
+_QUIET = 1e-3  # RMS magnitude, -60 dB of full scale
 
 
 class ReconstructionLosses(nn.Module):
@@ -49,7 +50,10 @@ def weight_of(config: LossConfig, name: str) -> float:
 def _spectral(reference: Tensor, decoded: Tensor) -> Tensor:
     """Complex [B, F, T'] twice -> spectral convergence + log-magnitude L1."""
     reference, decoded = _magnitude(reference), _magnitude(decoded)
-    convergence: Tensor = (reference - decoded).norm() / reference.norm().clamp(min=_FLOOR)
+    # A ratio for each item, not for the batch: then the mean of two half batches is that of the whole.
+    error, norm = (torch.linalg.vector_norm(x, dim=(1, 2)) for x in (reference - decoded, reference))
+    quiet = _QUIET * (reference.shape[1] * reference.shape[2]) ** 0.5  # near silence any error is many times the signal
+    convergence: Tensor = (error / norm.clamp(min=quiet)).mean()
     return convergence + _log_distance(reference, decoded)
 
 
