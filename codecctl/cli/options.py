@@ -19,6 +19,9 @@ StepsOption = Annotated[
     typer.Option("--steps", min=1, metavar="N", help="Stop after step N; else at the schedule's end, train.n_steps."),
 ]
 
+DevicesOption = Annotated[int, typer.Option("--devices", min=1, metavar="N", help="Cards (or processes) a machine.")]
+NodesOption = Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Machines.")]
+
 
 def say(text: str) -> None:
     """A line on stderr; rich markup allowed."""

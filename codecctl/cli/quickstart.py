@@ -38,6 +38,4 @@ def quickstart(
         code = run(shlex.split(step))
         if code:
             raise typer.Exit(code)
-    say(
-        f"\nAfter 400 steps a codec this small is hardly a voice: listen to {out}/speech.wav. The README trains real ones."
-    )
+    say(f"\nAfter 400 steps a codec this small is hardly a voice yet: listen to {out}/speech.wav. The README goes on.")

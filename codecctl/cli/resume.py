@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from codecctl.cli.options import DeviceOption, StepsOption
+from codecctl.cli.options import DeviceOption, DevicesOption, NodesOption, StepsOption
 
 
 def resume(
@@ -17,6 +17,8 @@ def resume(
         Path | None, typer.Option("--data", metavar="DIR", help="The prepared folder, if it lies elsewhere now.")
     ] = None,
     device: DeviceOption = "auto",
+    n_devices: DevicesOption = 1,
+    n_nodes: NodesOption = 1,
 ) -> None:
     """Go on from a run's last checkpoint as if it had never stopped."""
     from codecctl.cli.watch import TrainingDisplay
@@ -24,4 +26,5 @@ def resume(
     from codecctl.train.loop import resume as go_on
 
     with TrainingDisplay() as display:
-        go_on(run, find_device(device), display, steps, str(data) if data else None)
+        moved = str(data) if data else None
+        go_on(run, find_device(device), display, steps, moved, n_devices=n_devices, n_nodes=n_nodes)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from codecctl.cli.options import ConfigOption, DeviceOption, SetOption, StepsOption
+from codecctl.cli.options import ConfigOption, DeviceOption, DevicesOption, NodesOption, SetOption, StepsOption
 
 
 def train(
@@ -24,6 +24,8 @@ def train(
     ] = None,
     steps: StepsOption = None,
     device: DeviceOption = "auto",
+    n_devices: DevicesOption = 1,
+    n_nodes: NodesOption = 1,
     overrides: SetOption = None,
 ) -> None:
     """Train a codec. Ctrl-C finishes the step and saves; `codecctl resume` goes on."""
@@ -36,4 +38,12 @@ def train(
     settings = load_config(config, gpu=gpu, overrides=changes)
     where = training_device(device, settings)
     with TrainingDisplay() as display:
-        start(settings, run or Path("runs") / Path(config).stem, where, display, steps)
+        start(
+            settings,
+            run or Path("runs") / Path(config).stem,
+            where,
+            display,
+            steps,
+            n_devices=n_devices,
+            n_nodes=n_nodes,
+        )

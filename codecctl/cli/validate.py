@@ -22,10 +22,11 @@ if TYPE_CHECKING:
 
     from codecctl.config.schema import Config
     from codecctl.evaluate.codebooks import BookStats
-    from codecctl.evaluate.report import ModelCard
     from codecctl.evaluate.result import Group, System, Validation
     from codecctl.evaluate.verdict import Requirement
-    from codecctl.inference.load import Codec
+
+_HEADINGS = {"codec": "codec", "unquantized": "quantizer off", "lowpass_4khz": "below 4 kHz", "against": "the other"}
+_OF_GROUPS = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 
 def validate(
@@ -69,6 +70,7 @@ def validate(
         raise UsageError("--continue goes on with a report; say which with --report DIR")
     path = require_checkpoint(checkpoint or checkpoint_option)
 
+    from codecctl.config import override_config
     from codecctl.evaluate.recordings import choose, find_recordings
     from codecctl.evaluate.validate import Work
     from codecctl.evaluate.validate import validate as measure
@@ -76,7 +78,7 @@ def validate(
     from codecctl.inference.load import Codec, read_checkpoint, read_config
 
     content = read_checkpoint(path)
-    config = _override(read_config(content, path), overrides or (), path)
+    config = override_config(read_config(content, path), overrides or (), source=str(path))
     codec = Codec.load(path, device)
     other = Codec.load(against, device) if against else None
     source = data or _usual_source(config)
@@ -89,10 +91,12 @@ def validate(
         result = measure(codec, recordings, source=str(source), config=config.validation, work=work, progress=progress)
     judged, verdict = judge(result, config.validation.require), say_verdict(result)
     if report:
-        from codecctl.evaluate.report import write_report
+        from codecctl.evaluate.report import ModelCard, write_report
 
-        card = _card(codec, path, content)
-        page = write_report(report, result, judged, verdict, codec=codec, recordings=recordings, card=card)
+        card = ModelCard(path.name, codec.fingerprint or "", int(content.get("step", 0)))
+        page = write_report(
+            report, result, judged, verdict, codec=codec, recordings=recordings, config=config.validation, card=card
+        )
         say(f"report: {page}")
     if as_json:
         facts = {"checkpoint": str(path), "fingerprint": codec.fingerprint, "verdict": verdict}
@@ -115,16 +119,6 @@ def _end(result: Validation, judged: Sequence[Requirement], report: Path | None)
         raise CodecctlError(f"validate.require: {'; '.join(missed)}")
 
 
-def _override(config: Config, overrides: Sequence[str], path: Path) -> Config:
-    """The checkpoint's config with `--set` laid over it."""
-    from codecctl.config import load, parse_config
-
-    values = config.model_dump(mode="json", by_alias=True)
-    for override in overrides:
-        load._merge(values, load._read_override(override))
-    return parse_config(values, source=str(path)) if overrides else config
-
-
 def _usual_source(config: Config) -> Path:
     """The prepared data that the model was trained beside, else the bundled clips; says which."""
     prepared = Path(config.data.path)
@@ -141,12 +135,6 @@ def _identity(path: Path) -> list[Any]:
     """What tells one checkpoint from the next one of the same run, without reading it."""
     status = path.stat()
     return [status.st_size, status.st_mtime_ns]
-
-
-def _card(codec: Codec, path: Path, content: dict[str, Any]) -> ModelCard:
-    from codecctl.evaluate.report import ModelCard
-
-    return ModelCard(path.name, codec.fingerprint or "", int(content.get("step", 0)), codec)
 
 
 def _to_dict(requirement: Requirement) -> dict[str, Any]:
@@ -172,7 +160,7 @@ def _print_tables(result: Validation, verdict: Sequence[str], path: Path) -> Non
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:
-        console = Console(highlight=False, markup=False, width=160)  # a file has room for every column
+        console = Console(highlight=False, markup=False, width=120)  # a file has room
     of = f" of {result.n_utterances + result.n_missing}" if result.n_missing else ""
     console.print(f"{path} on {result.n_utterances}{of} recordings, {result.seconds:.1f} s, of {result.source}:")
     for sentence in verdict:
@@ -188,71 +176,66 @@ def _print_tables(result: Validation, verdict: Sequence[str], path: Path) -> Non
 
 
 def _print_comparison(console: Console, result: Validation) -> None:
-    from rich.table import Table
-
-    from codecctl.evaluate.metrics import METRICS
+    from codecctl.evaluate.metrics import BOUNDS, METRICS
 
     if result.comparison is None:
         return
-    table = Table("this less the other", "mean", "95 % from", "to")
+    table = _table("this less the other", "mean", "95 % from", "to")
     for name, mean in result.comparison.differences.items():
-        if name != "snr_bound_db":
+        if name not in BOUNDS:
             table.add_row(METRICS[name].label, *(_number(v, 3) for v in (mean.value, mean.low, mean.high)))
-    console.print(_right(table))
+    console.print(table)
     shares = result.comparison.equal_codes
     told = "they do not count alike" if shares is None else "  ".join(f"{share:.1%}" for share in shares)
     console.print(f"equal codes, by book: {told}")
 
 
 def _systems_table(systems: Sequence[System]) -> Table:
-    """A row a system, a column a metric; half the width of its interval beside the codec's own means."""
-    from rich.table import Table
-
+    """A row a metric, a column a system; half the width of its interval beside the codec's own means. The codec's parts
+    are left to the report."""
     from codecctl.evaluate.metrics import METRICS
 
-    names = list(systems[0].metrics) + [n for s in systems for n in s.metrics if n not in systems[0].metrics]
-    table = Table("", "kbps", *(METRICS[name].label for name in dict.fromkeys(names)))
-    for system in systems:
-        kbps = "" if system.bitrate_kbps is None else f"{system.bitrate_kbps:.2f}"
-        cells = []
-        for name in dict.fromkeys(names):
-            mean, digits = system.metrics.get(name), METRICS[name].digits
-            half = (mean.high - mean.low) / 2 if mean else math.nan
-            text = _number(mean.value, digits) if mean else ""
-            cells.append(f"{text} ± {half:.{digits}f}" if system is systems[0] and half == half else text)
-        table.add_row(system.label, kbps, *cells)
-    return _right(table)
+    shown = [system for system in systems if not system.name.startswith("books_")]
+    table = _table("", *(_HEADINGS.get(s.name, s.label.removesuffix(" kbps")) for s in shown))
+    table.add_row("true kbps", *("" if s.bitrate_kbps is None else f"{s.bitrate_kbps:.2f}" for s in shown))
+    for name in dict.fromkeys(name for system in shown for name in system.metrics):
+        metric = METRICS[name]
+        cells = [_number(s.metrics[name].value, metric.digits) if name in s.metrics else "" for s in shown]
+        if name in shown[0].metrics and not math.isnan(shown[0].metrics[name].low):
+            half = (shown[0].metrics[name].high - shown[0].metrics[name].low) / 2
+            cells[0] += f" ± {half:.{metric.digits}f}"
+        table.add_row(metric.label, *cells)
+    return table
 
 
 def _groups_table(groups: Sequence[Group]) -> Table:
-    from rich.table import Table
-
     from codecctl.evaluate.metrics import METRICS
 
-    names = list(groups[0].metrics)
-    table = Table("", "recordings", *(METRICS[name].label for name in names))
+    names = [name for name in _OF_GROUPS if name in groups[0].metrics]
+    table = _table("", "recordings", *(METRICS[name].label for name in names))
     for group in groups:
         values = (_number(group.metrics[name].value, METRICS[name].digits) for name in names)
         table.add_row(f"{group.kind} {group.name}", str(group.n_utterances), *values)
-    return _right(table)
+    return table
 
 
 def _books_table(books: Sequence[BookStats]) -> Table:
-    from rich.table import Table
-
-    table = Table(
-        "book", "size", "codebook_usage", "perplexity", "dead_codewords", "entropy", "shared with the one before"
-    )
+    table = _table("book", "size", "codebook_usage", "perplexity", "dead_codewords", "entropy, bits", "shared, bits")
     for number, book in enumerate(books, start=1):
         usage, perplexity = f"{book.codebook_usage:.3f}", f"{book.perplexity:.1f}"
-        shared = "" if book.mutual_information_bits is None else f"{book.mutual_information_bits:.2f} bits"
-        row = (str(book.codebook_size), usage, perplexity, str(book.dead_codewords), f"{book.entropy_bits:.2f} bits")
+        too_few = "" if number == 1 else "too few codes"
+        shared = too_few if book.mutual_information_bits is None else f"{book.mutual_information_bits:.2f}"
+        row = (str(book.codebook_size), usage, perplexity, str(book.dead_codewords), f"{book.entropy_bits:.2f}")
         table.add_row(str(number), *row, shared)
-    return _right(table)
+    return table
 
 
-def _right(table: Table) -> Table:
-    """Numbers stand right."""
+def _table(*headings: str) -> Table:
+    """Lines under the headings alone; numbers stand right."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(*headings, box=box.SIMPLE_HEAD, pad_edge=False)
     for column in table.columns[1:]:
         column.justify = "right"
     return table

@@ -6,7 +6,9 @@ import time
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from codecctl.config import Config
 from codecctl.evaluate.validate import Scores
@@ -40,6 +42,15 @@ class TrainingDisplay(Watcher):
         if state.step == 0:
             self._say("starting the codebooks by k-means")
         self._bar.update(self._task, completed=state.step, total=stop_step)
+
+    def restored(self, what: dict[str, str]) -> None:
+        table = Table("restored", "", show_header=False, box=None)
+        for name, value in what.items():
+            table.add_row(name, value)
+        self._bar.console.print(table)
+
+    def warned(self, step: int, message: str) -> None:
+        self._bar.console.print(f"[bold red]step {step}: {escape(message)}[/]", soft_wrap=True)
 
     def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
         now = time.monotonic()

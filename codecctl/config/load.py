@@ -36,6 +36,14 @@ def load_config(name: str | Path = "production", *, gpu: str | None = None, over
     return parse_config(values, source=str(name))
 
 
+def override_config(config: Config, overrides: Sequence[str], *, source: str) -> Config:
+    """A config, such as a checkpoint's, with each `a.b=c` of `overrides` laid over it. Raises `ConfigError`."""
+    values = config.model_dump(mode="json", by_alias=True)
+    for override in overrides:
+        _merge(values, _read_override(override))
+    return parse_config(values, source=source)
+
+
 def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
     """A nested mapping, as YAML or a checkpoint holds it, checked against the schema. `source` is named in errors."""
     try:

@@ -178,9 +178,22 @@ class LossConfig(Section):
     spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
+    semantic_weight: Weight = Field(10.0, description="book 1 to the teacher's hidden states; 0: no teacher")
+    adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")
+    feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
     spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
     mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
     mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """By the name of the loss."""
+        names = [name for name in type(self).model_fields if name.endswith("_weight")]
+        return {name.removesuffix("_weight"): getattr(self, name) for name in names}
+
+    @property
+    def is_adversarial(self) -> bool:
+        return bool(self.adversarial_weight or self.feature_weight)
 
     @model_validator(mode="after")
     def _check_mel(self) -> LossConfig:
@@ -202,18 +215,29 @@ class TrainConfig(Section):
 
     seed: Count = Field(0, description="of weights, crops and dropout; a step's randomness follows from (seed, step)")
     n_steps: Positive = Field(400_000, description="updates in the whole run")
-    batch_size: Positive = Field(16, description="crops a step")
+    batch_size: Positive = Field(16, description="crops that one card takes at a time")
+    accumulate: Positive = Field(1, description="batches whose gradients add up to one step")
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, reached after the warm-up")
-    final_learning_rate: float = Field(1e-5, ge=0, description="where the cosine ends at n_steps")
+    final_rate_share: Probability = Field(0.1, description="of all learning rates, where the cosine ends at n_steps")
     warmup_steps: Count = Field(1000, description="steps of linear rise")
     betas: tuple[Probability, Probability] = Field((0.8, 0.99), description="of AdamW")
     weight_decay: Weight = Field(0.01, description="of AdamW, on matrices and kernels only")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
+    ema_decay: Probability = Field(0.999, description="of the average of the weights that is validated and exported")
+    freeze: tuple[Literal["encoder", "quantizer", "decoder"], ...] = Field((), description="parts that do not learn")
+    adversarial: AdversarialConfig = AdversarialConfig()
+    semantic: SemanticConfig = SemanticConfig()
     kmeans_vectors: Positive = Field(40_960, description="latent frames from which the codebooks start")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="the quantizer is always float32")
     log_every_steps: Positive = Field(50, description="a line in metrics.jsonl and TensorBoard")
     validate_every_steps: Positive = Field(5000, description="validation, and best.pt if it improved")
     checkpoint_every_steps: Positive = Field(1000, description="last.pt")
+    keep_checkpoints: Positive = Field(2, description="the newest so many; best.pt comes on top")
+    roll_back_after: Positive = Field(5, description="steps in a row whose gradient is not finite")
+    max_rollbacks: Count = Field(3, description="more of them stop the run")
+    min_perplexity: Probability = Field(0.01, description="share of a book's size under which an alarm is given")
+    stop_after_alarms: Positive = Field(20, description="lines of the log in a row with that alarm")
+    compile: bool = Field(False, description="torch.compile the networks")
     gpu: GpuConfig | None = Field(None, description="set by --gpu")
 
 
@@ -228,7 +252,7 @@ class ValidateConfig(Section):
     n_quantizers: tuple[Positive, ...] = Field((1, 2, 4, 6, 8), description="books of the curve in a report")
     require: dict[str, float] = Field(
         {},
-        description="least or most of a metric, as its sense is; perplexity and codebook_usage: least share in any book",
+        description="least or most of a metric, as its sense is; perplexity, codebook_usage: least share in any book",
     )
 
 

@@ -53,7 +53,7 @@ class GateError(FetchError):
     """The server wants a token, a key or accepted terms."""
 
 
-class Stopped(Exception):  # noqa: N818  nothing went wrong
+class Stopped(Exception):
     """Somebody asked for the work to end; never shown."""
 
 

@@ -23,7 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from codecctl.audio.files import find_audio
-from codecctl.data.corpus import AudioFile, ParquetFile, describe, read_marker
+from codecctl.data.corpus import AudioFile, ParquetFile, describe, is_unfinished, read_marker
 from codecctl.data.lists import Told, known_of, read_list
 from codecctl.data.manifest import read_lines
 from codecctl.data.parquet import AUDIO, LANGUAGE, SPEAKER, list_rows
@@ -71,6 +71,8 @@ def read_source(source: Path, name: str) -> list[Entry]:
     """
     if not source.exists():
         raise CodecctlError(f"{source}: no such file or folder")
+    if source.is_dir() and is_unfinished(source):
+        raise CodecctlError(f"{source}: its download is not finished; run the same `codecctl download` again")
     marker = read_marker(source) if source.is_dir() else None
     if marker is not None:
         entries = _corpus_entries(describe(marker.corpus, source), source)

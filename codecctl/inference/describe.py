@@ -67,7 +67,7 @@ def _describe_npy(path: str | Path, name: str) -> dict[str, Any]:
 def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
     import torch
 
-    from codecctl.inference.load import fingerprint, read_checkpoint, read_config
+    from codecctl.inference.load import fingerprint, read_checkpoint, read_config, weights_in_use
     from codecctl.model.codec import Codec
 
     checkpoint = read_checkpoint(path)
@@ -82,7 +82,7 @@ def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
         "model": _shipped_name(model),
         "n_parameters": sum(weight.numel() for weight in codec.parameters()),
         "n_codebook_values": sum(book.codebook.numel() for book in codec.quantizer.books),
-        "fingerprint": fingerprint(model, checkpoint["model"]),
+        "fingerprint": fingerprint(model, weights_in_use(checkpoint)),
         "sample_rate": model.sample_rate,
         "hop_length": model.hop_length,
         "frame_rate": model.frame_rate,

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import torch
 from torch import Tensor
@@ -37,8 +37,9 @@ class Codec(model.Codec):
         where = find_device(device)
         checkpoint = read_checkpoint(path)
         codec = cls(read_config(checkpoint, path).model)
-        load_weights(codec, checkpoint["model"], path)
-        codec.fingerprint = fingerprint(codec.config, checkpoint["model"])
+        weights = weights_in_use(checkpoint)
+        load_weights(codec, weights, path)
+        codec.fingerprint = fingerprint(codec.config, weights)
         codec.fold_weight_norm()
         return codec.eval().requires_grad_(False).to(where)
 
@@ -57,12 +58,22 @@ def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         with partial.open("wb") as file:
-            torch.save({"format": CHECKPOINT_FORMAT, "schema_version": SCHEMA_VERSION, **content}, file)
+            _save({"format": CHECKPOINT_FORMAT, "schema_version": SCHEMA_VERSION, **content}, file)
             file.flush()
             os.fsync(file.fileno())
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _save(content: dict[str, Any], file: BinaryIO) -> None:
+    """Raises `OSError` where the disk is full: torch hides it behind a RuntimeError of its own."""
+    try:
+        torch.save(content, file)
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -88,6 +99,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def read_config(checkpoint: Mapping[str, Any], path: str | Path) -> Config:
     """The resolved config inside a checkpoint."""
     return parse_config(checkpoint["config"], source=str(path))
+
+
+def weights_in_use(checkpoint: Mapping[str, Any]) -> Mapping[str, Tensor]:
+    """What is used of a checkpoint: the running average of a training, else the weights themselves."""
+    weights: Mapping[str, Tensor] = checkpoint.get("ema", checkpoint["model"])
+    return weights
 
 
 def load_weights(codec: model.Codec, weights: Mapping[str, Tensor], path: str | Path) -> None:

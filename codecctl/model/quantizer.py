@@ -150,8 +150,10 @@ class ResidualVectorQuantizer(nn.Module):
 
 
 def _mean_square(difference: Tensor, used: Tensor | None) -> Tensor:
-    """Mean of the squares of [B, T, D], items whose `used` [B, 1, 1] is zero counting as zero: a mean over items, so that
-    the mean of two half batches is that of the whole."""
+    """Mean of the squares of [B, T, D], items whose `used` [B, 1, 1] is zero counting as zero.
+
+    A mean over items: the mean of two half batches is that of the whole.
+    """
     square = difference.square()
     return (square if used is None else square * used).mean()
 

@@ -1,14 +1,20 @@
-"""Where a training computes, and whether the card that a profile was written for is there."""
+"""Where a training computes: the card that a profile was written for, several cards or machines, CUDA's settings."""
 
 from __future__ import annotations
 
+import logging
+import os
+
 import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from codecctl.config import Config
 from codecctl.errors import UsageError
 from codecctl.inference.load import find_device
 
 _USABLE = 0.9  # drivers report a little less than the nominal memory
+_PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 
 
 def training_device(name: str, config: Config) -> torch.device:
@@ -31,3 +37,27 @@ def training_device(name: str, config: Config) -> torch.device:
             "leave --gpu out, or give --device cpu"
         )
     return device
+
+
+def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_nodes: int = 1) -> Fabric:
+    """The launched `Fabric`: one process a device. Under torchrun the numbers are torchrun's."""
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.benchmark = True  # crops have one length
+    if "LOCAL_WORLD_SIZE" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
+        n_devices = int(os.environ["LOCAL_WORLD_SIZE"])
+        n_nodes = int(os.environ["WORLD_SIZE"]) // n_devices
+    several = n_devices * n_nodes > 1
+    which = [device.index] if device.type == "cuda" and device.index is not None and not several else n_devices
+    # Buffers are kept equal by the quantizer itself, whose sums are taken over all ranks.
+    strategy = DDPStrategy(forward_sync_buffers=False) if several else "auto"
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # a banner for each process
+    fabric = Fabric(
+        accelerator=device.type,
+        strategy=strategy,
+        devices=which,
+        num_nodes=n_nodes,
+        precision=_PRECISION[config.train.precision],  # type: ignore[arg-type]
+    )
+    fabric.launch()
+    return fabric

@@ -49,6 +49,18 @@ class RunLog:
         self._tensorboard.close()
 
 
+class NoLog(RunLog):
+    """For every rank but the first: only one process writes."""
+
+    def __init__(self) -> None: ...
+
+    def write(self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None: ...
+
+    def audio(self, step: int, name: str, audio: Tensor) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
 def _drop_after(run: Run, step: int) -> None:
     if not run.metrics.exists():
         return

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from codecctl.config import Config
 from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.evaluate.codebooks import CodebookCounter
+from codecctl.evaluate.codebooks import BookStats, CodebookCounter
 from codecctl.evaluate.validate import Scores, ValidationSet
+from codecctl.inference.load import read_checkpoint
 from codecctl.model.codec import Codec
-from codecctl.train.checkpoint import Run, load_state, save_state
-from codecctl.train.log import RunLog
-from codecctl.train.losses import ReconstructionLosses
+from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state
+from codecctl.train.device import make_fabric
+from codecctl.train.log import NoLog, RunLog
 from codecctl.train.signals import StopSignals
 from codecctl.train.state import TrainState, start_state, step_generator
-from codecctl.train.step import StepResult, train_step
+from codecctl.train.step import StepResult, assemble, train_step
+from codecctl.train.teacher import SemanticHead, Teacher
 
 _KMEANS = 2  # a purpose of randomness, see step.py
 _N_LISTENED = 3  # validation recordings that TensorBoard keeps to listen to
+_ALARM_AFTER = 3  # lines of the log in a row: a young book may stumble
 
 
 class Watcher:
@@ -31,151 +38,263 @@ class Watcher:
 
     def started(self, run: Run, state: TrainState, config: Config, stop_step: int, steps_per_epoch: float) -> None: ...
 
+    def restored(self, what: dict[str, str]) -> None: ...
+
     def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None: ...
 
     def validated(self, step: int, scores: Scores, improved: bool) -> None: ...
 
+    def warned(self, step: int, message: str) -> None: ...
 
-def train(config: Config, folder: Path, device: torch.device, watcher: Watcher, stop_step: int | None = None) -> Run:
+
+def train(
+    config: Config,
+    folder: Path,
+    device: torch.device,
+    watcher: Watcher,
+    stop_step: int | None = None,
+    *,
+    n_devices: int = 1,
+    n_nodes: int = 1,
+) -> Run:
     """Start a run in `folder` and train until `stop_step` (None: `train.n_steps`).
 
-    Raises `UsageError` if a run is there already, `CodecctlError` if the prepared data is missing, `Interrupted` after
-    SIGINT or SIGTERM, when the state has been saved.
+    Raises `UsageError` if a run is there already, `CodecctlError` if the prepared data or the teacher is missing or
+    too much goes wrong, `Interrupted` after SIGINT or SIGTERM, when the state has been saved.
     """
-    crops = _open_crops(config)
     run = Run(folder)
-    run.create(config)
-    state = start_state(config, device)
-    _go(state, config, run, crops, watcher, stop_step)
+    fabric = make_fabric(config, device, n_devices, n_nodes)
+    crops = _open_crops(config)
+    if fabric.is_global_zero:
+        run.create(config)
+    fabric.barrier()
+    trainer = _Trainer(config, run, crops, fabric, watcher)
+    start_codebooks(trainer.state, config, crops)
+    trainer.go(stop_step)
     return run
 
 
 def resume(
-    folder: Path, device: torch.device, watcher: Watcher, stop_step: int | None = None, data: str | None = None
+    folder: Path,
+    device: torch.device,
+    watcher: Watcher,
+    stop_step: int | None = None,
+    data: str | None = None,
+    *,
+    n_devices: int = 1,
+    n_nodes: int = 1,
 ) -> Run:
     """Go on from the last checkpoint of a run as if it had never stopped. `data`: where the prepared data lies now.
 
-    Raises `UsageError` if there is nothing left to do up to `stop_step`, and what `train` raises.
+    Raises `UsageError` if there is nothing left to do up to `stop_step`, `CodecctlError` if the checkpoint misses a
+    key or has a foreign one, and what `train` raises.
     """
     run = Run(folder)
-    if not run.last.exists():
-        raise CodecctlError(f"{run.last}: no such file; start the run with `codecctl train --run {folder}`")
-    state, config = load_state(run.last, device)
+    content, config = read_run_config(run)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
-    if state.step >= (stop_step or config.train.n_steps):
-        raise UsageError(f"{run.last}: is at step {state.step} already; give more with --steps")
-    _go(state, config, run, _open_crops(config), watcher, stop_step)
+    if content["step"] >= (stop_step or config.train.n_steps):
+        raise UsageError(f"{run.last}: is at step {content['step']} already; give more with --steps")
+    fabric = make_fabric(config, device, n_devices, n_nodes)
+    trainer = _Trainer(config, run, _open_crops(config), fabric, watcher)
+    load_state(trainer.state, content, run.last)
+    trainer.watcher.restored(restored(trainer.state, content, trainer.steps_per_epoch))
+    trainer.go(stop_step)
     return run
 
 
-def _go(state: TrainState, config: Config, run: Run, crops: Crops, watcher: Watcher, stop_step: int | None) -> None:
-    settings, device = config.train, next(state.codec.parameters()).device
-    stop_step = stop_step or settings.n_steps
-    losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(device)
-    validation = ValidationSet.open(config.data.path, config.validation.n_utterances)
-    watcher.started(run, state, config, stop_step, crops.n_samples / _batch_samples(config))
-    if state.step == 0:
-        start_codebooks(state, config, crops)
+class _Trainer:
+    """One run on its devices."""
 
-    counter = CodebookCounter(config.model.quantizer.codebook_sizes)
-    clock = _Clock(_batch_samples(config) / config.model.sample_rate)
-    with StopSignals() as signals, RunLog(run, state.step, config.model.sample_rate) as log:
-        for audio in _batches(crops, config, state.step, stop_step):
-            result = train_step(state, audio.to(device, non_blocking=True), losses, config)
-            counter.update(result.codes)
-            watcher.stepped(state.step, result, clock.tick())
-            if _due(state.step, settings.log_every_steps, stop_step):
-                log.write(state.step, "train", _numbers(result, clock.speed), counter.stats())
-                counter.reset()
-            if _due(state.step, settings.validate_every_steps, stop_step):
-                _validate(state, config, validation, run, log, watcher)
-            if _due(state.step, settings.checkpoint_every_steps, stop_step) or signals.received:
-                save_state(state, config, run.last)
-            if signals.received:
-                raise Interrupted(
-                    f"stopped after step {state.step}, saved; `codecctl resume {run.folder}` goes on", signals.received
+    def __init__(self, config: Config, run: Run, crops: Crops, fabric: Fabric, watcher: Watcher) -> None:
+        self.config, self.run, self.crops, self.fabric = config, run, crops, fabric
+        self.watcher = watcher if fabric.is_global_zero else Watcher()
+        teacher = Teacher.load(config.train.semantic, config.model) if config.loss.semantic_weight else None
+        head = SemanticHead(config.model.transformer.width, teacher.width) if teacher else None
+        self.state = start_state(config, fabric.device, head, self.steps_per_epoch)
+        self.machine = assemble(self.state, config, fabric, teacher)
+        self._n_alarms: Counter[int] = Counter()  # of each book, in a row
+
+    @property
+    def steps_per_epoch(self) -> float:
+        return self.crops.n_samples / self.step_samples
+
+    @property
+    def step_samples(self) -> int:
+        """Of audio that a step sees on all ranks."""
+        settings = self.config.train
+        return settings.batch_size * settings.accumulate * segment_samples(self.config) * self.fabric.world_size
+
+    def go(self, stop_step: int | None) -> None:
+        """Train until `stop_step` or a signal."""
+        state, settings = self.state, self.config.train
+        stop_step = stop_step or settings.n_steps
+        self.watcher.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
+        validation = ValidationSet.open(self.config.data.path, self.config.validation.n_utterances)
+        counter = CodebookCounter(self.config.model.quantizer.codebook_sizes)
+        clock = _Clock(self.step_samples / self.config.model.sample_rate)
+        n_skipped = 0
+        with StopSignals() as signals, self._open_log() as log:
+            while state.step < stop_step:
+                for batches in self._batches(state.step, stop_step):
+                    result = train_step(state, batches, self.machine, self.config)
+                    counter.update(result.codes)
+                    self.watcher.stepped(state.step, result, clock.tick())
+                    n_skipped = n_skipped + 1 if result.skipped else 0
+                    if result.skipped:
+                        self.watcher.warned(state.step, "the gradient is not finite: this step taught nothing")
+                    if n_skipped >= settings.roll_back_after:
+                        self._roll_back()
+                        n_skipped = 0
+                        break
+                    if _due(state.step, settings.log_every_steps, stop_step):
+                        log.write(state.step, "train", _numbers(result, clock.speed), counter.stats())
+                        self._watch_books(counter.stats())
+                        counter.reset()
+                    if _due(state.step, settings.validate_every_steps, stop_step):
+                        self._validate(validation, log)
+                    stop = self._any_rank(signals.received)
+                    if _due(state.step, settings.checkpoint_every_steps, stop_step) or stop:
+                        self._save()
+                    if stop:
+                        message = f"stopped after step {state.step}, saved; `codecctl resume {self.run.folder}` goes on"
+                        raise Interrupted(message, stop)
+
+    def _batches(self, first_step: int, stop_step: int) -> Iterator[list[Tensor]]:
+        """This rank's crops of each step: `accumulate` batches [B, 1, L] on the device."""
+        settings, fabric = self.config.train, self.fabric
+        pin = fabric.device.type == "cuda"
+
+        def cut(step: int) -> Tensor:
+            n_crops = settings.batch_size * settings.accumulate
+            audio = self.crops.batch(step, n_crops, fabric.global_rank, fabric.world_size)
+            return audio.pin_memory() if pin else audio
+
+        with Prefetcher(cut, first_step, self.config.data.n_workers) as prefetched:
+            for step, audio in prefetched:
+                yield [part.to(fabric.device, non_blocking=True) for part in audio.chunk(settings.accumulate)]
+                if step + 1 >= stop_step:
+                    return
+
+    def _validate(self, validation: ValidationSet, log: RunLog) -> None:
+        """Score the average, let TensorBoard keep some of what it says, and keep it if it is the best so far."""
+        state = self.state
+        if self.fabric.is_global_zero:
+            scores = validation.score(state.ema)
+            log.write(state.step, "validation", scores.values, scores.books)
+            for recording in validation.recordings[:_N_LISTENED]:
+                original = next(recording.pieces(self.config.model.sample_rate))
+                log.audio(state.step, f"{recording.id}/decoded", _through(state.ema, original))
+                if state.step <= self.config.train.validate_every_steps:
+                    log.audio(state.step, f"{recording.id}/original", original)
+            improved = scores.values["mel_distance"] < state.best_score
+            if improved:
+                state.best_score = scores.values["mel_distance"]
+                self._try_to_write(lambda: save_state(state, self.config, self.run.best, self.fabric.world_size))
+            self.watcher.validated(state.step, scores, improved)
+        state.best_score = self.fabric.broadcast(state.best_score)
+
+    def _save(self) -> None:
+        if self.fabric.is_global_zero:
+            self._try_to_write(lambda: save_last(self.run, self.state, self.config, self.fabric.world_size))
+        self.fabric.barrier()
+
+    def _try_to_write(self, write: Callable[[], None]) -> None:
+        """A full disk must not end the run: the old file stays, and the next save may find room."""
+        try:
+            write()
+        except OSError as error:
+            self.watcher.warned(self.state.step, f"NOT SAVED: {error.strerror}; the last checkpoint stays")
+
+    def _roll_back(self) -> None:
+        """Take up the last checkpoint again, at half the learning rates."""
+        config, state = self.config, self.state
+        n_rollbacks = state.n_rollbacks + 1
+        if not self.run.last.exists() or n_rollbacks > config.train.max_rollbacks:
+            raise CodecctlError(
+                f"{self.run.folder}: gradients stay infinite at step {state.step} after {n_rollbacks - 1} roll-backs; "
+                "look at the losses in metrics.jsonl, lower train.learning_rate, or check the data"
+            )
+        load_state(state, read_checkpoint(self.run.last), self.run.last)
+        state.n_rollbacks, state.rate_factor = n_rollbacks, 0.5**n_rollbacks
+        self.watcher.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
+
+    def _watch_books(self, books: Sequence[BookStats]) -> None:
+        """An alarm for each book that hardly codes anything; a stop when one stays so."""
+        settings = self.config.train
+        for k, book in enumerate(books, start=1):
+            share = book.perplexity / max(1, min(book.codebook_size, book.n_codes))
+            self._n_alarms[k] = self._n_alarms[k] + 1 if book.n_codes and share < settings.min_perplexity else 0
+            if self._n_alarms[k] == _ALARM_AFTER:
+                self.watcher.warned(self.state.step, f"book {k} collapses: perplexity {book.perplexity:.1f}")
+            if self._n_alarms[k] >= settings.stop_after_alarms:
+                self._save()
+                raise CodecctlError(
+                    f"{self.run.folder}: book {k} has collapsed (perplexity {book.perplexity:.1f} of "
+                    f"{book.codebook_size}) for {self._n_alarms[k]} logs; saved at step {self.state.step}; try a lower "
+                    "train.learning_rate or model.quantizer.ema_decay"
                 )
+
+    def _any_rank(self, received: int | None) -> int:
+        """The signal that any rank received, or 0: all ranks must leave after the same step."""
+        if self.fabric.world_size == 1:
+            return received or 0
+        flag = torch.tensor(received or 0, device=self.fabric.device)
+        return int(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="max")))
+
+    def _open_log(self) -> RunLog:
+        if not self.fabric.is_global_zero:
+            return NoLog()
+        return RunLog(self.run, self.state.step, self.config.model.sample_rate)
 
 
 def start_codebooks(state: TrainState, config: Config, crops: Crops) -> None:
-    """k-means on latents of the first crops, before the first step."""
-    device = next(state.codec.parameters()).device
+    """k-means on latents of crops, before the first step; every rank computes the same, whatever its batch size."""
     n_frames = config.train.kmeans_vectors
-    latents: list[Tensor] = []
+    n_crops = -(-n_frames * config.model.hop_length // crops.segment_samples)
     with torch.no_grad():
-        for audio in _batches(crops, config, 0, config.train.n_steps):
-            latents.append(state.codec.encoder(audio.to(device)).mT.flatten(0, 1))  # [B x T, D]
-            if sum(map(len, latents)) >= n_frames:
-                break
+        latents = [
+            state.codec.encoder(audio.to(state.device)).mT.flatten(0, 1)  # [B x T, D]
+            for audio in crops.batch(0, n_crops).split(config.train.batch_size)
+        ]
     state.codec.quantizer.fit(torch.cat(latents)[:n_frames], step_generator(config.train.seed, 0, _KMEANS))
+    state.ema.quantizer.load_state_dict(state.codec.quantizer.state_dict())
 
 
-def _batches(crops: Crops, config: Config, first_step: int, stop_step: int) -> Iterator[Tensor]:
-    """The crops [B, 1, L] of each step from `first_step` to `stop_step`."""
-
-    def cut(step: int) -> Tensor:
-        return crops.batch(step, config.train.batch_size)
-
-    with Prefetcher(cut, first_step, config.data.n_workers) as batches:
-        for step, audio in batches:
-            yield audio
-            if step + 1 >= stop_step:
-                return
+def segment_samples(config: Config) -> int:
+    """The crop's length in whole frames."""
+    return max(1, round(config.data.segment_seconds * config.model.frame_rate)) * config.model.hop_length
 
 
-def _validate(
-    state: TrainState, config: Config, validation: ValidationSet, run: Run, log: RunLog, watcher: Watcher
-) -> None:
-    """Score the codec, let TensorBoard keep some of what it says, and keep it if it is the best so far."""
-    scores = validation.score(state.codec)
-    log.write(state.step, "validation", scores.values, scores.books)
-    for recording in validation.recordings[:_N_LISTENED]:
-        original, decoded = _through(state.codec, next(recording.pieces(config.model.sample_rate)))
-        log.audio(state.step, f"{recording.id}/decoded", decoded)
-        if state.step <= config.train.validate_every_steps:
-            log.audio(state.step, f"{recording.id}/original", original)
-    improved = scores.values["mel_distance"] < state.best_score
-    if improved:
-        state.best_score = scores.values["mel_distance"]
-        save_state(state, config, run.best)
-    watcher.validated(state.step, scores, improved)
+def _open_crops(config: Config) -> Crops:
+    return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data)
 
 
 @torch.inference_mode()
-def _through(codec: Codec, audio: Tensor) -> tuple[Tensor, Tensor]:
-    """[1, L] -> itself and what the codec makes of it, both [1, L] on the CPU."""
+def _through(codec: Codec, audio: Tensor) -> Tensor:
+    """[1, L] -> what the codec makes of it, [1, L] on the CPU."""
     device = next(codec.parameters()).device
-    return audio, codec(audio.to(device)[None]).audio[0].cpu()
+    decoded: Tensor = codec(audio.to(device)[None]).audio[0].cpu()
+    return decoded
 
 
 def _due(step: int, every: int, stop_step: int) -> bool:
     return step % every == 0 or step == stop_step
 
 
-def _open_crops(config: Config) -> Crops:
-    return Crops(config.data.path, "train", _segment_samples(config), config.train.seed, config.data)
-
-
-def _segment_samples(config: Config) -> int:
-    """The crop's length in whole frames."""
-    hop_length = config.model.hop_length
-    return max(1, round(config.data.segment_seconds * config.model.frame_rate)) * hop_length
-
-
-def _batch_samples(config: Config) -> int:
-    return config.train.batch_size * _segment_samples(config)
-
-
 def _numbers(result: StepResult, speed: float) -> dict[str, float]:
-    """What a line of the log holds of a step."""
-    return {
-        "total_loss": float(result.total),
-        **{f"{name}_loss": float(value) for name, value in result.losses.items()},
-        "gradient_norm": float(result.gradient_norm),
-        "learning_rate": result.learning_rate,
-        "audio_seconds_per_second": speed,
-    }
+    """What a line of the log holds of a step: each loss, its weight and its share of the total."""
+    total = float(result.total)
+    numbers = {"total_loss": total}
+    for name, value in result.losses.items():
+        numbers[f"{name}_loss"] = float(value)
+        if name in result.weights:
+            numbers[f"{name}_weight"] = result.weights[name]
+            numbers[f"{name}_share"] = float(value) * result.weights[name] / total if total else math.nan
+    numbers["gradient_norm"] = float(result.gradient_norm)
+    if result.discriminator_gradient_norm is not None:
+        numbers["discriminator_gradient_norm"] = float(result.discriminator_gradient_norm)
+    return {**numbers, "learning_rate": result.learning_rate, "audio_seconds_per_second": speed}
 
 
 class _Clock:

@@ -10,7 +10,7 @@ from codecctl.audio.spectrum import MelSpectrogram, Stft
 from codecctl.config.schema import LossConfig
 
 _FLOOR = 1e-5  # of magnitudes, under their logarithm
-_QUIET = 1e-3  # RMS magnitude, -60 dB of full scale
+_QUIET = 1e-2  # RMS magnitude, -40 dB of full scale
 
 
 class ReconstructionLosses(nn.Module):
@@ -40,11 +40,6 @@ class ReconstructionLosses(nn.Module):
             if self.config.mel_weight:
                 losses["mel"] = _mean([_log_distance(mel(reference), mel(decoded)) for mel in self.mels])
             return losses
-
-
-def weight_of(config: LossConfig, name: str) -> float:
-    """The weight of the loss `name`."""
-    return float(getattr(config, f"{name}_weight"))
 
 
 def _spectral(reference: Tensor, decoded: Tensor) -> Tensor:

@@ -1,65 +1,96 @@
-"""Everything that a resumed run needs, in one place."""
+"""Everything that changes while a run goes on, in one place: what a checkpoint must hold."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
+from codecctl.train.discriminators import Discriminators
+from codecctl.train.generator import Generator
+
+_EMA_START = 10  # the average follows fast at first: after n updates it reaches back over about n / 10 + 10
 
 
 @dataclass
 class TrainState:
-    """What changes while a run goes on. Randomness and the place in the data follow from (seed, step)."""
+    """Randomness and the place in the data follow from (seed, step) and need no state."""
 
-    codec: Codec
+    generator: Generator
+    ema: Codec  # the running average of the generator's codec: what is validated and exported
     optimizer: torch.optim.Optimizer
-    step: int = 0  # updates done
+    discriminators: Discriminators | None
+    discriminator_optimizer: torch.optim.Optimizer | None
+    adversarial_step: int  # where the codec begins to hear the discriminators
+    step: int = 0  # updates done, skipped ones included
     best_score: float = math.inf  # lowest mel distance of a validation so far
+    rate_factor: float = 1.0  # of the learning rates, halved by each roll-back
+    n_rollbacks: int = 0
 
-    def to_checkpoint(self) -> dict[str, Any]:
-        return {
-            "model": self.codec.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "step": self.step,
-            "best_score": self.best_score,
-        }
+    @property
+    def codec(self) -> Codec:
+        """The codec that learns."""
+        return self.generator.codec
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.generator.parameters()).device
 
 
-def start_state(config: Config, device: torch.device) -> TrainState:
-    """A new codec, its weights drawn from the seed, on `device`."""
+def start_state(
+    config: Config, device: torch.device, semantic_head: nn.Module | None = None, steps_per_epoch: float = math.inf
+) -> TrainState:
+    """New networks, drawn from the seed, on `device`. `steps_per_epoch` fixes the step at which adversaries start."""
+    settings = config.train
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same start on every device
-        torch.manual_seed(config.train.seed)
+        torch.manual_seed(settings.seed)
         codec = Codec(config.model)
-    codec.to(device).train()
-    return TrainState(codec, make_optimizer(codec, config.train))
+        discriminators = Discriminators(settings.adversarial) if config.loss.is_adversarial else None
+    for part in settings.freeze:
+        getattr(codec, part).requires_grad_(False)
+    generator = Generator(codec, semantic_head).to(device).train()
+    optimizer = make_optimizer(generator, settings, settings.learning_rate)
+    discriminator_optimizer = None
+    if discriminators is not None:
+        discriminators.to(device).train()
+        discriminator_optimizer = make_optimizer(discriminators, settings, settings.adversarial.learning_rate)
+    start = settings.adversarial.start_epoch * steps_per_epoch
+    adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
+    ema = copy.deepcopy(codec).requires_grad_(False).eval()
+    return TrainState(generator, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
 
 
-def make_optimizer(module: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """AdamW; weight decay on matrices and kernels, not on scales, biases and Snake's frequencies."""
-    is_matrix = {name: parameter.numel() > parameter.shape[0] for name, parameter in module.named_parameters()}
-    groups = [
-        {
-            "params": [p for name, p in module.named_parameters() if is_matrix[name]],
-            "weight_decay": config.weight_decay,
-        },
-        {"params": [p for name, p in module.named_parameters() if not is_matrix[name]], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=config.betas)
+def make_optimizer(module: nn.Module, config: TrainConfig, rate: float) -> torch.optim.Optimizer:
+    """AdamW over what is not frozen; weight decay on matrices and kernels, not on scales, biases and Snake's
+    frequencies."""
+    learning = [p for p in module.parameters() if p.requires_grad]
+    matrices = [p for p in learning if p.numel() > p.shape[0]]
+    others = [p for p in learning if p.numel() == p.shape[0]]
+    groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    fused = next(module.parameters()).device.type == "cuda"
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=config.betas, fused=fused)
 
 
-def learning_rate(config: TrainConfig, step: int) -> float:
-    """At update `step`, from 0: a linear rise, then half a cosine down to `final_learning_rate` at `n_steps`."""
+@torch.no_grad()
+def follow(state: TrainState, decay: float) -> None:
+    """Move the average towards the codec: weights and codebooks alike, so that they stay of one age."""
+    decay = min(decay, (1 + state.step) / (_EMA_START + state.step))
+    average, current = state.ema.state_dict(), state.codec.state_dict()
+    torch._foreach_lerp_([*average.values()], [*current.values()], 1 - decay)
+
+
+def schedule(config: TrainConfig, step: int) -> float:
+    """The share of the peak learning rate at update `step`, from 0: a linear rise, then half a cosine down to
+    `final_rate_share` at `n_steps`."""
     if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
+        return (step + 1) / config.warmup_steps
     done = min(1.0, (step - config.warmup_steps) / max(1, config.n_steps - config.warmup_steps))
-    cosine = 0.5 * (1 + math.cos(math.pi * done))
-    return config.final_learning_rate + (config.learning_rate - config.final_learning_rate) * cosine
+    return config.final_rate_share + (1 - config.final_rate_share) * 0.5 * (1 + math.cos(math.pi * done))
 
 
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:

@@ -1,55 +1,200 @@
-"""One update of the codec."""
+"""One update of the codec and, when their time has come, of the discriminators."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
-from torch import Tensor
+from lightning_fabric import Fabric
+from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
+from torch import Tensor, nn
 
 from codecctl.config.schema import Config
-from codecctl.train.losses import ReconstructionLosses, weight_of
-from codecctl.train.state import TrainState, learning_rate, step_generator
+from codecctl.train.discriminators import (
+    Discriminators,
+    adversarial_loss,
+    discriminator_loss,
+    feature_loss,
+    frozen,
+)
+from codecctl.train.generator import Generated
+from codecctl.train.losses import ReconstructionLosses
+from codecctl.train.state import TrainState, follow, schedule, step_generator
+from codecctl.train.teacher import Teacher, semantic_loss
 
 _DROPOUT, _REVIVAL = 0, 1  # purposes of a step's randomness
+_ADVERSARIAL = {"adversarial", "feature"}
+
+
+@dataclass(frozen=True)
+class Adversary:
+    """The discriminators as they learn and, unwrapped, as the codec hears them."""
+
+    discriminators: Discriminators
+    wrapped: _FabricModule
+    optimizer: _FabricOptimizer
+
+
+@dataclass(frozen=True)
+class Machinery:
+    """What carries a `TrainState` over the devices, and what judges it; nothing here is saved."""
+
+    fabric: Fabric
+    generator: _FabricModule
+    optimizer: _FabricOptimizer
+    adversary: Adversary | None
+    losses: ReconstructionLosses
+    teacher: Teacher | None
+
+
+def assemble(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher | None) -> Machinery:
+    """The state's networks and optimisers, wrapped for the devices of `fabric`."""
+
+    def whole(module: nn.Module) -> nn.Module:
+        return cast(nn.Module, torch.compile(module)) if config.train.compile else module
+
+    generator, optimizer = fabric.setup(whole(state.generator), state.optimizer)
+    adversary = None
+    if state.discriminators is not None and state.discriminator_optimizer is not None:
+        wrapped = fabric.setup(whole(state.discriminators), state.discriminator_optimizer)
+        adversary = Adversary(state.discriminators, *wrapped)
+    losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(fabric.device)
+    return Machinery(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device))
 
 
 @dataclass(frozen=True)
 class StepResult:
-    losses: dict[str, Tensor]  # unweighted, by name, detached
-    total: Tensor  # their weighted sum
+    losses: dict[str, Tensor]  # unweighted, by name, detached; the discriminators' own is `discriminator`
+    weights: dict[str, float]  # in force at this step, of the losses that the codec minimises
     gradient_norm: Tensor  # before clipping
+    discriminator_gradient_norm: Tensor | None
     learning_rate: float
     codes: Tensor  # [B, K, T]
+    skipped: bool  # the gradient was not finite: nothing has learned
+
+    @property
+    def total(self) -> Tensor:
+        """What the codec minimises."""
+        return torch.stack([self.losses[name] * weight for name, weight in self.weights.items()]).sum()
 
 
-def train_step(state: TrainState, audio: Tensor, losses: ReconstructionLosses, config: Config) -> StepResult:
-    """One update from crops [B, 1, L] on the codec's device; `state` moves one step on."""
-    rate = learning_rate(config.train, state.step)
+def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> StepResult:
+    """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on."""
+    rate = _set_rates(state, config)
+    weights = loss_weights(config, state.step, state.adversarial_step)
+    n_quantizers = draw_n_quantizers(config, state.step, len(batches) * len(batches[0]), machine.fabric)
+    outputs, values = [], []
+    adversary = machine.adversary if state.step >= first_discriminator_step(state, config) else None
+    machine.optimizer.zero_grad()
+    if adversary is not None:
+        adversary.optimizer.zero_grad()
+    for i, (audio, n) in enumerate(zip(batches, n_quantizers.to(batches[0].device).chunk(len(batches)), strict=True)):
+        is_last = i + 1 == len(batches)
+        output, losses = _backward(audio, n, weights, machine, adversary, config, 1 / len(batches), is_last)
+        outputs.append(output)
+        values.append(losses)
+
+    norm = _clip(state.generator, config)
+    discriminator_norm = _clip(adversary.discriminators, config) if adversary is not None else None
+    # After the ranks have shared their gradients the norms are the same on all: so is the decision.
+    skipped = not all(bool(n.isfinite()) for n in (norm, discriminator_norm) if n is not None)
+    codes = torch.cat([output.codes for output in outputs])
+    if not skipped:
+        machine.optimizer.step()
+        if adversary is not None:
+            adversary.optimizer.step()
+        if "quantizer" not in config.train.freeze:
+            latents = torch.cat([output.latents.detach() for output in outputs])
+            revival = step_generator(config.train.seed, state.step, _REVIVAL)
+            state.codec.quantizer.update(latents, codes, n_quantizers.to(codes.device), revival)
+        follow(state, config.train.ema_decay)
+    state.step += 1
+    mean = {name: torch.stack([losses[name].detach() for losses in values]).mean() for name in values[0]}
+    return StepResult(mean, weights, norm, discriminator_norm, rate, codes, skipped)
+
+
+def _clip(module: nn.Module, config: Config) -> Tensor:
+    """The norm of the gradient before it was clipped."""
+    return nn.utils.clip_grad_norm_(module.parameters(), config.train.gradient_clip)
+
+
+def loss_weights(config: Config, step: int, adversarial_step: int) -> dict[str, float]:
+    """The weight of each loss that counts at this step; the adversaries' rise along their ramp."""
+    weights = {name: value for name, value in config.loss.weights.items() if value}
+    ramp = (step + 1 - adversarial_step) / max(1, config.train.adversarial.ramp_steps)
+    for name in _ADVERSARIAL & weights.keys():
+        weights[name] *= min(1.0, ramp)
+    return {name: weight for name, weight in weights.items() if weight > 0}
+
+
+def draw_n_quantizers(config: Config, step: int, batch_size: int, fabric: Fabric) -> Tensor:
+    """[B] for this rank: all books; for a share `quantizer_dropout` of the crops 1 to all, evenly drawn (Kumar et al.
+    2023, 3.2). Drawn for all ranks at once: two ranks of half the crops see what one rank would."""
+    generator = step_generator(config.train.seed, step, _DROPOUT)
+    n_codebooks, n_crops = config.model.n_codebooks, batch_size * fabric.world_size
+    drawn = torch.randint(1, n_codebooks + 1, (n_crops,), generator=generator)
+    dropped = torch.rand(n_crops, generator=generator) < config.model.quantizer.quantizer_dropout
+    return torch.where(dropped, drawn, n_codebooks).chunk(fabric.world_size)[fabric.global_rank]
+
+
+def _set_rates(state: TrainState, config: Config) -> float:
+    """Both learning rates of this step; returns the generator's."""
+    share = schedule(config.train, state.step) * state.rate_factor
+    rate = config.train.learning_rate * share
     for group in state.optimizer.param_groups:
         group["lr"] = rate
-    n_quantizers = draw_n_quantizers(config, state.step, len(audio)).to(audio.device)
-
-    with torch.autocast(audio.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-        output = state.codec(audio, n_quantizers)
-    values = {**losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
-    total = torch.stack([weight_of(config.loss, name) * value for name, value in values.items()]).sum()
-
-    state.optimizer.zero_grad(set_to_none=True)
-    total.backward()  # type: ignore[no-untyped-call]
-    norm = torch.nn.utils.clip_grad_norm_(state.codec.parameters(), config.train.gradient_clip)
-    state.optimizer.step()
-    revival = step_generator(config.train.seed, state.step, _REVIVAL)
-    state.codec.quantizer.update(output.latents.detach(), output.codes, n_quantizers, revival)
-    state.step += 1
-    detached = {name: value.detach() for name, value in values.items()}
-    return StepResult(detached, total.detach(), norm, rate, output.codes)
+    if state.discriminator_optimizer is not None:
+        for group in state.discriminator_optimizer.param_groups:
+            group["lr"] = config.train.adversarial.learning_rate * share
+    return rate
 
 
-def draw_n_quantizers(config: Config, step: int, batch_size: int) -> Tensor:
-    """[B]: all books; for a share `quantizer_dropout` of the crops 1 to all, evenly drawn (Kumar et al. 2023, 3.2)."""
-    generator = step_generator(config.train.seed, step, _DROPOUT)
-    n_codebooks = config.model.n_codebooks
-    drawn = torch.randint(1, n_codebooks + 1, (batch_size,), generator=generator)
-    dropped = torch.rand(batch_size, generator=generator) < config.model.quantizer.quantizer_dropout
-    return torch.where(dropped, drawn, n_codebooks)
+def _backward(
+    audio: Tensor,
+    n_quantizers: Tensor,
+    weights: dict[str, float],
+    machine: Machinery,
+    adversary: Adversary | None,
+    config: Config,
+    share: float,
+    is_last: bool,
+) -> tuple[Generated, dict[str, Tensor]]:
+    """Add the gradients of some crops, times `share`, to both networks; the losses are unweighted. Ranks share their
+    gradients when `is_last`."""
+    fabric = machine.fabric
+    with fabric.no_backward_sync(machine.generator, enabled=not is_last):
+        output = Generated(*machine.generator(audio, n_quantizers))
+        losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
+        if machine.teacher is not None and output.semantics is not None:
+            losses["semantic"] = semantic_loss(output.semantics, machine.teacher(audio), config.train.semantic.axis)
+        if adversary is not None:
+            with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
+                losses["discriminator"] = _teach(audio, output.audio, adversary.wrapped, fabric, share)
+            if _ADVERSARIAL & weights.keys():
+                losses |= _hear(audio, output.audio, adversary.discriminators, fabric)
+        total = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
+        fabric.backward(total * share)
+    return output, losses
+
+
+def first_discriminator_step(state: TrainState, config: Config) -> int:
+    """Where the discriminators begin to learn: `warmup_steps` before the codec hears them."""
+    return state.adversarial_step - config.train.adversarial.warmup_steps
+
+
+def _teach(audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fabric, share: float) -> Tensor:
+    """Add their gradient, from decoded audio that hands none on to the codec."""
+    loss = discriminator_loss(discriminators(audio), discriminators(decoded.detach()))
+    fabric.backward(loss * share)
+    return loss
+
+
+def _hear(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric: Fabric) -> dict[str, Tensor]:
+    """Their parameters are frozen meanwhile: nothing of the codec's gradient stays in them."""
+    with frozen(discriminators), fabric.autocast():
+        with torch.no_grad():
+            real = discriminators(audio)
+        fake = discriminators(decoded)
+    return {"adversarial": adversarial_loss(fake), "feature": feature_loss(real, fake)}

@@ -154,3 +154,10 @@ def test_here_is_a_source_like_any_other(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path / "raw")
     (one,) = prepared(Path("."), tmp_path / "out").values()
     assert (one.id, one.source, one.speaker) == ("raw/ann/a", "ann/a.wav", "ann")
+
+
+def test_half_a_download_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / ".lease-1").touch()
+    soundfile.write(tmp_path / "a.wav", noise(1), 16_000)
+    with pytest.raises(CodecctlError, match="its download is not finished"):
+        read_source(tmp_path, "x")

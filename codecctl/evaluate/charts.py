@@ -1,0 +1,155 @@
+"""Charts as inline SVG and spectrograms as PNG, for the report: drawn here, so that the page needs no library."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from codecctl.audio.files import Audio
+from codecctl.audio.spectrum import Stft
+
+_WIDTH, _HEIGHT = 340, 210
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 34
+_RANGE_DB = 80  # of a spectrogram, below the loudest point of the original
+_COLOURS = np.array([[4, 4, 20], [70, 20, 100], [170, 50, 90], [240, 120, 40], [250, 220, 120], [255, 255, 240]])
+
+
+@dataclass(frozen=True)
+class Point:
+    x: float
+    y: float
+    label: str
+    low: float = math.nan
+    high: float = math.nan
+
+
+def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: Point | None) -> str:
+    """A metric over the true bitrate: our curve over books with its interval, Opus, and the quantizer switched off."""
+    points = [*ours, *opus, *([level] if level else [])]
+    ys = [v for p in points for v in (p.y, p.low, p.high) if not math.isnan(v)]
+    across = _Axis(0.0, 1.05 * max([p.x for p in (*ours, *opus)], default=1.0), _LEFT, _WIDTH - _RIGHT)
+    up = _Axis(*_with_margin(min(ys, default=0), max(ys, default=1)), _HEIGHT - _BOTTOM, _TOP)
+    parts = [_frame(across, up, "kbps")]
+    band = [p for p in ours if not math.isnan(p.low)]
+    if len(band) > 1:
+        edge = [(p.x, p.low) for p in band] + [(p.x, p.high) for p in reversed(band)]
+        parts.append(f'<polygon class="ours-band" points="{_places(edge, across, up)}"/>')
+    if level is not None and not math.isnan(level.y):
+        height = up.at(level.y)
+        parts.append(f'<line class="rest" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
+        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end">{escape(level.label)}</text>')
+    for kind, line in (("opus", opus), ("ours", ours)):
+        known = [p for p in line if not math.isnan(p.y)]
+        parts.append(f'<polyline class="{kind}" points="{_places([(p.x, p.y) for p in known], across, up)}"/>')
+        for p in known:
+            x, y = across.at(p.x), up.at(p.y)
+            parts.append(
+                f'<circle class="{kind}-dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
+                f"<title>{escape(p.label)}: {p.y:.3g} at {p.x:.2f} kbps</title></circle>"
+            )
+    told = "; ".join(f"{p.label}: {p.y:.3g} at {p.x:.2f} kbps" for p in (*ours, *opus) if not math.isnan(p.y))
+    return _svg(f"{title} over bitrate. {told}", parts)
+
+
+def histogram(title: str, hits: NDArray[np.int64]) -> str:
+    """How often each codeword of a book was chosen, the most frequent first; the height is logarithmic."""
+    falling = np.sort(hits)[::-1].astype(np.float64)
+    n_columns = min(len(falling), _WIDTH - _LEFT - _RIGHT)
+    columns = np.array([part.mean() for part in np.array_split(falling, n_columns)])
+    across = _Axis(0, len(falling), _LEFT, _WIDTH - _RIGHT)
+    up = _Axis(0, max(1.0, math.log10(1 + columns.max())), _HEIGHT - _BOTTOM, _TOP)
+    width = len(falling) / n_columns
+    outline = [(0.0, 0.0)]
+    for i, height in enumerate(np.log10(1 + columns)):
+        outline += [(i * width, float(height)), ((i + 1) * width, float(height))]
+    outline.append((float(len(falling)), 0.0))
+    ticks = [
+        (math.log10(1 + n), f"{n:g}") for n in (0, 9, 99, 999, 9999, 99999, 999999) if math.log10(1 + n) <= up.high
+    ]
+    parts = [
+        _frame(across, up, "codewords by rank", ticks),
+        f'<polygon class="bars" points="{_places(outline, across, up)}"/>',
+    ]
+    return _svg(title, parts)
+
+
+def spectrogram_png(audio: Audio, loudest: float | None = None) -> tuple[str, float]:
+    """[L] -> a PNG as a data URI, time to the right, 0 to Nyquist upwards, and the power of the loudest point.
+
+    `loudest` is what the brightest colour stands for, so that pictures can be compared.
+    """
+    power = Stft(512)(torch.from_numpy(np.ascontiguousarray(audio))[None])[0].abs().square().numpy()
+    loudest = float(power.max()) if loudest is None else loudest
+    level = 10 * np.log10(np.maximum(power, 1e-20) / max(loudest, 1e-20))
+    shade = np.clip((level / _RANGE_DB + 1) * 255, 0, 255).astype(np.uint8)[::-1]
+    return f"data:image/png;base64,{base64.b64encode(_png(shade)).decode()}", loudest
+
+
+@dataclass(frozen=True)
+class _Axis:
+    low: float
+    high: float
+    first: float  # pixel of `low`
+    last: float
+
+    def at(self, value: float) -> float:
+        return self.first + (value - self.low) / (self.high - self.low) * (self.last - self.first)
+
+    def ticks(self) -> list[tuple[float, str]]:
+        rough = (self.high - self.low) / 4
+        scale = 10 ** math.floor(math.log10(rough))
+        step = scale * min((1, 2, 5, 10), key=lambda s: abs(s - rough / scale))
+        first = math.ceil(self.low / step)
+        return [(i * step, f"{i * step:g}") for i in range(first, math.floor(self.high / step) + 1)]
+
+
+def _with_margin(low: float, high: float) -> tuple[float, float]:
+    margin = 0.08 * (high - low) or 0.5
+    return low - margin, high + margin
+
+
+def _places(points: Sequence[tuple[float, float]], across: _Axis, up: _Axis) -> str:
+    return " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in points)
+
+
+def _frame(across: _Axis, up: _Axis, x_label: str, y_ticks: list[tuple[float, str]] | None = None) -> str:
+    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>']
+    for value, text in across.ticks():
+        parts.append(
+            f'<text x="{across.at(value):.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle">{text}</text>'
+        )
+    for value, text in y_ticks or up.ticks():
+        parts.append(f'<text x="{_LEFT - 5}" y="{up.at(value) + 4:.1f}" text-anchor="end">{text}</text>')
+    middle = (_LEFT + _WIDTH - _RIGHT) / 2
+    return "".join(parts) + f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
+
+
+def _svg(label: str, parts: Sequence[str]) -> str:
+    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
+    return head + "".join(parts) + "</svg>"
+
+
+def _png(shades: NDArray[np.uint8]) -> bytes:
+    """[rows, columns] of palette indices (PNG specification, colour type 3)."""
+    places = np.linspace(0, 255, len(_COLOURS))
+    palette = np.stack([np.interp(np.arange(256), places, _COLOURS[:, c]) for c in range(3)], axis=1).astype(np.uint8)
+    rows = np.pad(shades, ((0, 0), (1, 0)))  # a filter byte before each row: none
+    header = struct.pack(">IIBBBBB", shades.shape[1], shades.shape[0], 8, 3, 0, 0, 0)
+    chunks = (
+        (b"IHDR", header),
+        (b"PLTE", palette.tobytes()),
+        (b"IDAT", zlib.compress(rows.tobytes(), 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )

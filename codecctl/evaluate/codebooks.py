@@ -1,0 +1,115 @@
+"""How the codebooks are used: counted over any number of batches, told per book."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Counts = NDArray[np.int64]
+
+_MOST_DRAWN = 1_000_000  # pairs that are drawn to learn how much mutual information chance alone would show
+
+
+@dataclass(frozen=True)
+class BookStats:
+    """The use of one codebook over `n_codes` codes. Empty books (`n_codes` 0) have usage 0 and perplexity 1."""
+
+    codebook_size: int
+    n_codes: int
+    codebook_usage: float  # share of the codewords that were used
+    perplexity: float  # exp of the entropy in nats: 1 to codebook_size
+    dead_codewords: int  # never used
+    entropy_bits: float  # per code, of the observed frequencies
+    coding_bits: float  # per code, its entropy, the bias of few codes taken off (Miller & Madow 1955), <= log2(size)
+    mutual_information_bits: float | None = None  # with the book before; None: not counted, or too few codes to tell
+
+
+class CodebookCounter:
+    """Counts codes [B, K, T] of a codec with these books. `pairs` counts neighbouring books together as well: that
+    takes 8 bytes for each pair of codewords, 67 MB for the production codec."""
+
+    def __init__(self, codebook_sizes: Sequence[int], *, pairs: bool = False) -> None:
+        self.codebook_sizes = tuple(codebook_sizes)
+        self._count_pairs = pairs
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        self.counts: list[Counts] = [np.zeros(size, np.int64) for size in self.codebook_sizes]
+        neighbours = zip(self.codebook_sizes, self.codebook_sizes[1:], strict=False) if self._count_pairs else ()
+        self._pairs: list[Counts] = [np.zeros(first * second, np.int64) for first, second in neighbours]
+
+    def update(self, codes: Tensor) -> None:
+        """Add codes [B, K, T] of the first K books."""
+        books = [book.reshape(-1).cpu().numpy() for book in codes.unbind(dim=1)]
+        for count, book in zip(self.counts, books, strict=False):
+            count += np.bincount(book, minlength=len(count))
+        for k, joint in enumerate(self._pairs[: max(0, len(books) - 1)]):
+            joint += np.bincount(books[k] * self.codebook_sizes[k + 1] + books[k + 1], minlength=len(joint))
+
+    def stats(self) -> list[BookStats]:
+        """One for each book, in order."""
+        shared: list[float | None] = [None, *map(_mutual_information, self._pairs, self.counts, self.counts[1:])]
+        shared += [None] * (len(self.counts) - len(shared))
+        return [book_stats(count, information) for count, information in zip(self.counts, shared, strict=True)]
+
+
+def book_stats(counts: Counts, mutual_information_bits: float | None = None) -> BookStats:
+    """The use of one book from how often each codeword [V] was chosen."""
+    n_codes, n_used = int(counts.sum()), int((counts > 0).sum())
+    entropy = _entropy(counts)
+    coding_bits = min((entropy + (n_used - 1) / (2 * n_codes)) / np.log(2), np.log2(len(counts))) if n_codes else 0.0
+    return BookStats(
+        codebook_size=len(counts),
+        n_codes=n_codes,
+        codebook_usage=n_used / len(counts),
+        perplexity=float(np.exp(entropy)),
+        dead_codewords=len(counts) - n_used,
+        entropy_bits=float(entropy / np.log(2)),
+        coding_bits=float(coding_bits),
+        mutual_information_bits=mutual_information_bits,
+    )
+
+
+def _entropy(counts: Counts) -> float:
+    """In nats, of the observed frequencies; 0 where nothing was counted."""
+    used = counts[counts > 0]
+    total = used.sum()
+    return float(np.log(total) - (used * np.log(used)).sum() / total) if total else 0.0
+
+
+def _mutual_information(joint: Counts, first: Counts, second: Counts) -> float | None:
+    """Bits that two books share; None where there are too few codes to tell.
+
+    Of N pairs spread over a million cells a good part looks shared by chance. So the scale is set anew: independent
+    books of the same frequencies get 0, equal ones all they have (Vinh et al. 2010, adjusted mutual information).
+    """
+    n_pairs = int(joint.sum())
+    if not n_pairs:
+        return None
+    entropies = _entropy(first), _entropy(second)
+    seen, most = sum(entropies) - _entropy(joint), min(entropies)
+    n_drawn = min(n_pairs, _MOST_DRAWN)
+    random = torch.Generator().manual_seed(0)
+    drawn = [_draw(counts, n_drawn, random) for counts in (first, second)]
+    pairs = np.unique(drawn[0] * len(second) + drawn[1], return_counts=True)[1]
+    alone = [_entropy(np.bincount(codes)) for codes in drawn]
+    chance = (sum(alone) - _entropy(pairs)) * n_drawn / n_pairs  # the bias falls as 1/N
+    if (
+        chance > most / 2 and most > 0
+    ):  # then the little that is left of the scale says more of the draw than of the books
+        return None
+    return float(most * max(0.0, seen - chance) / (most - chance) / np.log(2)) if most > 0 else 0.0
+
+
+def _draw(counts: Counts, n: int, random: torch.Generator) -> Counts:
+    """`n` codes with the frequencies of `counts`."""
+    edges = np.cumsum(counts)
+    places = torch.rand(n, generator=random, dtype=torch.float64).numpy() * edges[-1]
+    drawn: Counts = np.searchsorted(edges, places, side="right")
+    return drawn

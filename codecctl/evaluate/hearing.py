@@ -1,0 +1,160 @@
+"""Measures of how it sounds, by the packages that are known for them. Each is optional: what is not there or not asked
+for is "not measured"."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import io
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from codecctl.audio.files import Audio
+
+SAMPLE_RATE = 16000  # Hz, of all that is scored here
+_SHORTEST_SECONDS = 0.5  # below this the models have nothing to say
+
+Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One package's verdict on a decoded signal."""
+
+    names: tuple[str, ...]  # what it gives
+    package: str  # to import
+    install: str  # to install
+    score: Callable[[Audio, Audio], Scores]  # reference and decoded [L], aligned
+    needs_reference: bool = True
+
+
+def unavailable(names: Sequence[str]) -> dict[str, str]:
+    """The measures that are not measured, each with the reason; `names` are those asked for."""
+    reasons = {}
+    for name, measure in MEASURES.items():
+        if name not in names:
+            reasons[name] = f"not asked for in validate.metrics, which names {', '.join(names) or 'none'}"
+        elif (missing := _missing(measure.package)) is not None:
+            reasons[name] = f"{missing}: pip install {measure.install}"
+    return {output: reasons[name] for name in reasons for output in MEASURES[name].names}
+
+
+def score(reference: Audio, decoded: Audio, names: Sequence[str], *, is_original: bool = False) -> Scores:
+    """The measures `names` of [L] beside [L], NaN where one cannot say. `is_original`: only what needs no reference."""
+    found: Scores = {}
+    for name in names:
+        measure = MEASURES[name]
+        if is_original and measure.needs_reference:
+            continue
+        if len(decoded) < _SHORTEST_SECONDS * SAMPLE_RATE or not reference.any():
+            found.update(dict.fromkeys(measure.names, math.nan))
+        else:
+            found.update(measure.score(reference, decoded))
+    return found
+
+
+def _package(name: str) -> Any:
+    """An optional package, which has no types to check."""
+    return importlib.import_module(name)
+
+
+def _missing(package: str) -> str | None:
+    try:
+        _package(package)
+    except ImportError as error:
+        return f"not installed ({error.name or package} is missing)"
+    return None
+
+
+def _pesq(reference: Audio, decoded: Audio) -> Scores:
+    """PESQ-WB (ITU-T P.862.2)."""
+    package = _package("pesq")
+    try:
+        return {"pesq_wb": float(package.pesq(SAMPLE_RATE, reference, decoded, "wb"))}
+    except package.NoUtterancesError:  # too quiet or too short for its speech detector
+        return {"pesq_wb": math.nan}
+
+
+def _stoi(reference: Audio, decoded: Audio) -> Scores:
+    """STOI (Taal et al. 2011) and ESTOI (Jensen & Taal 2016)."""
+    stoi = _package("pystoi").stoi
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)  # its way to say that too little is left without the silence
+        try:
+            return {
+                "stoi": float(stoi(reference, decoded, SAMPLE_RATE)),
+                "estoi": float(stoi(reference, decoded, SAMPLE_RATE, extended=True)),
+            }
+        except RuntimeWarning:
+            return {"stoi": math.nan, "estoi": math.nan}
+
+
+@cache
+def _visqol_model() -> Any:
+    model = _package("visqol").VisqolApi()
+    model.create(mode="speech")
+    return model
+
+
+def _visqol(reference: Audio, decoded: Audio) -> Scores:
+    """ViSQOL in speech mode (Chinen et al. 2020)."""
+    result = _visqol_model().measure_from_arrays(reference.astype(np.float64), decoded.astype(np.float64), SAMPLE_RATE)
+    return {"visqol": float(result.moslqo)}
+
+
+def _dnsmos(_: Audio, decoded: Audio) -> Scores:
+    """DNSMOS P.835 and P.808 (Reddy et al. 2022)."""
+    told: Mapping[str, float] = _package("speechmos.dnsmos").run(np.clip(decoded, -1, 1), SAMPLE_RATE)
+    return {
+        "dnsmos_overall": float(told["ovrl_mos"]),
+        "dnsmos_speech": float(told["sig_mos"]),
+        "dnsmos_background": float(told["bak_mos"]),
+        "dnsmos_p808": float(told["p808_mos"]),
+    }
+
+
+@cache
+def _distillmos_model() -> Any:
+    with contextlib.redirect_stdout(io.StringIO()):  # it greets
+        return _package("distillmos").ConvTransformerSQAModel().eval()
+
+
+def _distillmos(_: Audio, decoded: Audio) -> Scores:
+    """DistillMOS (Stahl & Gamper 2025)."""
+    import torch
+
+    with torch.inference_mode():
+        return {"distillmos": float(_distillmos_model()(torch.from_numpy(decoded)[None]))}
+
+
+@cache
+def _voice_encoder() -> Any:
+    return _package("resemblyzer").VoiceEncoder("cpu", verbose=False)
+
+
+def _speaker(reference: Audio, decoded: Audio) -> Scores:
+    """Cosine of the speaker embeddings (Wan et al. 2018, as Resemblyzer has it)."""
+    first, second = (_voice_encoder().embed_utterance(signal) for signal in (reference, decoded))
+    return {"speaker_similarity": float(first @ second)}
+
+
+MEASURES: dict[str, Measure] = {
+    "pesq": Measure(("pesq_wb",), "pesq", "pesq", _pesq),
+    "stoi": Measure(("stoi", "estoi"), "pystoi", "pystoi", _stoi),
+    "visqol": Measure(("visqol",), "visqol", "'visqol-python[lattice]'", _visqol),
+    "dnsmos": Measure(
+        ("dnsmos_overall", "dnsmos_speech", "dnsmos_background", "dnsmos_p808"),
+        "speechmos.dnsmos",
+        "speechmos librosa onnxruntime",
+        _dnsmos,
+        needs_reference=False,
+    ),
+    "distillmos": Measure(("distillmos",), "distillmos", "distillmos", _distillmos, needs_reference=False),
+    "speaker": Measure(("speaker_similarity",), "resemblyzer", "resemblyzer", _speaker),
+}

@@ -1,0 +1,127 @@
+"""What a decoded signal is worth beside its reference: measures that need nothing but the samples.
+
+All take reference and decoded [..., L] of one length and give [...]. A measure that is not defined, such as the SNR of
+silence, is NaN, and means leave it out.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from codecctl.audio.spectrum import MelSpectrogram, Stft
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is to be read."""
+
+    label: str
+    higher_is_better: bool
+    digits: int = 2
+    good: float | None = None  # the marks of the guide
+    excellent: float | None = None
+
+
+METRICS = {
+    "snr_db": Metric("SNR, dB", True, 1, good=15, excellent=20),
+    "snr_bound_db": Metric("SNR bound, dB", True, 1),
+    "snr_bound_even_db": Metric("SNR bound, even bits, dB", True, 1),
+    "si_sdr_db": Metric("SI-SDR, dB", True, 1, good=15, excellent=20),
+    "mel_distance": Metric("mel distance", False, 3),
+    "log_spectral_distance_db": Metric("log-spectral, dB", False),
+    "pesq_wb": Metric("PESQ-WB", True),
+    "stoi": Metric("STOI", True, 3),
+    "estoi": Metric("ESTOI", True, 3),
+    "visqol": Metric("ViSQOL", True),
+    "dnsmos_overall": Metric("DNSMOS overall", True),
+    "dnsmos_speech": Metric("DNSMOS speech", True),
+    "dnsmos_background": Metric("DNSMOS background", True),
+    "dnsmos_p808": Metric("DNSMOS P.808", True),
+    "distillmos": Metric("DistillMOS", True),
+    "speaker_similarity": Metric("speaker similarity", True, 3),
+}
+
+BOUNDS = ("snr_bound_db", "snr_bound_even_db")  # say something of the recordings and the bitrate, not of the system
+
+_SILENCE = 1e-9  # mean square, -90 dB below full scale: a reference this quiet has no meaningful ratio
+_CEILING_DB = 120.0  # of ratios: more than the samples' own precision
+_MEL_FLOOR = 1e-5
+_MEL_SCALES = ((64, 10), (128, 20), (256, 40), (512, 80), (1024, 80), (2048, 80))  # window in samples at 16 kHz, bands
+
+
+def snr_db(reference: Tensor, decoded: Tensor) -> Tensor:
+    """Signal power over error power."""
+    return _ratio_db(reference.square().mean(dim=-1), (reference - decoded).square().mean(dim=-1), reference)
+
+
+def si_sdr_db(reference: Tensor, decoded: Tensor) -> Tensor:
+    """The same after the best gain, without means (Le Roux et al. 2019, eq. 3)."""
+    reference = reference - reference.mean(dim=-1, keepdim=True)
+    decoded = decoded - decoded.mean(dim=-1, keepdim=True)
+    gain = (reference * decoded).sum(dim=-1, keepdim=True) / reference.square().sum(dim=-1, keepdim=True).clamp(
+        min=1e-30
+    )
+    target = gain * reference
+    return _ratio_db(target.square().mean(dim=-1), (target - decoded).square().mean(dim=-1), reference)
+
+
+class MelDistance(nn.Module):
+    """Mean absolute difference of log-mel magnitudes (natural log), mean over six windows from 4 to 128 ms."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.mels = nn.ModuleList(
+            MelSpectrogram(sample_rate, 4 * round(window * sample_rate / 64000), n_mels)
+            for window, n_mels in _MEL_SCALES
+        )
+
+    def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
+        """[B, L] twice -> [B]"""
+        distances = [(_log_mel(mel, reference) - _log_mel(mel, decoded)).abs().mean(dim=(1, 2)) for mel in self.mels]
+        return torch.stack(distances).mean(dim=0)
+
+
+class LogSpectralDistance(nn.Module):
+    """RMS over frequencies of the difference of power spectra in dB, mean over the frames within 40 dB of the loudest
+    (Gray & Markel 1976). 32 ms windows; 60 dB below the loudest frame both are taken as equal."""
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        self.stft = Stft(_window(512, sample_rate))
+
+    def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
+        """[B, L] twice -> [B]"""
+        powers = [self.stft(signal).abs().square() for signal in (reference, decoded)]  # [B, F, T']
+        level = powers[0].mean(dim=1)  # [B, T']
+        loudest = level.amax(dim=-1, keepdim=True)
+        floor = loudest[..., None] * 1e-6
+        difference = 10 * torch.log10((powers[0] + floor) / (powers[1] + floor))
+        active = level > loudest * 1e-4
+        per_frame = difference.square().mean(dim=1).sqrt()
+        mean: Tensor = (per_frame.nan_to_num() * active).sum(dim=-1) / active.sum(dim=-1)  # 0 / 0 = NaN on silence
+        return mean
+
+
+def nan_mean(values: Tensor) -> float:
+    """The mean of what is defined; NaN if nothing is."""
+    defined = values[~values.isnan()]
+    return float(defined.double().mean()) if len(defined) else math.nan
+
+
+def _window(samples_at_16_khz: int, sample_rate: int) -> int:
+    return 4 * round(samples_at_16_khz * sample_rate / 64000)
+
+
+def _ratio_db(signal: Tensor, error: Tensor, reference: Tensor) -> Tensor:
+    floor = signal.clamp(min=_SILENCE) * 10 ** (-_CEILING_DB / 10)
+    ratio = 10 * torch.log10(signal.clamp(min=1e-30) / torch.maximum(error, floor))
+    return ratio.clamp(min=-_CEILING_DB).masked_fill(reference.square().mean(dim=-1) < _SILENCE, math.nan)
+
+
+def _log_mel(mel: nn.Module, signal: Tensor) -> Tensor:
+    magnitudes: Tensor = mel(signal)
+    return magnitudes.clamp(min=_MEL_FLOOR).log()

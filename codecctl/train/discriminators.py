@@ -1,0 +1,169 @@
+"""The adversaries: discriminators of waveforms folded by a period and of complex spectra in bands, and their losses.
+
+As Kumar et al. 2023 (Improved RVQGAN, section 3.3) have them; the multi-period half is from Kong et al. 2020
+(HiFi-GAN, section 2.3). Losses sum over the discriminators, as there: the weights in use presume it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
+
+from codecctl.audio.spectrum import Stft
+from codecctl.config.schema import AdversarialConfig
+
+BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+"""Edges of the bands, as shares of the spectrum."""
+
+_QUIET = 1e-2  # RMS; softer crops are not raised to full level, or noise on silence would outweigh speech
+_FLOOR = 1e-5
+
+
+class Judgement(NamedTuple):
+    """What one discriminator makes of a batch."""
+
+    score: Tensor  # [B, 1, ...] near 1: taken for real; near 0: for decoded
+    features: list[Tensor]  # [B, C, ...] each hidden layer
+
+
+class Discriminators(nn.Module):
+    """Audio [B, 1, L], any L from one sample up -> a `Judgement` from each discriminator.
+
+    Every item is brought to the same level first: levels of corpora differ by 40 dB and are the reconstruction losses'
+    business. Spectra are float32 even under autocast.
+    """
+
+    def __init__(self, config: AdversarialConfig) -> None:
+        super().__init__()
+        periods = [PeriodDiscriminator(period, config.channels) for period in config.periods]
+        windows = [SpectralDiscriminator(window, config.channels) for window in config.stft_windows]
+        self.all = nn.ModuleList([*periods, *windows])
+
+    def forward(self, audio: Tensor) -> list[Judgement]:
+        audio = _level(audio)
+        return [discriminator(audio) for discriminator in self.all]
+
+
+class Layers(nn.ModuleList):
+    """Convolutions, a leaky ReLU behind each -> what every one of them says."""
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        features = []
+        for layer in self:
+            x = F.leaky_relu(layer(x), 0.1)
+            features.append(x)
+        return features
+
+
+class PeriodDiscriminator(nn.Module):
+    """[B, 1, L] -> `Judgement`: columns hold every period-th sample, and convolutions run down the columns."""
+
+    def __init__(self, period: int, channels: int) -> None:
+        super().__init__()
+        self.period = period
+        widths = [1, *(channels * factor for factor in (1, 4, 16, 32, 32))]
+        strides = (3, 3, 3, 3, 1)
+        self.layers = Layers(
+            _conv(n_in, n_out, (5, 1), (stride, 1))
+            for (n_in, n_out), stride in zip(pairwise(widths), strides, strict=True)
+        )
+        self.last = _conv(widths[-1], 1, (3, 1))
+
+    def forward(self, audio: Tensor) -> Judgement:
+        audio = F.pad(audio, (0, -audio.shape[-1] % self.period))
+        x = rearrange(audio, "b c (t p) -> b c t p", p=self.period)
+        features = self.layers(x)
+        return Judgement(self.last(features[-1]), features)
+
+
+class SpectralDiscriminator(nn.Module):
+    """[B, 1, L] -> `Judgement`: the real and imaginary parts of each band of the spectrum have layers of their own."""
+
+    def __init__(self, window: int, channels: int) -> None:
+        super().__init__()
+        self.stft = Stft(window)
+        n_frequencies = window // 2 + 1
+        edges = [round(edge * n_frequencies) for edge in BANDS]
+        self.bands = list(pairwise(edges))
+        self.stacks = nn.ModuleList(_band_layers(channels) for _ in self.bands)
+        self.last = _conv(channels, 1, (3, 3))
+
+    def forward(self, audio: Tensor) -> Judgement:
+        spectrum = torch.view_as_real(self.stft(audio))  # [B, F, T', 2]
+        x = rearrange(spectrum, "b f t c -> b c t f")
+        bands = [stack(x[..., low:high]) for (low, high), stack in zip(self.bands, self.stacks, strict=True)]
+        score = self.last(torch.cat([features[-1] for features in bands], dim=-1))
+        return Judgement(score, [feature for features in bands for feature in features])
+
+
+def discriminator_loss(real: Sequence[Judgement], decoded: Sequence[Judgement]) -> Tensor:
+    """Least squares towards 1 for real and 0 for decoded speech (Kong et al. 2020, eq. 1); `decoded` from detached
+    audio."""
+    return torch.stack([_square(1 - r.score) + _square(d.score) for r, d in zip(real, decoded, strict=True)]).sum()
+
+
+def adversarial_loss(decoded: Sequence[Judgement]) -> Tensor:
+    """What the codec minimises: least squares of the decoded speech's scores towards 1 (Kong et al. 2020, eq. 2)."""
+    return torch.stack([_square(1 - d.score) for d in decoded]).sum()
+
+
+def feature_loss(real: Sequence[Judgement], decoded: Sequence[Judgement]) -> Tensor:
+    """L1 of the hidden layers (Kong et al. 2020, eq. 4), each relative to the mean magnitude of the map of real speech
+    (Defossez et al. 2022, section 3.4), mean over a discriminator's maps. `real` is a target: no gradient goes there.
+    """
+    return torch.stack(
+        [
+            torch.stack([_relative_l1(a.detach(), b) for a, b in zip(r.features, d.features, strict=True)]).mean()
+            for r, d in zip(real, decoded, strict=True)
+        ]
+    ).sum()
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """Within: a forward pass through `module` hands gradients on but gives its parameters none."""
+    before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    module.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
+
+
+def _level(audio: Tensor) -> Tensor:
+    """Float32 audio at an RMS of one, item by item."""
+    audio = audio.float()
+    # The floor sits under the root: its gradient is infinite at zero, and silence is common.
+    power = audio.square().mean(dim=(1, 2), keepdim=True).clamp(min=_QUIET**2)
+    return audio * power.rsqrt()
+
+
+def _band_layers(channels: int) -> Layers:
+    narrowing = [_conv(channels, channels, (3, 9), (1, 2)) for _ in range(3)]
+    return Layers([_conv(2, channels, (3, 9)), *narrowing, _conv(channels, channels, (3, 3))])
+
+
+def _conv(n_in: int, n_out: int, kernel: tuple[int, int], stride: tuple[int, int] = (1, 1)) -> nn.Module:
+    """A weight-normed convolution, zeros on all sides: as long as its input, divided by the stride."""
+    conv = nn.Conv2d(n_in, n_out, kernel, stride, padding=(kernel[0] // 2, kernel[1] // 2))
+    normed: nn.Module = weight_norm(conv)
+    return normed
+
+
+def _square(x: Tensor) -> Tensor:
+    return x.float().square().mean()
+
+
+def _relative_l1(real: Tensor, decoded: Tensor) -> Tensor:
+    """[B, ...] twice; relative item by item, so that a batch weighs what its halves do."""
+    real, decoded = real.float().flatten(1), decoded.float().flatten(1)
+    return ((real - decoded).abs().mean(dim=1) / real.abs().mean(dim=1).clamp(min=_FLOOR)).mean()

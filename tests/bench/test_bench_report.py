@@ -1,0 +1,132 @@
+"""The report's cost beside that of the metrics' own packages, its memory, and what the heavy measures know."""
+
+from __future__ import annotations
+
+import math
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from codecctl.audio.files import Audio, write_audio
+from codecctl.evaluate.hearing import MEASURES, score, unavailable
+from codecctl.evaluate.recordings import find_recordings
+from codecctl.evaluate.validate import Work, validate
+from codecctl.model.codec import Codec
+from tests.evaluate.conftest import codec  # noqa: F401
+
+pytestmark = pytest.mark.bench
+
+_N_FILES = 100
+_SECONDS = 5
+
+
+@pytest.fixture(scope="module")
+def voice(speech_files: list[Path]) -> Audio:
+    return np.concatenate([soundfile.read(path, dtype="float32")[0] for path in speech_files])
+
+
+@pytest.fixture(scope="module")
+def hundred_files(voice: Audio, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A hundred stretches of real speech."""
+    folder = tmp_path_factory.mktemp("hundred")
+    n = _SECONDS * 16000
+    for number, start in enumerate(np.linspace(0, len(voice) - n, _N_FILES).astype(int)):
+        write_audio(folder / f"{number:03d}.wav", voice[None, start : start + n], 16000)
+    return folder
+
+
+def test_the_report_costs_less_than_its_metrics_called_one_by_one(codec: Codec, hundred_files: Path) -> None:  # noqa: F811
+    """Everything around the packages (reading, the codec, Opus, alignment, signal scores, bound, intervals) within
+    0.3 of their own time. Their time: of PESQ, STOI and ESTOI on as many prepared pairs as the report scores."""
+    pytest.importorskip("pystoi")
+    from pesq import pesq
+    from pystoi import stoi
+
+    recordings = find_recordings(hundred_files)
+    arrays = [soundfile.read(recording.path, dtype="float32")[0] for recording in recordings[::5]]
+    pairs = [(audio, np.asarray(audio + 0.02 * np.sin(np.arange(len(audio))), np.float32)) for audio in arrays]
+
+    def seconds_a_pair() -> float:
+        started = time.perf_counter()
+        for reference, decoded in pairs:
+            pesq(16000, reference, decoded, "wb")
+            stoi(reference, decoded, 16000)
+            stoi(reference, decoded, 16000, extended=True)
+        return (time.perf_counter() - started) / len(pairs)
+
+    before = seconds_a_pair()
+    started = time.perf_counter()
+    result = validate(codec, recordings, source="a hundred files", work=Work(curve=True))
+    ours = time.perf_counter() - started
+    packages = (before + seconds_a_pair()) / 2 * _N_FILES * len(result.systems)
+    print(f"\nreport {ours:.0f} s, packages alone {packages:.0f} s, ratio {ours / packages:.2f}")
+    assert ours < 1.3 * packages
+
+
+_MEMORY = """
+import resource, sys
+from codecctl.config.schema import ValidateConfig
+from codecctl.evaluate.recordings import find_recordings
+from codecctl.evaluate.validate import validate
+from codecctl.inference.load import Codec
+config = ValidateConfig(metrics=(), opus_kbps=())
+validate(Codec.load(sys.argv[1], "cpu"), find_recordings(sys.argv[2]), source="", config=config)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_ten_minutes_in_one_file_take_the_memory_of_one(codec: Codec, voice: Audio, tmp_path: Path) -> None:  # noqa: F811
+    from codecctl.inference.load import save_codec
+
+    save_codec(codec, tmp_path / "tiny.pt")
+    peaks = []
+    for minutes in (1, 10):
+        path = tmp_path / f"{minutes}.wav"
+        write_audio(path, np.resize(voice, minutes * 60 * 16000)[None], 16000)
+        command = [sys.executable, "-c", _MEMORY, str(tmp_path / "tiny.pt"), str(path)]
+        peaks.append(int(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    print(f"\npeak memory: one minute {peaks[0]} MB, ten {peaks[1]} MB")
+    assert peaks[1] < peaks[0] + 80
+
+
+def _needs(name: str) -> None:
+    reasons = unavailable([name])
+    if MEASURES[name].names[0] in reasons:
+        pytest.skip(reasons[MEASURES[name].names[0]])
+
+
+def test_visqol_of_a_copy_is_at_its_top(voice: Audio) -> None:
+    _needs("visqol")
+    copy, noisy = (score(voice[:80000], y, ["visqol"])["visqol"] for y in (voice[:80000], _noisy(voice[:80000])))
+    assert copy > 4.2  # its speech mapping does not give full marks even to a copy
+    assert copy > noisy + 0.5
+
+
+def test_speaker_similarity_knows_a_copy_and_tells_two_speakers_apart(speech_files: list[Path]) -> None:
+    _needs("speaker")
+    by_speaker = [
+        soundfile.read(path, dtype="float32")[0] for path in (speech_files[0], speech_files[1], speech_files[-1])
+    ]
+    same, other = (score(by_speaker[0], y, ["speaker"])["speaker_similarity"] for y in by_speaker[1:])
+    assert score(by_speaker[0], by_speaker[0], ["speaker"])["speaker_similarity"] == pytest.approx(1.0, abs=1e-4)
+    assert same > other + 0.05
+
+
+@pytest.mark.parametrize(("name", "output"), [("dnsmos", "dnsmos_overall"), ("distillmos", "distillmos")])
+def test_measures_without_reference_hear_noise_and_look_at_the_decoded_alone(
+    voice: Audio, name: str, output: str
+) -> None:
+    _needs(name)
+    speech = voice[:80000]
+    clean, noisy = (score(speech, y, [name])[output] for y in (speech, _noisy(speech)))
+    assert 1 <= noisy < clean <= 5
+    assert math.isclose(score(speech, speech, [name], is_original=True)[output], clean, abs_tol=1e-6)
+
+
+def _noisy(speech: Audio) -> Audio:
+    return np.asarray(speech + 0.05 * np.random.default_rng(0).standard_normal(len(speech)), np.float32)

@@ -1,0 +1,192 @@
+"""The program as a whole: exit codes, and what a person reads when something goes wrong."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.cli.conftest import Finished
+from tests.train.tiny import tiny_yaml
+
+Program = Callable[..., Finished]
+COMMAND = [sys.executable, "-m", "codecctl.cli.main"]
+
+
+def words(text: str) -> str:
+    """The text without frames and line breaks, which follow the terminal's width."""
+    return " ".join(text.translate({ord(mark): " " for mark in "│╭╮╰╯─"}).split())
+
+
+def refused(finished: Finished, code: int) -> str:
+    """What stderr says of a command that did nothing."""
+    assert (finished.code, finished.stdout) == (code, b""), finished.stderr
+    assert "Traceback" not in finished.stderr
+    return words(finished.stderr)
+
+
+def error_line(finished: Finished, code: int) -> str:
+    """The same for an error of ours, which is one line."""
+    refused(finished, code)
+    assert finished.stderr.startswith("error: ")
+    assert finished.stderr.count("\n") == 1
+    return finished.stderr.removeprefix("error: ").rstrip()
+
+
+@pytest.mark.parametrize("ask", ["-h", "--help"])
+def test_help_names_every_command(codecctl: Program, ask: str) -> None:
+    finished = codecctl(ask)
+    assert (finished.code, finished.stderr) == (0, "")
+    names = ("quickstart", "prepare", "train", "resume", "validate", "encode", "decode", "info")
+    assert all(f" {name} " in finished.stdout.decode() for name in names)
+
+
+def test_without_a_command_it_shows_the_help(codecctl: Program) -> None:
+    finished = codecctl()
+    assert finished.code == 2
+    assert b"quickstart" in finished.stdout + finished.stderr.encode()
+
+
+def test_an_unknown_command_or_option_is_named_with_its_nearest(codecctl: Program) -> None:
+    assert "No such command 'trian'. Did you mean 'train'?" in refused(codecctl("trian"), 2)
+    unknown = refused(codecctl("train", "--confg", "smoke"), 2)
+    assert "No such option: --confg" in unknown
+    assert "--config" in unknown
+    assert "'--steps'" in refused(codecctl("train", "--steps", "0"), 2)
+    assert "Missing argument 'RUN'" in refused(codecctl("resume"), 2)
+
+
+def test_an_unknown_key_or_config_is_named_with_its_nearest(codecctl: Program) -> None:
+    key = codecctl("train", "--config", "smoke", "--set", "train.batchsize=3")
+    assert error_line(key, 2) == "smoke: unknown key 'train.batchsize'; did you mean 'batch_size'?"
+    config = codecctl("train", "--config", "smok")
+    assert error_line(config, 2).endswith("one of production, smoke, starter; did you mean 'smoke'?")
+    assert "did you mean 'rtx4090'?" in error_line(codecctl("train", "--gpu", "rtx409"), 2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
+def test_a_card_that_is_not_here_names_the_way_on(codecctl: Program) -> None:
+    said = error_line(codecctl("train", "--gpu", "rtx4090"), 2)
+    assert "RTX 4090" in said
+    assert "--device cpu" in said
+    assert "--device cpu" in error_line(codecctl("train", "--device", "cuda"), 2)
+
+
+def test_a_message_is_shown_as_it_stands(codecctl: Program, tmp_path: Path) -> None:
+    """Brackets are no markup, and a line break in a name does not break the line."""
+    assert error_line(codecctl("info", "[red]x[/].pt"), 1) == "[red]x[/].pt: no such file"
+    assert error_line(codecctl("info", "a\nb"), 1) == "a b: no such file"
+
+
+def test_what_is_missing_is_named(codecctl: Program, tmp_path: Path) -> None:
+    for arguments in (
+        ["train", "--config", "smoke", "--data", tmp_path / "none", "--run", tmp_path / "run"],
+        ["resume", tmp_path / "none"],
+        ["validate", tmp_path / "none"],
+        ["info", tmp_path / "none"],
+        ["prepare", tmp_path / "none", "--out", tmp_path / "out"],
+    ):
+        assert str(tmp_path / "none") in error_line(codecctl(*arguments), 1)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_is_asked_for(codecctl: Program, wav: Path) -> None:
+    for arguments in (["validate"], ["encode", wav, "-o", "x.npy"], ["decode", wav, "-o", "x.wav"]):
+        said = error_line(codecctl(*arguments), 2)
+        assert "codecctl quickstart" in said
+        assert "--checkpoint" in said
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written(codecctl: Program, model: Path, wav: Path, tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o500)
+    said = error_line(codecctl("encode", wav, "--checkpoint", model, "-o", closed / "codes.npy"), 1)
+    assert "Permission denied" in said
+    assert str(closed) in said
+
+
+def test_ctrl_c_ends_with_130() -> None:
+    process = subprocess.Popen(
+        [*COMMAND, "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin
+    process.stdin.write(bytes(1 << 20))  # far more than a pipe holds: when this is through, the command is reading
+    process.stdin.flush()
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out, err.decode().strip()) == (130, b"", "interrupted")
+
+
+@pytest.fixture
+def codes(tmp_path: Path) -> Path:
+    """640 kB of audio once it is decoded; to be looked at without torch."""
+    path = tmp_path / "codes.npy"
+    np.save(path, np.zeros((3, 8000), np.uint16))
+    return path
+
+
+def test_a_reader_that_went_away_hears_nothing_more(codes: Path) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*COMMAND, "info", codes], stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_stdout_is_told(codes: Path) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run([*COMMAND, "info", codes], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+
+
+@pytest.fixture
+def on_a_small_disk(tmp_path: Path) -> Program:
+    """Run a command where DISK, of 100 kB, is all the room there is; on stdout, what lies there at the end."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = f"mount -t tmpfs -o size=100k none '{disk}'"
+    sandbox = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
+    if not shutil.which("unshare") or subprocess.run([*sandbox, mount], capture_output=True, check=False).returncode:
+        pytest.skip("no disk can be mounted here")
+
+    def call(*arguments: object) -> Finished:
+        command = [*COMMAND, *(str(argument).replace("DISK", str(disk)) for argument in arguments)]
+        script = f"{mount} && \"$@\"; code=$?; cd '{disk}' && find . -type f; exit $code"
+        done = subprocess.run([*sandbox, script, "sh", *command], capture_output=True, check=False)
+        return Finished(done.returncode, done.stdout, done.stderr.decode())
+
+    return call
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_file(on_a_small_disk: Program, model: Path, codes: Path) -> None:
+    said = error_line(on_a_small_disk("decode", codes, "--checkpoint", model, "-o", "DISK/out.wav"), 1)
+    assert "disk/out.wav: cannot be written" in said
+    assert "is the disk full?" in said
+
+
+def test_a_full_disk_stops_a_preparation_in_one_line(on_a_small_disk: Program, speech_files: list[Path]) -> None:
+    done = on_a_small_disk("prepare", speech_files[0].parent, "--out", "DISK/prepared")
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "No space left on device" in last
+    assert "disk/prepared" in last, "says where"
+
+
+def test_a_full_disk_stops_a_training_in_one_line(on_a_small_disk: Program, prepared: Path, tmp_path: Path) -> None:
+    done = on_a_small_disk("train", "--config", tiny_yaml(tmp_path, prepared), "--run", "DISK/run", "--device", "cpu")
+    assert done.code == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert "No space left on device" in last
+    assert "disk/run" in last, "says where"

@@ -1,0 +1,71 @@
+"""`codecctl resume`: on from the last checkpoint, or a line that says why not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from codecctl.inference.load import read_checkpoint
+from tests.cli.conftest import Finished
+from tests.train.tiny import tiny_yaml
+
+Program = Callable[..., Finished]
+
+
+@pytest.fixture
+def begun(codecctl: Program, prepared: Path, tmp_path: Path) -> Path:
+    """A run that was stopped after two of six steps."""
+    config, run = tiny_yaml(tmp_path, prepared), tmp_path / "run"
+    done = codecctl("train", "--config", config, "--run", run, "--steps", "2", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    return run
+
+
+def test_it_goes_on_as_if_nothing_had_happened(codecctl: Program, begun: Path, tmp_path: Path) -> None:
+    done = codecctl("resume", begun, "--device", "cpu")
+    assert (done.code, done.stdout) == (0, b""), done.stderr
+    assert "from step 2 on to step 6" in done.stderr
+    straight = tmp_path / "straight"
+    assert codecctl("train", "--config", begun / "config.yaml", "--run", straight, "--device", "cpu").code == 0
+    first, second = (read_checkpoint(run / "last.pt")["model"] for run in (begun, straight))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_steps_may_go_beyond_the_schedule(codecctl: Program, begun: Path) -> None:
+    assert codecctl("resume", begun, "--steps", "8", "--device", "cpu").code == 0
+    assert read_checkpoint(begun / "last.pt")["step"] == 8
+    events = [json.loads(line) for line in (begun / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events if event["kind"] == "train"] == list(range(1, 9))
+
+
+def test_a_run_that_is_there_already_wants_more_steps(codecctl: Program, begun: Path) -> None:
+    done = codecctl("resume", begun, "--steps", "2", "--device", "cpu")
+    assert done.code == 2
+    assert "is at step 2 already; give more with --steps" in done.stderr
+
+
+def test_data_may_have_moved(codecctl: Program, begun: Path, prepared: Path, tmp_path: Path) -> None:
+    config = read_checkpoint(begun / "last.pt")["config"]
+    assert config["data"]["path"] == str(prepared)
+    moved = tmp_path / "moved"
+    moved.symlink_to(prepared)
+    assert codecctl("resume", begun, "--data", moved, "--device", "cpu").code == 0
+    assert read_checkpoint(begun / "last.pt")["config"]["data"]["path"] == str(moved)
+    lost = codecctl("resume", begun, "--data", tmp_path / "lost", "--steps", "9", "--device", "cpu")
+    assert lost.code == 1
+    assert f"{tmp_path / 'lost'}: holds no prepared audio" in lost.stderr
+
+
+def test_what_is_no_run_is_told(codecctl: Program, tmp_path: Path) -> None:
+    nothing = codecctl("resume", tmp_path / "none", "--device", "cpu")
+    assert nothing.code == 1
+    assert f"{tmp_path / 'none' / 'last.pt'}: no such file" in nothing.stderr
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 half a file")
+    broken = codecctl("resume", tmp_path, "--device", "cpu")
+    assert broken.code == 1
+    assert "last.pt: not a checkpoint that can be read" in broken.stderr
+    assert broken.stderr.count("\n") == 1

@@ -1,0 +1,86 @@
+"""`codecctl train`: a run folder, told on stderr, stopped in good order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from codecctl.config import load_config
+from codecctl.inference.load import Codec, read_checkpoint
+from tests.cli.conftest import Finished
+from tests.train.tiny import tiny_yaml
+
+Program = Callable[..., Finished]
+
+
+def test_a_training_leaves_a_run_that_can_be_used(codecctl: Program, prepared: Path, tmp_path: Path, wav: Path) -> None:
+    run = tmp_path / "run"
+    config = tiny_yaml(tmp_path, prepared, "train.validate_every_steps=3")
+    done = codecctl("train", "--config", config, "--run", run, "--steps", "4", "--device", "cpu")
+    assert (done.code, done.stdout) == (0, b""), done.stderr
+    assert {path.name for path in run.iterdir()} == {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tb"}
+    assert read_checkpoint(run / "last.pt")["step"] == 4
+    assert "from the start to step 4" in done.stderr
+    assert "step 3: validation" in done.stderr
+    assert "mel_distance" in done.stderr
+    codes = codecctl("encode", wav, "--checkpoint", run / "best.pt", "-o", tmp_path / "codes.npy", "--device", "cpu")
+    assert codes.code == 0, codes.stderr
+
+
+def test_the_log_is_what_was_trained(codecctl: Program, prepared: Path, tmp_path: Path) -> None:
+    codecctl("train", "--config", tiny_yaml(tmp_path, prepared), "--run", tmp_path / "run", "--device", "cpu")
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events] == [1, 2, 3, 4, 5, 6, 6]
+    assert [event["kind"] for event in events] == ["train"] * 6 + ["validation"]
+    assert len(events[0]["perplexity"]) == 3
+    assert all(event["total_loss"] > 0 for event in events[:6])
+
+
+def test_options_lie_over_the_file(
+    codecctl: Program, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """--data, --gpu and --set end up in the run's config; the run is named after the config."""
+    monkeypatch.chdir(tmp_path)
+    config = tiny_yaml(tmp_path, Path("elsewhere"))
+    changes = ["--set", "train.seed=7", "--set", "train.batch_size=3"]
+    done = codecctl(
+        "train", "--config", config, "--data", prepared, "--gpu", "rtx4090", "--device", "cpu", "--steps", "1", *changes
+    )
+    assert done.code == 0, done.stderr
+    written = load_config(tmp_path / "runs" / "tiny" / "config.yaml")
+    assert written.data.path == str(prepared)
+    assert (written.train.seed, written.train.batch_size, written.train.precision) == (7, 3, "bfloat16")
+    assert read_checkpoint("runs/tiny/last.pt")["config"] == written.model_dump(mode="json", by_alias=True)
+
+
+def test_a_run_is_not_overwritten(codecctl: Program, prepared: Path, tmp_path: Path) -> None:
+    command = ["train", "--config", tiny_yaml(tmp_path, prepared), "--run", tmp_path / "run", "--device", "cpu"]
+    assert codecctl(*command, "--steps", "1").code == 0
+    before = (tmp_path / "run" / "last.pt").read_bytes()
+    again = codecctl(*command)
+    assert (again.code, again.stdout) == (2, b"")
+    assert f"`codecctl resume {tmp_path / 'run'}` goes on" in again.stderr
+    assert (tmp_path / "run" / "last.pt").read_bytes() == before
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    config = tiny_yaml(tmp_path, prepared, "train.n_steps=100000")
+    command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", config, "--run", run, "--device", "cpu"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (run / "metrics.jsonl").exists() or not (run / "metrics.jsonl").stat().st_size:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (130, "")
+    step = read_checkpoint(run / "last.pt")["step"]
+    assert err.splitlines()[-1] == f"stopped after step {step}, saved; `codecctl resume {run}` goes on"
+    assert Codec.load(run / "last.pt", "cpu").n_codebooks == 3

@@ -1,0 +1,145 @@
+"""YAML to `Config` and back: declared types decide, overlays and overrides lie on top, errors teach."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from codecctl.config import Config, dump_config, load_config, parse_config
+from codecctl.config.load import find_config
+from codecctl.errors import ConfigError
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def refused(path: str | Path, *overrides: str, gpu: str | None = None) -> str:
+    """The message, which is one line."""
+    with pytest.raises(ConfigError) as error:
+        load_config(path, gpu=gpu, overrides=overrides)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 2
+    return str(error.value)
+
+
+def test_a_name_and_a_path_work_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load_config("smoke") == load_config(find_config("smoke"))
+    assert load_config(write(tmp_path, "")) == Config() == load_config("production")
+
+
+def test_a_file_in_this_folder_comes_before_a_shipped_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("smoke").write_text("train: {batch_size: 77}")
+    assert load_config("smoke").train.batch_size == 77
+
+
+def test_the_declared_type_reads_the_text(tmp_path: Path) -> None:
+    text = "train: {learning_rate: 1e-4, n_steps: 1_000, precision: float32}\nmodel: {output_tanh: no, strides: [2, 5]}"
+    config = load_config(write(tmp_path, text + "\ndata: {path: 007}"))
+    assert config.train.learning_rate == 1e-4
+    assert config.train.n_steps == 1000
+    assert config.model.output_tanh is False
+    assert config.model.strides == (2, 5)
+    assert config.data.path == "007"
+
+
+def test_the_card_lies_over_the_file_and_set_over_the_card() -> None:
+    config = load_config("starter", gpu="rtx4090", overrides=["train.batch_size=3", "data.path=a=b", "train.seed=9"])
+    assert config.train.precision == "bfloat16"
+    assert config.train.batch_size == 3
+    assert config.data.path == "a=b"
+    assert config.model == load_config("starter").model
+    assert config.train.gpu is not None
+    assert config.train.gpu.name == "RTX 4090"
+
+
+def test_set_takes_lists_sections_and_the_last_word() -> None:
+    overrides = ["model.strides=[2, 3]", "loss={mel_weight: 2, waveform_weight: 3}", "loss.mel_weight=4"]
+    config = load_config("smoke", overrides=overrides)
+    assert config.model.strides == (2, 3)
+    assert (config.loss.mel_weight, config.loss.waveform_weight) == (4, 3)
+    assert config.loss.mel_bins == load_config("smoke").loss.mel_bins
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    rate=st.floats(1e-12, 1e3),
+    sizes=st.lists(st.sampled_from([2, 16, 1024, 65536]), min_size=1, max_size=9),
+    path=st.text(st.characters(blacklist_categories=["Cs"]), min_size=1, max_size=12),
+    limit=st.none() | st.integers(1, 10**9),
+)
+def test_what_is_dumped_is_read_back(rate: float, sizes: list[int], path: str, limit: int | None) -> None:
+    values = {
+        "train": {"learning_rate": rate},
+        "model": {"quantizer": {"codebook_sizes": sizes}},
+        "data": {"path": path},
+        "validate": {"n_utterances": limit},
+    }
+    config = parse_config(values, source="test")
+    assert parse_config(yaml.safe_load(dump_config(config)), source="dump") == config
+
+
+def test_a_dumped_file_is_read_back(tmp_path: Path) -> None:
+    config = load_config("starter", gpu="a100-80gb", overrides=["validate.require={pesq: 2.5}", "train.seed=12"])
+    assert load_config(write(tmp_path, dump_config(config))) == config
+
+
+def test_an_unknown_key_is_named_with_its_nearest(tmp_path: Path) -> None:
+    path = write(tmp_path, "model: {quantizer: {codebok_sizes: [2]}}")
+    assert refused(path) == (f"{path}: unknown key 'model.quantizer.codebok_sizes'; did you mean 'codebook_sizes'?")
+    assert "unknown key 'validat'; did you mean 'validate'?" in refused("smoke", "validat.n_utterances=3")
+    assert refused("smoke", "train.zzz=3") == "smoke: unknown key 'train.zzz'"
+    assert "unknown key 'train.gpu.nam'; did you mean 'name'?" in refused("smoke", "train.gpu.nam=x", gpu="rtx4090")
+
+
+def test_a_wrong_value_is_named_with_its_key() -> None:
+    assert "train.batch_size: input should be a valid integer" in refused("smoke", "train.batch_size=big")
+    assert "got 'big'" in refused("smoke", "train.batch_size=big")
+    assert "train.batch_size: input should be greater than 0" in refused("smoke", "train.batch_size=0")
+    assert "train.precision: input should be 'float32' or 'bfloat16'" in refused("smoke", "train.precision=half")
+    assert "train:" in refused("smoke", "train=3")
+    assert "(and 1 more)" in refused("smoke", "train.batch_size=0", "train.seed=-1")
+
+
+def test_set_without_a_key_or_a_value_shows_how() -> None:
+    for text in ("train", "=3", ""):
+        assert "expected a.b=c, such as train.batch_size=8" in refused("smoke", text)
+    assert "not valid YAML" in refused("smoke", "model.strides=[2, 3")
+
+
+def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:
+    assert refused("smok").endswith("neither a file nor one of production, smoke, starter; did you mean 'smoke'?")
+    assert "no gpu profile 'rtx409'" in refused("smoke", gpu="rtx409")
+    assert "did you mean 'rtx4090'?" in refused("smoke", gpu="rtx409")
+    assert str(tmp_path / "none.yaml") in refused(tmp_path / "none.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {seed: 1\n", "not valid YAML"),
+        ("train:\n  seed: 1\ntrain:\n  seed: 2\n", "line 3: not valid YAML: key 'train' stands twice"),
+        ("- 1\n- 2\n", "expected keys and values at the top, got list"),
+        ("hello\n", "expected keys and values at the top, got str"),
+        ("data: !!python/object/apply:os.system [true]\n", "data"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path: Path, text: str, said: str) -> None:
+    path = write(tmp_path, text)
+    message = refused(path)
+    assert message.startswith(str(path))
+    assert said in message
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(b"PK\x03\x04\xff\xfe\x00")
+    assert "cannot be read as text" in refused(path)

@@ -1,0 +1,77 @@
+"""Codecs with the product's parts, and so small that a second of speech takes milliseconds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
+from codecctl.evaluate.recordings import Recording, find_recordings
+from codecctl.model.causal import StreamState
+from codecctl.model.codec import Codec
+from tests.conftest import lively
+
+_TRANSFORMER = TransformerConfig(width=16, n_layers=1, n_heads=2, feedforward_width=16, look_back_frames=50)
+
+
+@pytest.fixture(scope="session")
+def codec() -> Codec:
+    """Random weights, hop 320."""
+    quantizer = QuantizerConfig(codebook_sizes=(32, 16, 16))
+    config = ModelConfig(base_channels=2, kernel_size=3, dilations=(1,), transformer=_TRANSFORMER, quantizer=quantizer)
+    return lively(Codec(config))
+
+
+class _Frames(nn.Module):
+    """Samples to vectors of 16 samples."""
+
+    def forward(self, audio: Tensor, state: StreamState | None = None) -> Tensor:
+        return rearrange(audio, "b 1 (t d) -> b d t", d=16)
+
+
+class _Samples(nn.Module):
+    """The way back, late by some samples as the filters of a codec may be."""
+
+    def __init__(self, delay: int) -> None:
+        super().__init__()
+        self.delay = delay
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, latents: Tensor, state: StreamState | None = None) -> Tensor:
+        audio = rearrange(latents, "b d t -> b 1 (t d)")
+        return nn.functional.pad(audio, (self.delay, 0))[..., : audio.shape[-1]] * self.weight
+
+
+def waveform_codec(speech_files: list[Path], delay: int = 0) -> Codec:
+    """A codec that can be understood at once: its books hold pieces of waveform."""
+    quantizer = QuantizerConfig(codebook_sizes=(256, 128, 128))
+    made = Codec(ModelConfig(strides=(4, 4), base_channels=2, transformer=_TRANSFORMER, quantizer=quantizer))
+    made.encoder, made.decoder = _Frames(), _Samples(delay)  # type: ignore[assignment]
+    audio = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in speech_files[:4]])
+    vectors = torch.from_numpy(audio[: len(audio) // 16 * 16].reshape(-1, 16))[::5]
+    made.quantizer.fit(vectors, torch.Generator().manual_seed(0), n_iterations=4)
+    return made.eval()
+
+
+@pytest.fixture(scope="session")
+def speaking(speech_files: list[Path]) -> Codec:
+    """One from whose output speech can be understood."""
+    return waveform_codec(speech_files)
+
+
+@pytest.fixture(scope="session")
+def late(speech_files: list[Path]) -> Codec:
+    """The same, 37 samples late."""
+    return waveform_codec(speech_files, delay=37)
+
+
+@pytest.fixture(scope="session")
+def clips(speech_files: list[Path]) -> list[Recording]:
+    """All the bundled clips: three languages, two speakers."""
+    return find_recordings(next(parent for parent in speech_files[0].parents if (parent / "metadata.tsv").is_file()))

@@ -1,0 +1,40 @@
+import math
+
+import numpy as np
+import pytest
+
+from codecctl.evaluate.belief import means
+
+
+def test_interval_of_many_is_that_of_the_normal_distribution() -> None:
+    values = np.random.default_rng(0).normal(3.0, 2.0, size=(400, 1))
+    (mean,) = means(values)
+    half = 1.96 * values.std() / math.sqrt(400)
+    assert mean.value == pytest.approx(values.mean())
+    assert mean.low == pytest.approx(values.mean() - half, abs=0.03)
+    assert mean.high == pytest.approx(values.mean() + half, abs=0.03)
+
+
+def test_the_interval_holds_the_truth_nineteen_times_in_twenty() -> None:
+    values = np.random.default_rng(1).exponential(1.0, size=(60, 300))  # 300 experiments of 60 recordings, skewed
+    held = np.mean([mean.low < 1.0 < mean.high for mean in means(values)])
+    assert 0.88 < held < 0.98
+
+
+def test_what_is_not_defined_is_left_out() -> None:
+    first, second, third = means(np.array([[1.0, math.nan, math.nan], [3.0, 5.0, math.nan]]))
+    assert (first.value, first.n) == (2.0, 2)
+    assert (second.value, second.n) == (5.0, 1)
+    assert math.isnan(second.low)
+    assert math.isnan(third.value)
+    assert third.to_dict() == {"mean": None, "low": None, "high": None, "n": 0}
+
+
+def test_pairs_tell_a_small_difference_that_means_hide() -> None:
+    random = np.random.default_rng(2)
+    levels = random.normal(0, 5, size=50)
+    first, second = levels + 0.3, levels + random.normal(0, 0.1, size=50)
+    one, other = means(np.stack([first, second], axis=1))
+    (difference,) = means((first - second)[:, None])
+    assert one.low < other.high
+    assert difference.low > 0.2

@@ -1,0 +1,50 @@
+import base64
+import io
+import math
+from xml.etree import ElementTree
+
+import numpy as np
+import soundfile
+
+from codecctl.evaluate.charts import Point, histogram, rate_chart, spectrogram_png
+
+
+def test_a_spectrogram_is_a_png_with_the_tone_at_its_place() -> None:
+    tone = (0.5 * np.sin(2 * np.pi * 2000 * np.arange(16000) / 16000)).astype(np.float32)
+    uri, loudest = spectrogram_png(tone)
+    png = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
+    import struct
+    import zlib
+
+    width, height = struct.unpack(">II", png[16:24])
+    assert (width, height) == (1 + 16000 // 128, 257)
+    start = png.index(b"IDAT") + 4
+    length = struct.unpack(">I", png[start - 8 : start - 4])[0]
+    rows = np.frombuffer(zlib.decompress(png[start : start + length]), np.uint8).reshape(height, 1 + width)[:, 1:]
+    assert rows[:, width // 2].argmax() == 256 - 64  # 2 kHz is a quarter of the way up
+    assert rows.max() == 255
+    assert loudest > 0
+
+
+def test_charts_are_well_formed_and_tell_a_screen_reader_their_numbers() -> None:
+    ours = [Point(1, 0.5, "codec, <1> book", 0.4, 0.6), Point(4, 0.8, "codec", 0.7, 0.9)]
+    chart = rate_chart("STOI & more", ours, [Point(6, 0.9, "Opus"), Point(8, math.nan, "Opus 8")], None)
+    svg = ElementTree.fromstring(chart)
+    assert svg.get("role") == "img"
+    assert "codec: 0.8 at 4.00 kbps" in (svg.get("aria-label") or "")
+    assert "nan" not in chart
+    assert len(svg.findall("circle")) == 3
+
+
+def test_a_histogram_of_an_unused_book_is_drawn_too() -> None:
+    for hits in (np.zeros(1024, np.int64), np.arange(16)):
+        ElementTree.fromstring(histogram("book 1", hits))
+
+
+def test_the_pages_audio_is_flac() -> None:
+    from codecctl.evaluate.clips import _flac
+
+    audio = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
+    back, rate = soundfile.read(io.BytesIO(base64.b64decode(_flac(audio, 16000))), dtype="float32")
+    assert rate == 16000
+    np.testing.assert_allclose(back, audio, atol=2e-5)

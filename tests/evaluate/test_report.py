@@ -1,0 +1,203 @@
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codecctl.config.schema import ValidateConfig
+from codecctl.evaluate.recordings import Recording
+from codecctl.evaluate.report import ModelCard, write_report
+from codecctl.evaluate.validate import Work, validate
+from codecctl.evaluate.verdict import judge, say_verdict
+from codecctl.model.codec import Codec
+
+CONFIG = ValidateConfig(metrics=(), opus_kbps=(6.0,), require={"snr_db": 2.0, "stoi": 0.9})
+
+
+@pytest.fixture(scope="module")
+def page(speaking: Codec, clips: list[Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on four clips, one of them with a name that needs escaping."""
+    odd = Recording(
+        '<b>odd</b> & "quoted"', *(getattr(clips[0], n) for n in ("dataset", "language", "speaker", "path"))
+    )
+    recordings = [odd, clips[4], clips[8], clips[9]]
+    result = validate(speaking, recordings, source="four clips", config=CONFIG, work=Work(curve=True, against=speaking))
+    return write_report(
+        tmp_path_factory.mktemp("report"),
+        result,
+        judge(result, CONFIG.require),
+        say_verdict(result),
+        codec=speaking,
+        recordings=recordings,
+        config=CONFIG,
+        card=ModelCard("best.pt", "0123456789abcdef", 300),
+    )
+
+
+class _Reader(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def test_the_page_is_whole_and_asks_the_network_for_nothing(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    reader = _Reader()
+    reader.feed(text)
+    ids = [attributes["id"] for _, attributes in reader.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    for tag, attributes in reader.tags:
+        link = attributes.get("href") or attributes.get("src")
+        assert link is None or link.startswith("data:") or link.removeprefix("#") in ids, (tag, link)
+    assert not re.search(r"https?://|@import|url\(|fetch\(", text)
+    assert "<b>odd</b>" not in text
+    assert "missed: stoi was not measured" in text
+    assert [p.name for p in page.parent.iterdir()] == ["index.html"]
+
+
+def test_every_image_and_control_has_a_name(page: Path) -> None:
+    reader = _Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    for tag, attributes in reader.tags:
+        if tag == "img":
+            assert attributes["alt"]
+        if tag == "svg" or (tag == "input" and attributes["type"] == "range"):
+            assert attributes["aria-label"]
+    assert next(tag for tag, _ in reader.tags if tag in ("h1", "h2")) == "h1"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A headless Chromium, where there is one."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
+    if not chromium or not driver:
+        pytest.skip("no Chromium with its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("--headless=new", "--no-sandbox", "--force-prefers-reduced-motion", "--window-size=1200,1000"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
+    yield session
+    session.quit()
+
+
+@pytest.fixture
+def opened(browser: Any, page: Path) -> Any:
+    browser.get(page.as_uri())
+    return browser
+
+
+def _until(browser: Any, condition: str) -> Any:
+    """The value of a JavaScript expression as soon as it is true."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 60).until(lambda b: b.execute_script(f"return {condition}"))
+
+
+def test_players_play_and_a_switch_keeps_its_place(opened: Any) -> None:
+    position = "Number(document.querySelector('[data-player] input[type=range]').value)"
+    state = "document.querySelector('[data-player]').dataset.state"
+    opened.find_element("css selector", "[data-player] button.play").click()
+    before = _until(opened, f"{position} > 0.2 && {position}")
+    opened.find_element("css selector", "[data-player] input[value=codec]").click()
+    after = opened.execute_script(f"return {position}")
+    assert opened.execute_script(f"return {state}") == "playing"
+    assert before <= after
+    _until(opened, f"{position} > {after}")  # it goes on, not from the start
+    opened.find_element("css selector", "[data-player] button.play").click()
+    assert opened.execute_script(f"return {state}") == "standing"
+    assert opened.get_log("browser") == []
+
+
+def test_what_is_heard_after_a_switch_is_the_other_version_at_the_same_instant(opened: Any) -> None:
+    """The page's own player, run by an offline context: the codec's samples follow the original's without a gap."""
+    heard = opened.execute_async_script(
+        """
+        const done = arguments[0];
+        const clips = clipsOf(document.querySelector("[data-player]").dataset.player);
+        const player = new Player({ original: clips.original, codec: clips.codec });
+        (async () => {
+          context = new OfflineAudioContext(1, 16000, 16000);
+          context.resume = async () => {};
+          await player.play();
+          context.suspend(0.5).then(() => {
+            player.hear("codec");
+            OfflineAudioContext.prototype.resume.call(context);
+          });
+          const made = (await context.startRendering()).getChannelData(0);
+          const [a, b] = ["original", "codec"].map((name) => player.buffers[name].getChannelData(0));
+          const late = Math.round(0.02 * 16000);
+          const error = (signal, first, last) => {
+            let sum = 0, power = 0;
+            for (let i = first; i < last; i++) {
+              sum += (made[i] - signal[i - late]) ** 2;
+              power += signal[i - late] ** 2;
+            }
+            return sum / power;
+          };
+          done([error(a, late, 7900), error(b, 9000, 16000)]);
+        })().catch((error) => done(String(error)));
+        """
+    )
+    assert heard == [pytest.approx(0, abs=1e-3), pytest.approx(0, abs=1e-3)]
+
+
+def test_tables_sort_by_number_and_back(opened: Any) -> None:
+    column = "[...document.querySelector('#systems tbody').rows].map((row) => row.cells[1].textContent)"
+    heading = opened.find_element("css selector", "#systems th:nth-child(2) button")
+    heading.click()
+    falling = [float(text) for text in opened.execute_script(f"return {column}") if text]
+    heading.send_keys("\ue007")  # Enter: the keyboard does it too
+    rising = [float(text) for text in opened.execute_script(f"return {column}") if text]
+    assert falling == sorted(falling, reverse=True)
+    assert rising == sorted(rising)
+    assert heading.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+
+
+def test_the_blind_test_counts_answers_and_hides_which_is_which(opened: Any) -> None:
+    blind = opened.find_element("id", "blind")
+    blind.find_element("css selector", "button.next").click()
+    blind.find_element("css selector", "button.play").click()
+    _until(opened, "Number(document.querySelector('#blind input[type=range]').value) > 0.1")
+    assert [r.get_attribute("value") for r in blind.find_elements("css selector", "input[type=radio]")] == [
+        "A",
+        "B",
+        "X",
+    ]
+    blind.find_element("css selector", "button.answer[value=A]").click()
+    assert re.search(r"X was [AB]\. [01] of 1 right", blind.find_element("css selector", "[role=status]").text)
+    assert not blind.find_element("css selector", "button.answer").is_enabled()
+    assert opened.get_log("browser") == []
+
+
+@pytest.mark.parametrize("mode", ["light", "dark"])
+def test_text_stands_out_from_its_ground_in_light_and_dark(opened: Any, mode: str, tmp_path: Path) -> None:
+    feature = {"name": "prefers-color-scheme", "value": mode}
+    opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
+    script = """
+      const light = (text) => {
+        const c = text.match(/[\\d.]+/g).slice(0, 3).map((v) => v / 255);
+        const linear = c.map((v) => v <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4);
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
+      };
+      const ground = light(getComputedStyle(document.body).backgroundColor);
+      const contrast = (selector) => {
+        const ink = light(getComputedStyle(document.querySelector(selector)).color);
+        return (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
+      };
+      return [ground, ...["body", ".lead", "nav a", ".missed", ".passed"].map(contrast)];
+    """
+    ground, *contrasts = json.loads(json.dumps(opened.execute_script(script)))
+    assert (ground > 0.5) == (mode == "light")
+    assert min(contrasts) > 4.5  # WCAG 2.2, level AA
+    opened.save_screenshot(str(tmp_path / f"{mode}.png"))
+    assert opened.execute_script("return document.documentElement.scrollWidth <= window.innerWidth")

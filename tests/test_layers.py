@@ -1,0 +1,99 @@
+"""The floors of the house: an import only goes down, and what a room never does it does not do."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import codecctl
+
+PACKAGE = Path(codecctl.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FLOORS = [
+    {"errors"},
+    {"audio", "config", "workers", "bitstream"},
+    {"data", "model"},
+    {"evaluate", "inference"},
+    {"train"},
+    {"cli"},
+]
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), str(path))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of all that a file imports, also inside functions and for types alone."""
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def called(path: Path) -> set[str]:
+    """Plain names of functions that a file calls."""
+    calls = (node.func for node in ast.walk(tree(path)) if isinstance(node, ast.Call))
+    return {function.id for function in calls if isinstance(function, ast.Name)}
+
+
+def packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported(path)}
+
+
+def test_every_file_has_a_floor() -> None:
+    assert {room_of(path) for path in FILES} == set(FLOOR_OF)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    here = room_of(path)
+    for name in imported(path):
+        package, _, rest = name.partition(".")
+        there = rest.split(".")[0]
+        if package != "codecctl" or there in ("", here, "__version__"):
+            continue
+        assert there in FLOOR_OF, f"{path}: imports {name}, which is no room"
+        assert FLOOR_OF[there] < FLOOR_OF[here], f"{path}: {here} imports {name}, which is not below it"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_a_room_never_does(path: Path) -> None:
+    here = room_of(path)
+    assert not packages(path) & {"pickle", "marshal", "shelve", "dill", "joblib"}, "a stranger's file runs no code here"
+    if here != "cli":
+        assert not packages(path) & {"typer", "rich", "click"}, "only the command line knows these"
+        assert not called(path) & {"print", "input", "exit", "quit"}, "only the command line prints, asks, exits"
+    if here == "bitstream":
+        assert "torch" not in packages(path)
+    if here in ("model", "config") and path.name != "load.py":
+        assert "open" not in called(path)
+        assert not packages(path) & {"pathlib", "os", "io", "soundfile", "yaml"}, "opens no file"
+
+
+def test_the_command_line_starts_without_torch() -> None:
+    heavy = ["torch", "numpy", "transformers", "soundfile", "pydantic"]
+    code = f"import sys, codecctl.cli.main; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "torch" not in done.stdout, done.stdout
+
+
+def test_help_runs_without_torch() -> None:
+    code = (
+        "import sys; from codecctl.cli.main import run; c = run(['train', '--help']); sys.exit('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config" in done.stdout

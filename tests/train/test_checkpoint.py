@@ -1,0 +1,144 @@
+"""A training state on disk: whole, or the one before."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._pytree import tree_flatten
+
+from codecctl.config import Config, load_config
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.inference.load import Codec, read_checkpoint, read_config
+from codecctl.train.checkpoint import Run, load_state, save_last, save_state
+from codecctl.train.state import TrainState, start_state
+from codecctl.train.step import train_step
+from tests.train.tiny import tiny_config, tiny_machine
+
+CPU = torch.device("cpu")
+
+SAVE_FOREVER = """
+import sys, torch
+from pathlib import Path
+from codecctl.train.checkpoint import save_state
+from codecctl.train.state import start_state
+from tests.train.tiny import tiny_config
+config = tiny_config(Path("unused"))
+state = start_state(config, torch.device("cpu"))
+while True:
+    state.step += 1
+    state.ema.encoder.get_parameter(sys.argv[2]).data.fill_(state.step)
+    save_state(state, config, Path(sys.argv[1]), 1)
+"""
+
+
+@pytest.fixture
+def config() -> Config:
+    return tiny_config(Path("unused"))
+
+
+@pytest.fixture
+def state(config: Config) -> TrainState:
+    """After two steps: the optimizer has something to remember."""
+    state = start_state(config, CPU)
+    machine = tiny_machine(state, config)
+    for step in range(2):
+        crops = 0.1 * torch.randn(2, 1, 3200, generator=torch.Generator().manual_seed(step))
+        train_step(state, [crops], machine, config)
+    state.best_score = 0.75
+    return state
+
+
+@contextmanager
+def files_up_to(n_bytes: int) -> Iterator[None]:
+    """No file of this process may grow beyond: a write fails as it does on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_what_is_saved_is_loaded(state: TrainState, config: Config, tmp_path: Path) -> None:
+    save_state(state, config, tmp_path / "last.pt", 1)
+    content = read_checkpoint(tmp_path / "last.pt")
+    assert read_config(content, tmp_path) == config
+    loaded = start_state(config.model_copy(update={"train": config.train.model_copy(update={"seed": 1})}), CPU)
+    load_state(loaded, content, tmp_path / "last.pt")
+    save_state(loaded, config, tmp_path / "again.pt", 1)
+    first, second = (tree_flatten(read_checkpoint(tmp_path / name))[0] for name in ("last.pt", "again.pt"))
+    assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(first, second, strict=True))
+    assert loaded.codec.training
+    assert (loaded.step, loaded.best_score) == (2, 0.75)
+
+
+def test_a_checkpoint_says_what_it_is(state: TrainState, config: Config, tmp_path: Path) -> None:
+    save_state(state, config, tmp_path / "last.pt", 1)
+    content = read_checkpoint(tmp_path / "last.pt")
+    assert content["fingerprint"] == Codec.load(tmp_path / "last.pt", "cpu").fingerprint
+    assert set(content["versions"]) == {"codecctl", "python", "torch", "numpy"}
+    assert all(isinstance(version, str) for version in content["versions"].values())
+
+
+@pytest.mark.parametrize("n_bytes", [0, 100, 5000, 40_000])
+def test_a_save_that_fails_leaves_the_old_file(state: TrainState, config: Config, tmp_path: Path, n_bytes: int) -> None:
+    path = tmp_path / "last.pt"
+    save_state(state, config, path, 1)
+    old = path.read_bytes()
+    assert n_bytes < len(old)
+    state.step += 1
+    with pytest.raises((OSError, CodecctlError)), files_up_to(n_bytes):
+        save_state(state, config, path, 1)
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["last.pt"]
+
+
+def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
+    name = next(name for name, _ in start_state(tiny_config(Path("unused")), CPU).codec.encoder.named_parameters())
+    path = tmp_path / "last.pt"
+    process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, path, name])
+    while not path.exists():
+        assert process.poll() is None
+        time.sleep(0.005)
+    time.sleep(0.1)  # a hundred milliseconds hold several saves, and saving is all it does
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    content = read_checkpoint(path)
+    assert (content["ema"][f"encoder.{name}"] == content["step"]).all()
+
+
+def test_a_run_folder_is_made_once(state: TrainState, tmp_path: Path) -> None:
+    run, config = Run(tmp_path / "deep" / "run"), load_config("smoke")
+    run.create(config)
+    assert load_config(run.config) == config
+    run.create(config)  # no checkpoint yet: nothing is lost
+    save_state(state, config, run.last, 1)
+    with pytest.raises(UsageError, match=r"holds a run; `codecctl resume .*run` goes on, --run names another"):
+        run.create(config)
+
+
+@pytest.mark.parametrize("key", ["ema", "optimizer", "step"])
+def test_a_missing_part_is_named(state: TrainState, config: Config, tmp_path: Path, key: str) -> None:
+    save_state(state, config, tmp_path / "last.pt", 1)
+    content = read_checkpoint(tmp_path / "last.pt")
+    del content[key]
+    with pytest.raises(CodecctlError, match=f"'{key}' is missing"):
+        load_state(state, content, tmp_path / "last.pt")
+
+
+def test_the_newest_checkpoints_stay(state: TrainState, config: Config, tmp_path: Path) -> None:
+    config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 3})})
+    for state.step in (2, 4, 6, 8):
+        save_last(Run(tmp_path), state, config, 1)
+    kept = {path.name: read_checkpoint(path)["step"] for path in tmp_path.iterdir()}
+    assert kept == {"last.pt": 8, "step-000000006.pt": 6, "step-000000004.pt": 4}

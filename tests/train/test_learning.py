@@ -1,0 +1,153 @@
+"""What a run does beyond the bare update: adversaries, frozen parts, accumulation, bad gradients, several ranks."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecctl.errors import CodecctlError
+from codecctl.inference.load import Codec, read_checkpoint, save_codec
+from codecctl.train import loop
+from codecctl.train.loop import Watcher, train
+from codecctl.train.state import start_state
+from codecctl.train.step import StepResult, loss_weights, train_step
+from tests.train.tiny import tiny_config, tiny_machine, tiny_yaml
+
+CPU = torch.device("cpu")
+ADVERSARIAL = (
+    "loss.adversarial_weight=1", "loss.feature_weight=2",
+    "train.adversarial={periods: [2], stft_windows: [64], channels: 2, start_epoch: 0, warmup_steps: 0, ramp_steps: 4}",
+)  # fmt: skip
+
+
+class Recorder(Watcher):
+    def __init__(self) -> None:
+        self.results: list[StepResult] = []
+        self.warnings: list[str] = []
+
+    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
+        self.results.append(result)
+
+    def warned(self, step: int, message: str) -> None:
+        self.warnings.append(message)
+
+
+def crops(n: int) -> Tensor:
+    return 0.1 * torch.randn(n, 1, 3200, generator=torch.Generator().manual_seed(n))
+
+
+def test_adversaries_come_at_their_step_and_rise() -> None:
+    config = tiny_config(Path("unused"), *ADVERSARIAL)
+    weights = [loss_weights(config, step, adversarial_step=10) for step in (9, 10, 11, 13, 50)]
+    assert "adversarial" not in weights[0]
+    assert [w["feature"] for w in weights[1:]] == [0.5, 1.0, 2.0, 2.0]
+
+
+def test_discriminators_learn_and_are_heard(prepared: Path, tmp_path: Path) -> None:
+    watcher = Recorder()
+    train(tiny_config(prepared, *ADVERSARIAL), tmp_path / "run", CPU, watcher)
+    first, last = watcher.results[0].losses, watcher.results[-1].losses
+    assert {"discriminator", "adversarial", "feature"} <= first.keys()
+    assert last["discriminator"] < first["discriminator"]
+
+
+def test_frozen_parts_keep_the_tokens(prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config(prepared, "train.freeze=[encoder,quantizer]")
+    config = config.model_copy(update={"train": config.train.model_copy(update={"kmeans_vectors": 1})})
+    run = train(config, tmp_path / "run", CPU, Watcher(), stop_step=1)
+    before = Codec.load(run.last, "cpu")
+    loop.resume(tmp_path / "run", CPU, Watcher())
+    after = Codec.load(run.last, "cpu")
+    assert before.fingerprint == after.fingerprint
+    assert not torch.equal(before.decoder.first.conv.weight, after.decoder.first.conv.weight)
+
+
+def test_accumulated_batches_are_one_batch() -> None:
+    config = tiny_config(Path("unused"), "model.quantizer.quantizer_dropout=0.5")
+    audio, states = crops(4), [start_state(config, CPU) for _ in range(2)]
+    results = [
+        train_step(state, batches, tiny_machine(state, config), config)
+        for state, batches in zip(states, ([audio], list(audio.chunk(2))), strict=True)
+    ]
+    torch.testing.assert_close(results[0].gradient_norm, results[1].gradient_norm)
+    assert torch.equal(results[0].codes, results[1].codes)
+
+
+def test_a_bad_gradient_teaches_nothing() -> None:
+    config = tiny_config(Path("unused"))
+    state = start_state(config, CPU)
+    before = {name: value.clone() for name, value in state.codec.state_dict().items()}
+    result = train_step(state, [torch.full((2, 1, 3200), float("nan"))], tiny_machine(state, config), config)
+    assert result.skipped
+    assert state.step == 1
+    assert all(torch.equal(value, before[name]) for name, value in state.codec.state_dict().items())
+
+
+def test_bad_gradients_in_a_row_roll_back_and_then_stop(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(
+        prepared,
+        "train.n_steps=20",
+        "train.checkpoint_every_steps=2",
+        "train.roll_back_after=2",
+        "train.max_rollbacks=1",
+    )
+
+    def poisoned(state, batches, machine, config):  # type: ignore[no-untyped-def]
+        poison = float("nan") if state.step >= 4 else 1.0
+        return train_step(state, [batch * poison for batch in batches], machine, config)
+
+    monkeypatch.setattr(loop, "train_step", poisoned)
+    watcher = Recorder()
+    with pytest.raises(CodecctlError, match="after 1 roll-backs"):
+        train(config, tmp_path / "run", CPU, watcher)
+    assert "rolled back to step 4; learning rates x 0.5" in watcher.warnings
+    assert watcher.results[-1].learning_rate < watcher.results[3].learning_rate
+
+
+def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny_config(prepared, "train.checkpoint_every_steps=2")
+    save, watcher = loop.save_last, Recorder()
+
+    def fails_once(run, state, config, n_ranks):  # type: ignore[no-untyped-def]
+        if state.step == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(run, state, config, n_ranks)
+
+    monkeypatch.setattr(loop, "save_last", fails_once)
+    run = train(config, tmp_path / "run", CPU, watcher)
+    assert watcher.warnings == ["NOT SAVED: No space left on device; the last checkpoint stays"]
+    assert read_checkpoint(run.last)["step"] == 6
+
+
+def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
+    """Two processes of half the batch: the same gradient as one of the whole, and one set of codebooks."""
+    one = tiny_yaml(tmp_path, prepared, *ADVERSARIAL, "train.batch_size=4")
+    train(tiny_config(prepared, *ADVERSARIAL, "train.batch_size=4"), tmp_path / "one", CPU, Watcher(), stop_step=1)
+    command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", one, "--set", "train.batch_size=2"]
+    process = subprocess.run(
+        [*command, "--run", tmp_path / "two", "--steps", "1", "--device", "cpu", "--devices", "2"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert process.returncode == 0, process.stderr
+    first, second = (json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[0]) for n in ("one", "two"))
+    assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=1e-3)
+    books = [read_checkpoint(tmp_path / n / "last.pt")["model"]["quantizer.books.0.codebook"] for n in ("one", "two")]
+    torch.testing.assert_close(books[0], books[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_codec_without_training_is_used_but_not_resumed(tmp_path: Path) -> None:
+    config = tiny_config(Path("unused"))
+    save_codec(start_state(config, CPU).codec, tmp_path / "last.pt")
+    assert Codec.load(tmp_path / "last.pt", "cpu").fingerprint
+    with pytest.raises(CodecctlError, match="'ema' is missing"):
+        loop.resume(tmp_path, CPU, Watcher())

@@ -1,0 +1,83 @@
+"""The reconstruction losses: zero where nothing is lost, finite where nothing is heard."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecctl.config.schema import LossConfig
+from codecctl.train.losses import ReconstructionLosses
+
+RATE = 16000
+
+
+@pytest.fixture(scope="module")
+def losses() -> ReconstructionLosses:
+    return ReconstructionLosses(LossConfig(), RATE)
+
+
+def noise(seed: int, level: float, n_items: int = 2, n_samples: int = 6400) -> Tensor:
+    return level * torch.randn(n_items, 1, n_samples, generator=torch.Generator().manual_seed(seed))
+
+
+SIGNALS = {
+    "silence": torch.zeros(2, 1, 3200),
+    "speech level": noise(0, 0.1, n_samples=3200),
+    "full scale": noise(1, 1.0, n_samples=3200).sign(),
+    "constant": torch.full((2, 1, 3200), 0.9),
+    "faint": noise(2, 1e-5, n_samples=3200),
+}
+
+
+def test_every_loss_is_zero_for_equal_signals(losses: ReconstructionLosses) -> None:
+    for name, signal in SIGNALS.items():
+        values = losses(signal, signal.clone())
+        assert set(values) == {"waveform", "spectral", "mel"}
+        assert all(float(value) == 0 for value in values.values()), name
+
+
+@pytest.mark.parametrize("reference", SIGNALS)
+@pytest.mark.parametrize("decoded", SIGNALS)
+def test_gradients_are_finite_whatever_meets(losses: ReconstructionLosses, reference: str, decoded: str) -> None:
+    audio = SIGNALS[decoded].clone().requires_grad_()
+    total = torch.stack(list(losses(SIGNALS[reference], audio).values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    assert total.isfinite()
+    assert audio.grad is not None
+    assert audio.grad.isfinite().all()
+
+
+def test_every_loss_grows_with_the_error(losses: ReconstructionLosses) -> None:
+    signal = noise(0, 0.1)
+    little, much = losses(signal, signal + noise(1, 0.01)), losses(signal, signal + noise(1, 0.1))
+    assert all(0 < little[name] < much[name] for name in little)
+
+
+def test_a_loss_of_weight_zero_is_not_computed() -> None:
+    config = LossConfig(spectral_weight=0, mel_weight=0)
+    assert set(ReconstructionLosses(config, RATE)(noise(0, 0.1), noise(1, 0.1))) == {"waveform"}
+    assert config.weights["spectral"] == 0
+    assert config.weights["commitment"] == config.commitment_weight
+
+
+def test_two_half_batches_weigh_as_much_as_the_whole(losses: ReconstructionLosses) -> None:
+    signal, decoded = noise(0, 0.1, 4), noise(1, 0.05, 4) * torch.tensor([1e-3, 0.1, 1, 4]).reshape(4, 1, 1)
+    whole = losses(signal, decoded)
+    halves = [losses(signal[part], decoded[part]) for part in (slice(0, 2), slice(2, 4))]
+    for name, value in whole.items():
+        assert float(value) == pytest.approx(float((halves[0][name] + halves[1][name]) / 2), rel=1e-5)
+
+
+def test_autocast_changes_nothing(losses: ReconstructionLosses) -> None:
+    signal, decoded = noise(0, 0.1), noise(1, 0.1)
+    plain = losses(signal, decoded)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = losses(signal, decoded)
+    assert all(torch.equal(plain[name], cast[name]) for name in plain)
+
+
+@pytest.mark.parametrize("n_samples", [1, 63, 64, 2049])
+def test_any_length_has_a_loss(losses: ReconstructionLosses, n_samples: int) -> None:
+    values = losses(noise(0, 0.1, 1, n_samples), noise(1, 0.1, 1, n_samples))
+    assert all(value.isfinite() and value > 0 for value in values.values())

@@ -1,0 +1,79 @@
+"""The schedule, the optimiser's groups, and randomness as a function of its place."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from codecctl.config import Config, parse_config
+from codecctl.config.schema import ModelConfig, TrainConfig
+from codecctl.model.codec import Codec
+from codecctl.train.state import make_optimizer, schedule, start_state, step_generator
+
+CPU = torch.device("cpu")
+SETTINGS = TrainConfig(n_steps=100, warmup_steps=10, final_rate_share=0.01)
+
+
+def test_the_schedule_rises_then_falls_to_its_end() -> None:
+    rates = [schedule(SETTINGS, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == rates[10] == 1 == max(rates)
+    assert rates[:10] == sorted(rates[:10])
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert rates[55] == pytest.approx((1 + 0.01) / 2)
+    assert rates[100] == pytest.approx(0.01)
+    assert schedule(SETTINGS, 1000) == pytest.approx(0.01)
+
+
+def test_a_schedule_may_have_no_warmup_or_nothing_else() -> None:
+    flat = TrainConfig(warmup_steps=0, n_steps=10, final_rate_share=0)
+    assert schedule(flat, 0) == 1
+    assert schedule(flat, 10) == pytest.approx(0)
+    assert 0 < schedule(TrainConfig(warmup_steps=10, n_steps=5), 4) < 1
+
+
+def test_only_matrices_and_kernels_decay(tiny_codec: Codec) -> None:
+    optimizer = make_optimizer(tiny_codec, TrainConfig(weight_decay=0.5), 1e-3)
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    names = dict(tiny_codec.named_parameters())
+    assert sum(len(group["params"]) for group in optimizer.param_groups) == len(decays) == len(names)
+    decayed = {name for name, parameter in names.items() if decays[id(parameter)] == 0.5}
+    assert all(decays[id(parameter)] in (0, 0.5) for parameter in names.values())
+    assert all(names[name].dim() > 1 for name in decayed)
+    spared = {name.split(".")[-1] for name in names if name not in decayed}
+    assert any("bias" in name for name in spared)
+    assert any("scale" in name for name in spared)
+    assert any("attention" in name or "weight" in name for name in decayed)
+    assert not any(name.endswith(("bias", "_scale", "alpha", "original0")) for name in decayed)
+
+
+def test_the_seed_makes_the_codec_and_leaves_the_world_alone(tiny: ModelConfig) -> None:
+    def weights(seed: int) -> torch.Tensor:
+        config = Config(model=tiny, train=TrainConfig(seed=seed))
+        return torch.nn.utils.parameters_to_vector(start_state(config, CPU).codec.parameters()).detach()
+
+    torch.manual_seed(3)
+    first = weights(0)
+    drawn = torch.rand(1)
+    torch.manual_seed(3)
+    assert torch.equal(drawn, torch.rand(1))
+    assert torch.equal(first, weights(0))
+    assert not torch.equal(first, weights(1))
+
+
+def test_a_new_state_is_ready_to_train(tiny: ModelConfig) -> None:
+    state = start_state(parse_config({"model": tiny.model_dump()}, source="test"), CPU)
+    assert state.step == 0
+    assert state.codec.training
+    assert all(parameter.requires_grad for parameter in state.codec.parameters())
+    assert state.best_score == float("inf")
+
+
+def test_randomness_follows_from_seed_step_and_purpose() -> None:
+    def draw(*place: int) -> float:
+        return float(torch.rand(1, generator=step_generator(*place), dtype=torch.float64))
+
+    places = [(seed, step, purpose) for seed in (0, 1, 12345) for step in range(50) for purpose in range(4)]
+    values = [draw(*place) for place in places]
+    assert values == [draw(*place) for place in places]
+    assert len(set(values)) == len(values)

@@ -1,0 +1,110 @@
+"""One update: what it draws, what it changes, and that it learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+
+from codecctl.config import Config, load_config
+from codecctl.train.state import TrainState, start_state
+from codecctl.train.step import Machinery, draw_n_quantizers, train_step
+from tests.train.tiny import tiny_config, tiny_machine
+
+CPU = torch.device("cpu")
+ALONE = Fabric(accelerator="cpu", devices=1)
+
+
+@pytest.fixture
+def config() -> Config:
+    return tiny_config(Path("unused"), "train.n_steps=100", "train.learning_rate=1e-2", "train.warmup_steps=0")
+
+
+@pytest.fixture
+def state(config: Config) -> TrainState:
+    return start_state(config, CPU)
+
+
+@pytest.fixture
+def machine(state: TrainState, config: Config) -> Machinery:
+    return tiny_machine(state, config)
+
+
+@pytest.fixture
+def crops(speech: Tensor) -> Tensor:
+    """[2, 1, L]: speech."""
+    return speech[..., 16000 : 16000 + 2 * 3200].reshape(2, 1, 3200)
+
+
+def shares(probability: float, n_steps: int = 500, batch_size: int = 16) -> Tensor:
+    """[K]: how often 1, 2, ... K books were drawn."""
+    changes = [f"model.quantizer.quantizer_dropout={probability}"]
+    config = load_config("smoke", overrides=changes)
+    drawn = torch.cat([draw_n_quantizers(config, step, batch_size, ALONE) for step in range(n_steps)])
+    assert drawn.min() >= 1
+    return torch.bincount(drawn - 1, minlength=config.model.n_codebooks) / len(drawn)
+
+
+@pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
+def test_quantizer_dropout_is_the_share_of_crops_that_lose_books(probability: float) -> None:
+    expected = torch.full((8,), probability / 8)
+    expected[7] += 1 - probability
+    assert shares(probability).numpy() == pytest.approx(expected.numpy(), abs=0.015)  # four deviations of 8000 draws
+
+
+def test_what_is_drawn_follows_from_the_step() -> None:
+    config = load_config("smoke")
+    first, again = draw_n_quantizers(config, 5, 16, ALONE), draw_n_quantizers(config, 5, 16, ALONE)
+    assert torch.equal(first, again)
+    assert any(not torch.equal(first, draw_n_quantizers(config, step, 16, ALONE)) for step in range(6, 9))
+
+
+def test_a_step_says_what_it_did(state: TrainState, crops: Tensor, machine: Machinery, config: Config) -> None:
+    before = torch.nn.utils.parameters_to_vector(state.codec.parameters()).detach().clone()
+    result = train_step(state, [crops], machine, config)
+    after = torch.nn.utils.parameters_to_vector(state.codec.parameters()).detach()
+    assert state.step == 1
+    assert result.learning_rate == config.train.learning_rate == state.optimizer.param_groups[0]["lr"]
+    weighted = sum(result.weights[name] * float(value) for name, value in result.losses.items())
+    assert float(result.total) == pytest.approx(weighted, rel=1e-5)
+    assert result.codes.shape == (2, config.model.n_codebooks, 100)
+    assert not any(value.requires_grad for value in (result.total, *result.losses.values()))
+    assert result.gradient_norm > 0
+    assert not torch.equal(before, after)
+
+
+def test_the_same_step_twice_is_the_same_step(crops: Tensor, config: Config) -> None:
+    states = [start_state(config, CPU) for _ in range(2)]
+    for state in states:
+        machine = tiny_machine(state, config)
+        for _ in range(3):
+            train_step(state, [crops], machine, config)
+    first, second = (state.codec.state_dict() for state in states)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_it_learns_what_it_hears_again_and_again(
+    state: TrainState, crops: Tensor, machine: Machinery, config: Config
+) -> None:
+    totals = [float(train_step(state, [crops], machine, config).total) for _ in range(60)]
+    assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0])
+def test_silence_and_full_scale_leave_the_codec_sound(
+    state: TrainState, machine: Machinery, config: Config, level: float
+) -> None:
+    for _ in range(3):
+        result = train_step(state, [torch.full((2, 1, 3200), level)], machine, config)
+        assert result.total.isfinite()
+    assert all(value.isfinite().all() for value in state.codec.state_dict().values())
+
+
+def test_bfloat16_keeps_weights_and_books_in_float32(state: TrainState, crops: Tensor, config: Config) -> None:
+    half = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bfloat16"})})
+    result = train_step(state, [crops], tiny_machine(state, half), half)
+    assert result.total.isfinite()
+    assert {value.dtype for value in state.codec.state_dict().values()} == {torch.float32}

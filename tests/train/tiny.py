@@ -1,0 +1,40 @@
+"""A training so small that a step takes milliseconds, as the tests of this folder and of the commands use it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from codecctl.config import Config, dump_config, load_config
+from codecctl.train.device import make_fabric
+from codecctl.train.state import TrainState
+from codecctl.train.step import Machinery, assemble
+
+CHANGES = [
+    "data.segment_seconds=0.2", "data.n_workers=0",
+    "model.strides=[4,8]", "model.base_channels=4", "model.dilations=[1]", "model.kernel_size=3",
+    "model.transformer={width: 8, n_layers: 1, n_heads: 2, feedforward_width: 8, look_back_frames: 5}",
+    "model.quantizer.codebook_sizes=[32,16,16]",
+    "loss.spectral_windows=[64]", "loss.mel_windows=[64]", "loss.mel_bins=[8]",
+    "train.kmeans_vectors=200", "train.batch_size=2", "train.n_steps=6", "train.warmup_steps=2",
+    "train.log_every_steps=1", "train.validate_every_steps=100", "train.checkpoint_every_steps=100",
+    "validate.n_utterances=1",
+]  # fmt: skip
+
+
+def tiny_config(prepared: Path, *changes: str) -> Config:
+    """Six steps of a tiny codec on a prepared folder."""
+    return load_config("smoke", overrides=[*CHANGES, f"data.path={prepared}", *changes])
+
+
+def tiny_machine(state: TrainState, config: Config) -> Machinery:
+    """The state on the CPU, ready for steps."""
+    return assemble(state, config, make_fabric(config, torch.device("cpu")), None)
+
+
+def tiny_yaml(folder: Path, prepared: Path, *changes: str) -> Path:
+    """The same, as a file `tiny.yaml`."""
+    path = folder / "tiny.yaml"
+    path.write_text(dump_config(tiny_config(prepared, *changes)), encoding="utf-8")
+    return path
