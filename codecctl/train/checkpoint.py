@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,9 +100,7 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
     Raises `CodecctlError` that names the first part or key which is missing or foreign.
     """
     parts = _other_parts(state)
-    for name in ("model", "ema", *parts, *_COUNTERS):
-        if name not in content:
-            raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
+    _check_parts(content, ("model", "ema", *parts, *_COUNTERS), path)
     load_weights(state.codec, content["model"], path)
     load_weights(state.ema, content["ema"], path)
     for name, part in parts.items():
@@ -118,10 +116,11 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
 
 
 def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:
-    """The last checkpoint of a run and its config."""
+    """The last checkpoint of a run and its config. Raises `CodecctlError` if there is none that can be resumed."""
     if not run.last.exists():
         raise CodecctlError(f"{run.last}: no such file; start the run with `codecctl train --run {run.folder}`")
     content = read_checkpoint(run.last)
+    _check_parts(content, ("model", "ema", "optimizer", *_COUNTERS), run.last)
     return content, read_config(content, run.last)
 
 
@@ -151,6 +150,12 @@ def _other_parts(state: TrainState) -> dict[str, Any]:
         "discriminator_optimizer": state.discriminator_optimizer,
     }
     return {name: part for name, part in parts.items() if part is not None}
+
+
+def _check_parts(content: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
+    for name in names:
+        if name not in content:
+            raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
 
 
 def _check_keys(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str) -> None:

@@ -255,7 +255,7 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops) -> None:
     with torch.no_grad():
         latents = [
             state.codec.encoder(audio.to(state.device)).mT.flatten(0, 1)  # [B x T, D]
-            for audio in crops.batch(0, n_crops).split(config.train.batch_size)
+            for audio in torch.split(crops.batch(0, n_crops), config.train.batch_size)
         ]
     state.codec.quantizer.fit(torch.cat(latents)[:n_frames], step_generator(config.train.seed, 0, _KMEANS))
     state.ema.quantizer.load_state_dict(state.codec.quantizer.state_dict())

@@ -145,9 +145,9 @@ def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
     torch.testing.assert_close(books[0], books[1], rtol=1e-3, atol=1e-4)
 
 
-def test_a_codec_without_training_is_used_but_not_resumed(tmp_path: Path) -> None:
+def test_a_codec_without_training_is_used_but_not_resumed(prepared: Path, tmp_path: Path) -> None:
     config = tiny_config(Path("unused"))
     save_codec(start_state(config, CPU).codec, tmp_path / "last.pt")
     assert Codec.load(tmp_path / "last.pt", "cpu").fingerprint
     with pytest.raises(CodecctlError, match="'ema' is missing"):
-        loop.resume(tmp_path, CPU, Watcher())
+        loop.resume(tmp_path, CPU, Watcher(), data=str(prepared))
