@@ -22,6 +22,9 @@ def train(
     run: Annotated[
         Path | None, typer.Option("--run", metavar="DIR", help="The run's folder; else runs/ and the config's name.")
     ] = None,
+    start_from: Annotated[
+        Path | None, typer.Option("--from", metavar="CKPT", help="Start with the weights of this checkpoint.")
+    ] = None,
     steps: StepsOption = None,
     device: DeviceOption = "auto",
     n_devices: DevicesOption = 1,
@@ -44,6 +47,7 @@ def train(
             where,
             display,
             steps,
+            start_from=start_from,
             n_devices=n_devices,
             n_nodes=n_nodes,
         )

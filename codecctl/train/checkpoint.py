@@ -16,7 +16,14 @@ from torch import Tensor, nn
 import codecctl
 from codecctl.config import Config, dump_config
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.inference.load import fingerprint, load_weights, read_checkpoint, read_config, write_checkpoint
+from codecctl.inference.load import (
+    fingerprint,
+    load_weights,
+    read_checkpoint,
+    read_config,
+    weights_in_use,
+    write_checkpoint,
+)
 from codecctl.train.state import TrainState
 
 _COUNTERS = ("step", "adversarial_step", "best_score", "rate_factor", "n_rollbacks")
@@ -113,6 +120,13 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
         part.load_state_dict(content[name])
     for name in _COUNTERS:
         setattr(state, name, content[name])
+
+
+def take_weights(state: TrainState, path: Path) -> None:
+    """Begin with the weights and codebooks that are used of a checkpoint, and with nothing else of it."""
+    weights = weights_in_use(read_checkpoint(path))
+    load_weights(state.codec, weights, path)
+    load_weights(state.ema, weights, path)
 
 
 def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:

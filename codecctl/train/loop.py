@@ -20,7 +20,7 @@ from codecctl.evaluate.codebooks import BookStats, CodebookCounter
 from codecctl.evaluate.validate import Scores, ValidationSet
 from codecctl.inference.load import read_checkpoint
 from codecctl.model.codec import Codec
-from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state
+from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric
 from codecctl.train.log import NoLog, RunLog
 from codecctl.train.signals import StopSignals
@@ -54,10 +54,12 @@ def train(
     watcher: Watcher,
     stop_step: int | None = None,
     *,
+    start_from: Path | None = None,
     n_devices: int = 1,
     n_nodes: int = 1,
 ) -> Run:
-    """Start a run in `folder` and train until `stop_step` (None: `train.n_steps`).
+    """Start a run in `folder` and train until `stop_step` (None: `train.n_steps`). `start_from`: the checkpoint whose
+    weights and codebooks it begins with; else they are drawn, and the books start by k-means.
 
     Raises `UsageError` if a run is there already, `CodecctlError` if the prepared data or the teacher is missing or
     too much goes wrong, `Interrupted` after SIGINT or SIGTERM, when the state has been saved.
@@ -69,7 +71,10 @@ def train(
         run.create(config)
     fabric.barrier()
     trainer = _Trainer(config, run, crops, fabric, watcher)
-    start_codebooks(trainer.state, config, crops)
+    if start_from is None:
+        start_codebooks(trainer.state, config, crops)
+    else:
+        take_weights(trainer.state, start_from)
     trainer.go(stop_step)
     return run
 
