@@ -43,15 +43,20 @@ def prepare(
 
     data, part = load_config(config, overrides=overrides or ()).data, parse_shard(shard)
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("recordings", total=None)
 
         def advance(n_done: int, n_recordings: int) -> None:
             bar.update(task, completed=n_done, total=n_recordings)
 
-        report = prepare_sources(
-            sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance
-        )
+        try:
+            report = prepare_sources(
+                sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance
+            )
+        except OSError as error:  # what fails while a file is written does not say which
+            error.filename = error.filename or str(out)
+            raise
     if report.n_units_left:
         left = f"{report.n_units_left} are left to other jobs, the last of which writes the index"
         say(f"{report.n_units_done} units done, {left}")

@@ -61,12 +61,16 @@ class Run:
 
     def create(self, config: Config) -> None:
         """Make the folder, with its config. Raises `UsageError` if a training already lies there."""
+        self.refuse_taken()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.config.write_text(dump_config(config), encoding="utf-8")
+
+    def refuse_taken(self) -> None:
+        """Raises `UsageError` if a training already lies there."""
         if self.last.exists():
             raise UsageError(
                 f"{self.folder}: holds a run; `codecctl resume {self.folder}` goes on, --run names another"
             )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(dump_config(config), encoding="utf-8")
 
 
 def save_last(run: Run, state: TrainState, config: Config, n_ranks: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import threading
 from collections.abc import Sequence
 from typing import Any, Self
 
@@ -21,6 +23,8 @@ class RunLog:
         _drop_after(run, step)
         self._sample_rate = sample_rate
         self._file = run.metrics.open("a", encoding="utf-8")
+        # TensorBoard's own thread raises again at the next call; its traceback on the terminal says nothing more.
+        self._hook, threading.excepthook = threading.excepthook, self._hide_full_disk
         self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None:
@@ -38,6 +42,10 @@ class RunLog:
         """[1, L]"""
         self._tensorboard.add_audio(name, audio.clamp(-1, 1), step, self._sample_rate)
 
+    def _hide_full_disk(self, failure: threading.ExceptHookArgs) -> None:
+        if not isinstance(failure.exc_value, OSError):
+            self._hook(failure)
+
     def _scalar(self, name: str, value: Any, step: int) -> None:
         self._tensorboard.add_scalar(name, value, step)
 
@@ -45,8 +53,11 @@ class RunLog:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
-        self._tensorboard.close()
+        with contextlib.suppress(OSError):  # closing flushes, and a full disk has been told already
+            self._file.close()
+        with contextlib.suppress(OSError):
+            self._tensorboard.close()
+        threading.excepthook = self._hook
 
 
 class NoLog(RunLog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -65,16 +66,16 @@ def train(
     too much goes wrong, `Interrupted` after SIGINT or SIGTERM, when the state has been saved.
     """
     run = Run(folder)
-    fabric = make_fabric(config, device, n_devices, n_nodes)
+    run.refuse_taken()
     crops = _open_crops(config)
-    if fabric.is_global_zero:
-        run.create(config)
-    fabric.barrier()
+    fabric = make_fabric(config, device, n_devices, n_nodes)
     trainer = _Trainer(config, run, crops, fabric, watcher)
     if start_from is None:
-        start_codebooks(trainer.state, config, crops)
+        start_codebooks(trainer.state, config, crops, fabric)
     else:
         take_weights(trainer.state, start_from)
+    if fabric.is_global_zero:
+        run.create(config)
     trainer.go(stop_step)
     return run
 
@@ -153,14 +154,16 @@ class _Trainer:
                         n_skipped = 0
                         break
                     if _due(state.step, settings.log_every_steps, stop_step):
-                        log.write(state.step, "train", _numbers(result, clock.speed), counter.stats())
+                        self._log(log, "train", _numbers(result, clock.speed), counter.stats())
                         self._watch_books(counter.stats())
                         counter.reset()
                     if _due(state.step, settings.validate_every_steps, stop_step):
                         self._validate(validation, log)
                     stop = self._any_rank(signals.received)
                     if _due(state.step, settings.checkpoint_every_steps, stop_step) or stop:
-                        self._save()
+                        problem = self._save()
+                        if problem and (stop or state.step == stop_step):
+                            raise CodecctlError(f"{self.run.last}: {problem}; step {state.step} could not be saved")
                     if stop:
                         message = f"stopped after step {state.step}, saved; `codecctl resume {self.run.folder}` goes on"
                         raise Interrupted(message, stop)
@@ -186,30 +189,45 @@ class _Trainer:
         state = self.state
         if self.fabric.is_global_zero:
             scores = validation.score(state.ema)
-            log.write(state.step, "validation", scores.values, scores.books)
-            for recording in validation.recordings[:_N_LISTENED]:
-                original = next(recording.pieces(self.config.model.sample_rate))
-                log.audio(state.step, f"{recording.id}/decoded", _through(state.ema, original))
-                if state.step <= self.config.train.validate_every_steps:
-                    log.audio(state.step, f"{recording.id}/original", original)
+            self._log(log, "validation", scores.values, scores.books)
+            self._try("NOT LOGGED", lambda: self._keep_audio(validation, log))
             improved = scores.values["mel_distance"] < state.best_score
             if improved:
                 state.best_score = scores.values["mel_distance"]
-                self._try_to_write(lambda: save_state(state, self.config, self.run.best, self.fabric.world_size))
+                self._try("NOT SAVED", lambda: save_state(state, self.config, self.run.best, self.fabric.world_size))
             self.watcher.validated(state.step, scores, improved)
         state.best_score = self.fabric.broadcast(state.best_score)
 
-    def _save(self) -> None:
-        if self.fabric.is_global_zero:
-            self._try_to_write(lambda: save_last(self.run, self.state, self.config, self.fabric.world_size))
-        self.fabric.barrier()
+    def _keep_audio(self, validation: ValidationSet, log: RunLog) -> None:
+        step, rate = self.state.step, self.config.model.sample_rate
+        for recording in validation.recordings[:_N_LISTENED]:
+            original = next(recording.pieces(rate))
+            log.audio(step, f"{recording.id}/decoded", _through(self.state.ema, original))
+            if step <= self.config.train.validate_every_steps:
+                log.audio(step, f"{recording.id}/original", original)
 
-    def _try_to_write(self, write: Callable[[], None]) -> None:
-        """A full disk must not end the run: the old file stays, and the next save may find room."""
+    def _save(self) -> str:
+        """Write `last.pt`; returns what went wrong, if anything did."""
+        problem = ""
+        if self.fabric.is_global_zero:
+            problem = self._try(
+                "NOT SAVED", lambda: save_last(self.run, self.state, self.config, self.fabric.world_size)
+            )
+        self.fabric.barrier()
+        return problem
+
+    def _log(self, log: RunLog, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None:
+        self._try("NOT LOGGED", lambda: log.write(self.state.step, kind, values, books))
+
+    def _try(self, what: str, write: Callable[[], None]) -> str:
+        """A full disk must not end the run: the old file stays, and the next time there may be room."""
         try:
             write()
         except OSError as error:
-            self.watcher.warned(self.state.step, f"NOT SAVED: {error.strerror}; the last checkpoint stays")
+            problem = os.strerror(error.errno) if error.errno else str(error)
+            self.watcher.warned(self.state.step, f"{what}: {problem}; the last checkpoint stays")
+            return problem
+        return ""
 
     def _roll_back(self) -> None:
         """Take up the last checkpoint again, at half the learning rates."""
@@ -253,8 +271,8 @@ class _Trainer:
         return RunLog(self.run, self.state.step, self.config.model.sample_rate)
 
 
-def start_codebooks(state: TrainState, config: Config, crops: Crops) -> None:
-    """k-means on latents of crops, before the first step; every rank computes the same, whatever its batch size."""
+def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fabric) -> None:
+    """k-means on latents of crops, before the first step; the first rank's books are everyone's."""
     n_frames = config.train.kmeans_vectors
     n_crops = -(-n_frames * config.model.hop_length // crops.segment_samples)
     with torch.no_grad():
@@ -263,7 +281,9 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops) -> None:
             for audio in torch.split(crops.batch(0, n_crops), config.train.batch_size)
         ]
     state.codec.quantizer.fit(torch.cat(latents)[:n_frames], step_generator(config.train.seed, 0, _KMEANS))
-    state.ema.quantizer.load_state_dict(state.codec.quantizer.state_dict())
+    books = fabric.broadcast(state.codec.quantizer.state_dict())
+    state.codec.quantizer.load_state_dict(books)
+    state.ema.quantizer.load_state_dict(books)
 
 
 def segment_samples(config: Config) -> int:

@@ -151,18 +151,19 @@ def test_a_full_stdout_is_told(codes: Path) -> None:
 
 @pytest.fixture
 def on_a_small_disk(tmp_path: Path) -> Program:
-    """Run a command where DISK, of 100 kB, is all the room there is; on stdout, what lies there at the end."""
+    """Run a command where DISK, of so many kB, is all the room there is; on stdout, what lies there at the end."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = f"mount -t tmpfs -o size=100k none '{disk}'"
+    mount = f"mount -t tmpfs -o size=${{KILOBYTES:-100}}k none '{disk}'"
     sandbox = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
     if not shutil.which("unshare") or subprocess.run([*sandbox, mount], capture_output=True, check=False).returncode:
         pytest.skip("no disk can be mounted here")
 
-    def call(*arguments: object) -> Finished:
+    def call(*arguments: object, kilobytes: int = 100) -> Finished:
         command = [*COMMAND, *(str(argument).replace("DISK", str(disk)) for argument in arguments)]
+        environment = {**os.environ, "KILOBYTES": str(kilobytes)}
         script = f"{mount} && \"$@\"; code=$?; cd '{disk}' && find . -type f; exit $code"
-        done = subprocess.run([*sandbox, script, "sh", *command], capture_output=True, check=False)
+        done = subprocess.run([*sandbox, script, "sh", *command], env=environment, capture_output=True, check=False)
         return Finished(done.returncode, done.stdout, done.stderr.decode())
 
     return call
@@ -190,3 +191,13 @@ def test_a_full_disk_stops_a_training_in_one_line(on_a_small_disk: Program, prep
     last = done.stderr.splitlines()[-1]
     assert "No space left on device" in last
     assert "disk/run" in last, "says where"
+
+
+def test_a_training_that_could_not_be_saved_has_failed(
+    on_a_small_disk: Program, prepared: Path, tmp_path: Path
+) -> None:
+    """The log and one checkpoint fit, the last one does not: that must not look like success."""
+    config = tiny_yaml(tmp_path, prepared)
+    done = on_a_small_disk("train", "--config", config, "--run", "DISK/run", "--device", "cpu", kilobytes=600)
+    assert "./run/last.pt" not in done.stdout.decode().split()
+    assert done.code == 1, done.stderr
