@@ -31,7 +31,7 @@ from codecctl.train.teacher import SemanticHead, Teacher
 
 _KMEANS = 2  # a purpose of randomness, see step.py
 _N_LISTENED = 3  # validation recordings that TensorBoard keeps to listen to
-_ALARM_AFTER = 3  # lines of the log in a row: a young book may stumble
+_ALARM_AFTER = 10  # lines of the log in a row: young books stumble
 
 
 class Watcher:
