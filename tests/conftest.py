@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start, as set_num_threads is for this one
 
 import numpy as np
 import pytest

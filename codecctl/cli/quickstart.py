@@ -18,6 +18,8 @@ def quickstart(
     ),
 ) -> None:
     """Prepare, train, stop, resume, validate, encode and decode on bundled speech: about three CPU minutes."""
+    import torch
+
     import codecctl
     from codecctl.cli.main import run
 
@@ -25,6 +27,7 @@ def quickstart(
         raise UsageError(f"{out}: is there already; remove it, or name another folder with --out")
     clips = Path(codecctl.__file__).parent / "assets" / "clips"
     clip = clips / "en-allison" / "vm-forward.flac"
+    torch.set_num_threads(1)  # tensors this small gain nothing from more, and threads that wait burn a busy machine
     for step in (
         f"prepare {shlex.quote(str(clips))} --out {out}/prepared --config smoke",
         f"train --config smoke --data {out}/prepared --run {out}/run --steps 200 --device cpu",
