@@ -24,35 +24,43 @@ def snr_bounds_db(audio: Audio, sample_rate: int, n_bits: Sequence[float]) -> li
     if not audio.any():
         return [(math.nan, math.nan)] * len(n_bits)
     powers = [short_time_powers(audio, round(hop * sample_rate)) for hop in _HOPS_SECONDS]
+    freely = [fill_water(power, n_bits) for power in powers]
     # Bits are for the L samples of the recording; the transform's few values beyond its ends are next to nothing.
-    return [
-        (
-            max(fill_water(power, bits) for power in powers),
-            max(fill_water_evenly(power, bits * power.shape[1] / len(audio)) for power in powers),
-        )
-        for bits in n_bits
-    ]
+    evenly = [fill_water_evenly(power, [bits * power.shape[1] / len(audio) for bits in n_bits]) for power in powers]
+    return list(zip(map(max, zip(*freely, strict=True)), map(max, zip(*evenly, strict=True)), strict=True))
 
 
-def fill_water(variances: NDArray[np.float64], n_bits: float) -> float:
-    """SNR in dB of independent Gaussian coefficients of these variances with `n_bits` spread over them at best."""
-    falling = np.sort(variances.ravel() + _SMALLEST)[::-1]
-    logs = np.cumsum(np.log2(falling))
-    n_active = np.arange(1, len(falling) + 1)
-    bits_at = 0.5 * (logs - n_active * np.log2(falling))  # spent when the water stands at the n-th variance
-    n = int(np.searchsorted(bits_at, n_bits, side="right"))
-    level = 2 ** ((logs[n - 1] - 2 * n_bits) / n)
-    return float(10 * np.log10(falling.sum() / (n * level + falling[n:].sum())))
+def fill_water(variances: NDArray[np.float64], n_bits: Sequence[float]) -> list[float]:
+    """SNR in dB of independent Gaussian coefficients of these variances with so many bits spread over them at best, for
+    each number of bits."""
+    falling = np.sort(variances, axis=None)[::-1] + _SMALLEST
+    log = np.log2(falling)
+    logs = np.cumsum(log)
+    bits_at = 0.5 * (logs - np.arange(1, len(falling) + 1) * log)  # spent when the water stands at the n-th variance
+    above = np.cumsum(falling)
+    ratios = []
+    for bits in n_bits:
+        n = int(np.searchsorted(bits_at, bits, side="right"))
+        level = 2 ** ((logs[n - 1] - 2 * bits) / n)
+        ratios.append(float(10 * np.log10(above[-1] / (n * level + above[-1] - above[n - 1]))))
+    return ratios
 
 
-def fill_water_evenly(variances: NDArray[np.float64], bits_per_row: float) -> float:
+def fill_water_evenly(variances: NDArray[np.float64], bits_per_row: Sequence[float]) -> list[float]:
     """The same with so many bits for each row of [T, V]."""
-    falling = -np.sort(-variances - _SMALLEST, axis=1)
-    logs = np.cumsum(np.log2(falling), axis=1)
-    n_active = np.arange(1, falling.shape[1] + 1)
-    n = (0.5 * (logs - n_active * np.log2(falling)) <= bits_per_row).sum(axis=1)
-    level = 2 ** ((logs[np.arange(len(n)), n - 1] - 2 * bits_per_row) / n)
-    return float(10 * np.log10(falling.sum() / np.minimum(falling, level[:, None]).sum()))
+    falling = np.sort(variances, axis=1)[:, ::-1] + _SMALLEST
+    log = np.log2(falling)
+    logs = np.cumsum(log, axis=1)
+    bits_at = 0.5 * (logs - np.arange(1, falling.shape[1] + 1) * log)
+    above, total = np.cumsum(falling, axis=1), falling.sum()
+    rows = np.arange(len(falling))
+    ratios = []
+    for bits in bits_per_row:
+        n = (bits_at <= bits).sum(axis=1)
+        level = 2 ** ((logs[rows, n - 1] - 2 * bits) / n)
+        error = n * level + above[:, -1] - above[rows, n - 1]
+        ratios.append(float(10 * np.log10(total / error.sum())))
+    return ratios
 
 
 def short_time_powers(audio: Audio, hop: int) -> NDArray[np.float64]:

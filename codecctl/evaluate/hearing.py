@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from codecctl.audio.files import Audio
 
 SAMPLE_RATE = 16000  # Hz, of all that is scored here
+_STOI_RATE = 10000  # Hz, at which STOI is defined
 _SHORTEST_SECONDS = 0.5  # below this the models have nothing to say
 
 Scores = dict[str, float]
@@ -84,15 +85,24 @@ def _pesq(reference: Audio, decoded: Audio) -> Scores:
 def _stoi(reference: Audio, decoded: Audio) -> Scores:
     """STOI (Taal et al. 2011) and ESTOI (Jensen & Taal 2016)."""
     stoi = _package("pystoi").stoi
+    pair = [_at_stoi_rate(signal.tobytes()) for signal in (reference, decoded)]
     with warnings.catch_warnings():
         warnings.simplefilter("error", RuntimeWarning)  # its way to say that too little is left without the silence
         try:
             return {
-                "stoi": float(stoi(reference, decoded, SAMPLE_RATE)),
-                "estoi": float(stoi(reference, decoded, SAMPLE_RATE, extended=True)),
+                "stoi": float(stoi(*pair, _STOI_RATE)),
+                "estoi": float(stoi(*pair, _STOI_RATE, extended=True)),
             }
         except RuntimeWarning:
             return {"stoi": math.nan, "estoi": math.nan}
+
+
+@lru_cache(maxsize=2)
+def _at_stoi_rate(samples: bytes) -> Audio:
+    """By the package's own resampler, once for both measures; a reference is met again with the next system."""
+    signal = np.frombuffer(samples, np.float32)
+    resampled: Audio = _package("pystoi.utils").resample_oct(signal, _STOI_RATE, SAMPLE_RATE)
+    return resampled
 
 
 @cache
