@@ -31,7 +31,7 @@ class Utterance:
     lossy: str | None  # the codec it went through, as far as the source shows; None: none known
     bandwidth_hz: float  # up to where there is sound, at most 8000
     level_db: float  # RMS in dB below full scale
-    clipping: float  # share of the source's samples at full scale, 0 to 1
+    clipping: float  # share of the source's samples at full scale or in flat tops, 0 to 1
     split: Split
     shard: str  # file in the prepared folder
     first_sample: int  # in the shard
