@@ -23,3 +23,11 @@ class Interrupted(CodecctlError):
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class Told(CodecctlError):
+    """Another process of the same work has said what went wrong; this one only ends, with that exit code."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__("another process has told why")
+        self.exit_code = exit_code

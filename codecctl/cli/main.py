@@ -7,10 +7,11 @@ import functools
 import os
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from codecctl import __version__
 from codecctl.cli.decode import decode
 from codecctl.cli.download import download
 from codecctl.cli.encode import encode
@@ -21,14 +22,13 @@ from codecctl.cli.quickstart import quickstart
 from codecctl.cli.resume import resume
 from codecctl.cli.train import train
 from codecctl.cli.validate import validate
-from codecctl.errors import CodecctlError, Interrupted
+from codecctl.errors import CodecctlError, Interrupted, Told
 
 # A full disk, a folder that may not be written: the user can mend these; any other OSError is ours to mend.
-_USERS_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+_USERS_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EPIPE)
 
 app = typer.Typer(
     name="codecctl",
-    help="Train, measure and deploy a neural speech codec.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -44,11 +44,46 @@ def main() -> None:
 
 def run(arguments: list[str]) -> int:
     """Run one command and return its exit code. Wrong options are typer's to tell."""
+    code = 0
     try:
-        app(arguments, prog_name="codecctl")
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
-    return 0
+        try:
+            app(arguments, prog_name="codecctl")
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        sys.stdout.flush()  # what is asked of the program itself is printed outside of any command
+    except OSError as error:
+        if error.errno not in _USERS_TROUBLE:
+            raise
+        where = error.filename or ("" if _output_is_taken() else "stdout")
+        if error.errno != errno.EPIPE:  # the reader went away (`codecctl ... | head`): nothing is left to say
+            _say_error((f"{where}: " if where else "") + str(error.strerror))
+        return 1
+    return code
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"codecctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _program(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Train, measure and deploy a neural speech codec."""
+
+
+def _output_is_taken() -> bool:
+    """Whether stdout takes what was printed. If not, it is not to be tried again, and complained of, at the end."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True
 
 
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
@@ -59,6 +94,8 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*arguments, **options)
             sys.stdout.flush()
+        except Told as end:
+            raise typer.Exit(end.exit_code) from None
         except Interrupted as stop:
             say(_plain(str(stop)))
             raise typer.Exit(stop.exit_code) from None
@@ -68,15 +105,6 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt:
             say("interrupted")
             raise typer.Exit(130) from None
-        except BrokenPipeError:
-            # The reader went away (`codecctl ... | head`): nothing is left to say, not even at the interpreter's exit.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(1) from None
-        except OSError as error:
-            if error.errno not in _USERS_TROUBLE:
-                raise
-            _say_error((f"{error.filename}: " if error.filename else "") + str(error.strerror))
-            raise typer.Exit(1) from None
 
     return guarded
 

@@ -129,7 +129,8 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
 
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
-    first = problems[0]
+    # A mistyped key is also a missing one: the mistype says more.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
     key = ".".join(str(part) for part in first["loc"]) or "config"
     if first["type"] == "extra_forbidden":
         names = _known_keys(first["loc"][:-1])

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from codecctl import __version__
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
@@ -47,6 +48,19 @@ def test_help_names_every_command(codecctl: Program, ask: str) -> None:
     assert (finished.code, finished.stderr) == (0, "")
     names = ("quickstart", "prepare", "train", "resume", "validate", "encode", "decode", "info")
     assert all(f" {name} " in finished.stdout.decode() for name in names)
+
+
+def test_the_version(codecctl: Program) -> None:
+    assert codecctl("--version") == Finished(0, f"codecctl {__version__}\n".encode(), "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("ask", [["--help"], ["--version"], ["train", "--help"], ["download", "--list"]])
+def test_a_full_disk_behind_stdout_is_one_line(ask: list[str]) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*COMMAND, *ask], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr in ("error: No space left on device\n", "error: stdout: No space left on device\n")
 
 
 def test_without_a_command_it_shows_the_help(codecctl: Program) -> None:
@@ -189,7 +203,7 @@ def test_a_full_disk_stops_a_training_in_one_line(on_a_small_disk: Program, prep
     assert done.code == 1
     assert "Traceback" not in done.stderr
     last = done.stderr.splitlines()[-1]
-    assert "No space left on device" in last
+    assert "make room" in last or "No space left on device" in last  # found before the first step, or while saving
     assert "disk/run" in last, "says where"
 
 

@@ -98,6 +98,8 @@ def test_an_unknown_key_is_named_with_its_nearest(tmp_path: Path) -> None:
     assert "unknown key 'validat'; did you mean 'validate'?" in refused("smoke", "validat.n_utterances=3")
     assert refused("smoke", "train.zzz=3") == "smoke: unknown key 'train.zzz'"
     assert "unknown key 'train.gpu.nam'; did you mean 'name'?" in refused("smoke", "train.gpu.nam=x", gpu="rtx4090")
+    path.write_text("train: {gpu: {nmae: RTX 4090, memory_gb: 24, price_per_hour_usd: 1}}")
+    assert "unknown key 'train.gpu.nmae'; did you mean 'name'?" in refused(path)  # and not that the name is missing
 
 
 def test_a_wrong_value_is_named_with_its_key() -> None:
