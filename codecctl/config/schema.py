@@ -15,7 +15,7 @@ Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
-HearingMetric = Literal["pesq", "stoi", "visqol", "dnsmos", "distillmos", "speaker"]
+HearingMetric = Literal["pesq", "stoi", "visqol", "dnsmos", "distillmos", "speaker", "words"]
 
 
 class Section(BaseModel):
@@ -246,6 +246,7 @@ class ValidateConfig(Section):
 
     n_utterances: Positive | None = Field(None, description="at most so many, the same every time; null: all")
     metrics: tuple[HearingMetric, ...] = Field(("pesq", "stoi"), description="measures of hearing, where installed")
+    recogniser: str | None = Field(None, description="folder of a faster-whisper model, for words among the metrics")
     opus_kbps: tuple[Annotated[float, Field(ge=6, le=128)], ...] = Field(
         (6.0, 8.0, 12.0), description="rates of Opus to compare with"
     )

@@ -18,6 +18,7 @@ _NAMES = {
     "speaker": ("speaker", "speaker_id", "client_id"),
     "licence": ("licence", "license"),
     "native_rate": ("native_rate", "native_sample_rate"),
+    "transcript": ("transcript", "text", "sentence", "transcription"),
 }
 Told = Mapping[str, Mapping[str, str]]  # place -> what the list tells
 _SUFFIXES = (".tsv", ".csv", ".jsonl")

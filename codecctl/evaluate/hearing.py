@@ -9,19 +9,30 @@ import io
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
 
 from codecctl.audio.files import Audio
+from codecctl.evaluate.words import transcribe, word_errors
 
+ORIGINAL = "original"  # the system that is the reference itself
 SAMPLE_RATE = 16000  # Hz, of all that is scored here
 _STOI_RATE = 10000  # Hz, at which STOI is defined
 _SHORTEST_SECONDS = 0.5  # below this the models have nothing to say
 
 Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a recording beside its samples."""
+
+    language: str | None = None
+    transcript: str | None = None  # what is said in it
+    recogniser: str | None = None  # the folder of one
 
 
 @dataclass(frozen=True)
@@ -31,11 +42,11 @@ class Measure:
     names: tuple[str, ...]  # what it gives
     package: str  # to import
     install: str  # to install
-    score: Callable[[Audio, Audio], Scores]  # reference and decoded [L], aligned
+    score: Callable[[Audio, Audio, About], Scores]  # reference and decoded [L], aligned
     needs_reference: bool = True
 
 
-def unavailable(names: Sequence[str]) -> dict[str, str]:
+def unavailable(names: Sequence[str], recogniser: str | None = None) -> dict[str, str]:
     """The measures that are not measured, each with the reason; `names` are those asked for."""
     reasons = {}
     for name, measure in MEASURES.items():
@@ -43,20 +54,34 @@ def unavailable(names: Sequence[str]) -> dict[str, str]:
             reasons[name] = f"not asked for in validate.metrics, which names {', '.join(names) or 'none'}"
         elif (missing := _missing(measure.package)) is not None:
             reasons[name] = f"{missing}: pip install {measure.install}"
+        elif name == "words" and recogniser is None:
+            reasons[name] = "no recogniser: name the folder of a faster-whisper model in validate.recogniser"
     return {output: reasons[name] for name in reasons for output in MEASURES[name].names}
 
 
-def score(reference: Audio, decoded: Audio, names: Sequence[str], *, is_original: bool = False) -> Scores:
+def score_all(
+    pairs: Mapping[str, tuple[Audio, Audio]], original: Audio, names: Sequence[str], about: About
+) -> dict[str, Scores]:
+    """The measures of each system's reference and decoded [L], and those that the original itself can have."""
+    scores = {ORIGINAL: score(original, original, names, about, is_original=True)}
+    if "words" in names and about.transcript is None and about.recogniser is not None:
+        about = replace(about, transcript=transcribe(original, about.recogniser, about.language))
+    return {**scores, **{system: score(*pair, names, about) for system, pair in pairs.items()}}
+
+
+def score(
+    reference: Audio, decoded: Audio, names: Sequence[str], about: About | None = None, *, is_original: bool = False
+) -> Scores:
     """The measures `names` of [L] beside [L], NaN where one cannot say. `is_original`: only what needs no reference."""
-    found: Scores = {}
+    about, found = about or About(), {}
     for name in names:
         measure = MEASURES[name]
-        if is_original and measure.needs_reference:
+        if is_original and measure.needs_reference and not (name == "words" and about.transcript):
             continue
         if len(decoded) < _SHORTEST_SECONDS * SAMPLE_RATE or not reference.any():
             found.update(dict.fromkeys(measure.names, math.nan))
         else:
-            found.update(measure.score(reference, decoded))
+            found.update(measure.score(reference, decoded, about))
     return found
 
 
@@ -73,7 +98,7 @@ def _missing(package: str) -> str | None:
     return None
 
 
-def _pesq(reference: Audio, decoded: Audio) -> Scores:
+def _pesq(reference: Audio, decoded: Audio, _: About) -> Scores:
     """PESQ-WB (ITU-T P.862.2)."""
     package = _package("pesq")
     try:
@@ -82,7 +107,7 @@ def _pesq(reference: Audio, decoded: Audio) -> Scores:
         return {"pesq_wb": math.nan}
 
 
-def _stoi(reference: Audio, decoded: Audio) -> Scores:
+def _stoi(reference: Audio, decoded: Audio, _: About) -> Scores:
     """STOI (Taal et al. 2011) and ESTOI (Jensen & Taal 2016)."""
     stoi = _package("pystoi").stoi
     pair = [_at_stoi_rate(signal.tobytes()) for signal in (reference, decoded)]
@@ -112,13 +137,13 @@ def _visqol_model() -> Any:
     return model
 
 
-def _visqol(reference: Audio, decoded: Audio) -> Scores:
+def _visqol(reference: Audio, decoded: Audio, _: About) -> Scores:
     """ViSQOL in speech mode (Chinen et al. 2020)."""
     result = _visqol_model().measure_from_arrays(reference.astype(np.float64), decoded.astype(np.float64), SAMPLE_RATE)
     return {"visqol": float(result.moslqo)}
 
 
-def _dnsmos(_: Audio, decoded: Audio) -> Scores:
+def _dnsmos(_: Audio, decoded: Audio, __: About) -> Scores:
     """DNSMOS P.835 and P.808 (Reddy et al. 2022)."""
     told: Mapping[str, float] = _package("speechmos.dnsmos").run(np.clip(decoded, -1, 1), SAMPLE_RATE)
     return {
@@ -135,7 +160,7 @@ def _distillmos_model() -> Any:
         return _package("distillmos").ConvTransformerSQAModel().eval()
 
 
-def _distillmos(_: Audio, decoded: Audio) -> Scores:
+def _distillmos(_: Audio, decoded: Audio, __: About) -> Scores:
     """DistillMOS (Stahl & Gamper 2025)."""
     import torch
 
@@ -148,10 +173,21 @@ def _voice_encoder() -> Any:
     return _package("resemblyzer").VoiceEncoder("cpu", verbose=False)
 
 
-def _speaker(reference: Audio, decoded: Audio) -> Scores:
+def _speaker(reference: Audio, decoded: Audio, _: About) -> Scores:
     """Cosine of the speaker embeddings (Wan et al. 2018, as Resemblyzer has it)."""
     first, second = (_voice_encoder().embed_utterance(signal) for signal in (reference, decoded))
     return {"speaker_similarity": float(first @ second)}
+
+
+def _words(reference: Audio, decoded: Audio, about: About) -> Scores:
+    """Errors in words and letters beside the transcript, else beside what the recogniser reads from the reference."""
+    assert about.recogniser is not None  # else it is unavailable
+    said, heard = (
+        given or transcribe(signal, about.recogniser, about.language)
+        for given, signal in ((about.transcript, reference), (None, decoded))
+    )
+    errors = (math.nan, math.nan) if said is None or heard is None else word_errors(said, heard)
+    return dict(zip(("wer", "cer"), errors, strict=True))
 
 
 MEASURES: dict[str, Measure] = {
@@ -167,4 +203,5 @@ MEASURES: dict[str, Measure] = {
     ),
     "distillmos": Measure(("distillmos",), "distillmos", "distillmos", _distillmos, needs_reference=False),
     "speaker": Measure(("speaker_similarity",), "resemblyzer", "resemblyzer", _speaker),
+    "words": Measure(("wer", "cer"), "faster_whisper", "faster-whisper", _words),
 }

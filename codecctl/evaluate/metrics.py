@@ -20,29 +20,59 @@ class Metric:
     """How a metric is to be read."""
 
     label: str
+    kind: str  # of KINDS
     higher_is_better: bool
-    digits: int = 2
+    digits: int
+    meaning: str  # for those who meet it for the first time
     good: float | None = None  # the marks of the guide
     excellent: float | None = None
 
 
+KINDS = {
+    "hearing": "How it sounds beside the original",
+    "alone": "How it sounds by itself, as models of listeners say",
+    "signal": "How the signal differs",
+}
+
+_ALONE = "a model's guess of listeners' opinions, 1 to 5, from the decoded sound alone"
+
 METRICS = {
-    "snr_db": Metric("SNR, dB", True, 1, good=15, excellent=20),
-    "snr_bound_db": Metric("SNR bound, dB", True, 1),
-    "snr_bound_even_db": Metric("SNR bound, even bits, dB", True, 1),
-    "si_sdr_db": Metric("SI-SDR, dB", True, 1, good=15, excellent=20),
-    "mel_distance": Metric("mel distance", False, 3),
-    "log_spectral_distance_db": Metric("log-spectral, dB", False),
-    "pesq_wb": Metric("PESQ-WB", True),
-    "stoi": Metric("STOI", True, 3),
-    "estoi": Metric("ESTOI", True, 3),
-    "visqol": Metric("ViSQOL", True),
-    "dnsmos_overall": Metric("DNSMOS overall", True),
-    "dnsmos_speech": Metric("DNSMOS speech", True),
-    "dnsmos_background": Metric("DNSMOS background", True),
-    "dnsmos_p808": Metric("DNSMOS P.808", True),
-    "distillmos": Metric("DistillMOS", True),
-    "speaker_similarity": Metric("speaker similarity", True, 3),
+    "snr_db": Metric("SNR, dB", "signal", True, 1, "power of the original over that of the error", 15, 20),
+    "snr_bound_db": Metric(
+        "SNR bound, dB", "signal", True, 1, "the best SNR at this bitrate for a Gaussian signal of these spectra"
+    ),
+    "snr_bound_even_db": Metric(
+        "SNR bound, even bits, dB", "signal", True, 1, "the same with as many bits for each frame, as the codec sends"
+    ),
+    "si_sdr_db": Metric("SI-SDR, dB", "signal", True, 1, "SNR after the best gain, so that loudness is free", 15, 20),
+    "mel_distance": Metric(
+        "mel distance", "signal", False, 3, "mean difference of log-mel magnitudes (natural log) over six windows"
+    ),
+    "log_spectral_distance_db": Metric(
+        "log-spectral, dB", "signal", False, 2, "difference of power spectra, root mean square over frequencies"
+    ),
+    "pesq_wb": Metric(
+        "PESQ-WB", "hearing", True, 2, "ITU-T P.862.2, a model of listeners' opinions: 1 (bad) to 4.64 (a copy)"
+    ),
+    "stoi": Metric("STOI", "hearing", True, 3, "intelligibility: envelopes in bands beside the original's, to 1"),
+    "estoi": Metric("ESTOI", "hearing", True, 3, "the same, sharper where the noise comes and goes"),
+    "visqol": Metric(
+        "ViSQOL",
+        "hearing",
+        True,
+        2,
+        "likeness of spectrograms in speech mode, 1 to 5; by its level a copy has 4.3 to 4.9",
+    ),
+    "dnsmos_overall": Metric("DNSMOS overall", "alone", True, 2, f"DNSMOS P.835: {_ALONE}"),
+    "dnsmos_speech": Metric("DNSMOS speech", "alone", True, 2, "of the speech in it"),
+    "dnsmos_background": Metric("DNSMOS background", "alone", True, 2, "of the background, 5 is none that disturbs"),
+    "dnsmos_p808": Metric("DNSMOS P.808", "alone", True, 2, f"an earlier model: {_ALONE}"),
+    "distillmos": Metric("DistillMOS", "alone", True, 2, _ALONE),
+    "speaker_similarity": Metric(
+        "speaker similarity", "hearing", True, 3, "cosine of a speaker encoder's vectors of original and decoded, to 1"
+    ),
+    "wer": Metric("word error rate", "hearing", False, 3, "share of the words that a recogniser gets wrong"),
+    "cer": Metric("letter error rate", "hearing", False, 3, "the same of letters, for languages without word gaps"),
 }
 
 BOUNDS = ("snr_bound_db", "snr_bound_even_db")  # say something of the recordings and the bitrate, not of the system

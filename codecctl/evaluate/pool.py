@@ -15,6 +15,7 @@ from codecctl.errors import CodecctlError
 
 if TYPE_CHECKING:
     from codecctl.audio.files import Audio
+    from codecctl.evaluate.hearing import About
 
 # Nothing heavy is imported above: a worker sets its thread limits before numpy comes.
 _Scores = dict[str, dict[str, float]]  # system -> measure -> value
@@ -31,18 +32,18 @@ class HearingPool:
         self._pool = ProcessPoolExecutor(n_workers, context, initializer=_start_worker) if n_workers else None
         self._running: set[Future[_Scores]] = set()
 
-    def submit(self, pairs: dict[str, tuple[Audio, Audio]], originals: Sequence[str]) -> Future[_Scores]:
-        """Reference and decoded [L] by system; `originals` names the systems that are the reference itself.
+    def submit(self, pairs: dict[str, tuple[Audio, Audio]], original: Audio, about: About) -> Future[_Scores]:
+        """Reference and decoded [L] by system, at `hearing.SAMPLE_RATE`, and the original.
 
         Waits while too many are under way, so that memory does not grow with the set.
         """
         if self._pool is None:
             future: Future[_Scores] = Future()
-            future.set_result(_score_all(pairs, tuple(originals), self.measures))
+            future.set_result(_score_all(pairs, original, self.measures, about))
             return future
         if len(self._running) >= self.n_waiting_at_most:
             self._running = wait(self._running, return_when=FIRST_COMPLETED).not_done
-        future = self._pool.submit(_score_all, pairs, tuple(originals), self.measures)
+        future = self._pool.submit(_score_all, pairs, original, self.measures, about)
         self._running.add(future)
         return future
 
@@ -67,10 +68,9 @@ def _start_worker() -> None:
         os.environ[variable] = "1"
 
 
-def _score_all(pairs: dict[str, tuple[Audio, Audio]], originals: tuple[str, ...], measures: tuple[str, ...]) -> _Scores:
-    from codecctl.evaluate.hearing import score
+def _score_all(
+    pairs: dict[str, tuple[Audio, Audio]], original: Audio, measures: tuple[str, ...], about: About
+) -> _Scores:
+    from codecctl.evaluate.hearing import score_all
 
-    return {
-        system: score(reference, decoded, measures, is_original=system in originals)
-        for system, (reference, decoded) in pairs.items()
-    }
+    return score_all(pairs, original, measures, about)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
+from posixpath import splitext
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from codecctl.audio.files import Audio, AudioReader
 from codecctl.audio.resample import Resampler, to_mono
 from codecctl.data.crops import read_utterance, utterances
+from codecctl.data.lists import read_list
 from codecctl.data.manifest import SAMPLE_RATE, Utterance
 from codecctl.data.sources import read_folder
 from codecctl.errors import CodecctlError
@@ -32,6 +34,7 @@ class Recording:
     speaker: str | None  # None: unknown
     path: Path  # an audio file, or the prepared folder of `utterance`
     utterance: Utterance | None = None
+    transcript: str | None = None  # None: unknown
 
     def pieces(self, sample_rate: int) -> Iterator[Tensor]:
         """float32 [1, L] at `sample_rate`, mono, each at most 30 seconds; together the whole recording.
@@ -55,8 +58,12 @@ def find_recordings(data: str | Path) -> list[Recording]:
             Recording(u.id, u.dataset, u.language, u.speaker, path, utterance=u) for u in utterances(path, "validation")
         ]
     if path.is_dir():
-        entries = read_folder(path, path.resolve().name)
-        return [Recording(e.id, e.dataset, e.language, e.speaker, path / e.place) for e in entries]
+        entries, told = read_folder(path, path.resolve().name), read_list(path) or {}
+        said = [(told.get(e.place) or told.get(splitext(e.place)[0]) or {}).get("transcript") for e in entries]
+        return [
+            Recording(e.id, e.dataset, e.language, e.speaker, path / e.place, transcript=text)
+            for e, text in zip(entries, said, strict=True)
+        ]
     if not path.is_file():
         raise CodecctlError(f"{path}: no such file or folder")
     return [Recording(path.stem, path.resolve().parent.name, None, None, path)]

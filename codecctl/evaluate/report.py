@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
@@ -12,13 +13,14 @@ from string import Template
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.baselines import CODEC, UNQUANTIZED
+from codecctl.evaluate.belief import Mean
 from codecctl.evaluate.charts import Point, histogram, rate_chart
-from codecctl.evaluate.clips import Clip, make_examples, make_worst
 from codecctl.evaluate.codebooks import BookStats
-from codecctl.evaluate.metrics import BOUNDS, METRICS
-from codecctl.evaluate.players import blind_test, link, player
+from codecctl.evaluate.listening import Clip, blind_test, link, make_examples, make_worst, player
+from codecctl.evaluate.metrics import BOUNDS, KINDS, METRICS, Metric
+from codecctl.evaluate.probe import ContentProbe, SpeakerProbe
 from codecctl.evaluate.recordings import Recording
-from codecctl.evaluate.result import Group, System, Validation
+from codecctl.evaluate.result import System, Validation
 from codecctl.evaluate.scoring import Plan, Renderer
 from codecctl.evaluate.tables import cell, mean_cell, number, number_text, table
 from codecctl.evaluate.validate import make_plan
@@ -108,9 +110,14 @@ def _page(card: ModelCard, result: Validation, sections: Sequence[_Section]) -> 
 def _summary(result: Validation, judged: Sequence[Requirement], verdict: Sequence[str]) -> _Section:
     means = result.systems[0].metrics
     shown = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
-    cards = [("true bitrate", f"{result.bitrate_kbps:.2f} kbps")]
-    cards += [(METRICS[n].label, number_text(means[n].value, METRICS[n].digits)) for n in shown if n in means]
-    body = f'<ul class="cards">{"".join(f"<li>{escape(k)}<b>{escape(v)}</b></li>" for k, v in cards)}</ul>'
+    cards = [("true bitrate", f"{result.bitrate_kbps:.2f} kbps", "all codes, over all seconds")]
+    cards += [
+        (METRICS[n].label, number_text(means[n].value, METRICS[n].digits), _sense(METRICS[n]))
+        for n in shown
+        if n in means
+    ]
+    items = "".join(f"<li>{escape(k)}<b>{escape(v)}</b><small>{escape(how)}</small></li>" for k, v, how in cards)
+    body = f'<ul class="cards">{items}</ul>'
     body += "".join(f"<p>{escape(sentence)}</p>" for sentence in verdict)
     if judged:
         states = ["passed" if requirement.passed else "missed" for requirement in judged]
@@ -120,37 +127,58 @@ def _summary(result: Validation, judged: Sequence[Requirement], verdict: Sequenc
 
 
 def _systems(result: Validation) -> _Section:
-    names = list(dict.fromkeys(name for system in result.systems for name in system.metrics))
-    heads = ["system", "kbps", *(METRICS[name].label for name in names)]
-    rows = [
-        (system.name == CODEC, [cell(system.label), number(system.bitrate_kbps, 2)] + [
-            mean_cell(system.metrics.get(name), METRICS[name].digits) for name in names
-        ])
-        for system in result.systems
-    ]  # fmt: skip
-    caption = "Means over the recordings, 95 % intervals in brackets. Bitrates are true ones, from bits and bytes."
-    marks = (
-        f"SNR and SI-SDR: above {METRICS['snr_db'].good:g} dB is good, above {METRICS['snr_db'].excellent:g} dB "
-        "excellent; beside them the best SNR that a Gaussian signal of these spectra allows at this bitrate. Higher is "
-        "better, but for the two distances. Systems that have no bitrate are not codecs; SNR and its kin count their "
-        "delay as found and taken out."
+    intro = (
+        "<p>The same recordings through every system. The marked row is the codec with all its books. Below it: with "
+        "the quantizer off, which is what encoder and decoder alone cost; with the first books alone; without the "
+        "first; Opus; and the original without what lies above 4 kHz. Bitrates are true ones, from bits and bytes; "
+        "what has none is not a codec.</p>"
     )
-    return _Section("systems", "Beside other systems", table(caption, heads, rows) + f'<p class="faint">{marks}</p>')
+    rows = [(s.name == CODEC, [cell(s.label), number(s.bitrate_kbps, 2)], s.metrics) for s in result.systems]
+    body = _metric_tables(["system", "kbps"], rows) + _meanings(result)
+    return _Section("systems", "Beside other systems", intro + body)
+
+
+def _metric_tables(heads: Sequence[str], rows: Sequence[tuple[bool, list[str], Mapping[str, Mean]]]) -> str:
+    """A table for each kind of metric: all in one would be wider than a screen. Rows: marked, first cells, means."""
+    made = ""
+    for kind, title in KINDS.items():
+        names = [n for n, metric in METRICS.items() if metric.kind == kind and any(n in row[2] for row in rows)]
+        cells = [
+            (marked, [*first, *(mean_cell(means.get(n), METRICS[n].digits) for n in names)])
+            for marked, first, means in rows
+            if any(n in means for n in names)
+        ]
+        caption = f"{title}. Means over the recordings, 95 % intervals in brackets."
+        made += table(caption, [*heads, *(METRICS[n].label for n in names)], cells) if names else ""
+    return made
+
+
+def _meanings(result: Validation) -> str:
+    """What the columns mean, for newcomers."""
+    measured = dict.fromkeys(name for system in result.systems for name in system.metrics)
+    terms = "".join(
+        f"<dt>{escape(METRICS[name].label)}</dt><dd>{escape(f'{METRICS[name].meaning}; {_sense(METRICS[name])}')}</dd>"
+        for name in METRICS
+        if name in measured
+    )
+    return f"<details open><summary>What the columns mean</summary><dl>{terms}</dl></details>"
+
+
+def _sense(metric: Metric) -> str:
+    marks = "" if metric.good is None else f": above {metric.good:g} is good, above {metric.excellent:g} excellent"
+    return ("higher" if metric.higher_is_better else "lower") + f" is better{marks}"
 
 
 def _groups(result: Validation) -> _Section:
     if not result.groups:
         return _Section("groups", "", "")
-    names = list(result.groups[0].metrics)
-    heads = ["group", "kind", "recordings", *(METRICS[name].label for name in names)]
-    rows = [(False, _group_cells(group, names)) for group in result.groups]
-    body = table("The codec by dataset, language and speaker.", heads, rows)
-    return _Section("groups", "By dataset, language and speaker", body)
-
-
-def _group_cells(group: Group, names: Sequence[str]) -> list[str]:
-    head = [cell(group.name), cell(group.kind), number(group.n_utterances, 0)]
-    return head + [mean_cell(group.metrics[name], METRICS[name].digits) for name in names]
+    heads = ["group", "kind", "recordings"]
+    rows = [
+        (False, [cell(group.name), cell(group.kind), number(group.n_utterances, 0)], group.metrics)
+        for group in result.groups
+    ]
+    intro = "<p>The codec with all its books, by dataset, language and speaker.</p>"
+    return _Section("groups", "By dataset, language and speaker", intro + _metric_tables(heads, rows))
 
 
 def _comparison(result: Validation) -> _Section:
@@ -248,19 +276,46 @@ def _book_cells(book: BookStats) -> list[str]:
 
 
 def _semantics(result: Validation) -> _Section:
-    body = (
-        "<p>Content in book 1: not measured, the recordings have no transcripts. Book 1 alone can be heard above.</p>"
+    paragraphs = (_speaker_in_book_1(result.speaker_probe), _content_in_book_1(result.content_probe), _words(result))
+    body = "".join(f"<p>{escape(text)}</p>" for text in paragraphs)
+    return _Section("semantics", "What book 1 carries", body)
+
+
+def _speaker_in_book_1(probe: SpeakerProbe | None) -> str:
+    if probe is None:
+        return "Speaker: not measured; it takes two known speakers with two recordings each."
+    return (
+        f"Speaker: the mean codeword of book 1 tells who speaks in {probe.book_1:.0%} of {probe.n_recordings} "
+        f"recordings of {probe.n_speakers} speakers, that of all books in {probe.all_books:.0%}; by chance in "
+        f"{probe.chance:.0%}. A book 1 that holds words and no voice comes near to chance."
     )
-    if result.probe is None:
-        told = "Speaker in book 1: not measured; it takes two known speakers with two recordings each."
-    else:
-        probe = result.probe
-        told = (
-            f"The speaker can be told from the mean codeword of book 1 in {probe.book_1:.0%} of {probe.n_recordings} "
-            f"recordings of {probe.n_speakers} speakers, from all books in {probe.all_books:.0%}; "
-            f"by chance in {probe.chance:.0%}."
-        )
-    return _Section("semantics", "What book 1 carries", f"<p>{told}</p>{body}")
+
+
+def _content_in_book_1(probe: ContentProbe | None) -> str:
+    if probe is None:
+        return "Content: not measured; it takes four recordings."
+    return (
+        f"Content: a linear map from the codeword of a frame tells {probe.book_1:.0%} of how the original's spectral "
+        f"envelope moves from book 1 alone, {probe.all_books:.0%} from all books. It is learnt on one half of "
+        f"{probe.n_recordings} recordings and tried on the other; codes without content get 0 %."
+    )
+
+
+def _words(result: Validation) -> str:
+    """What the recogniser reads, book by book."""
+    if "wer" in result.not_measured:
+        return f"Words: not measured, {result.not_measured['wer']}. Book 1 alone can be heard above."
+    read = [(system.label, system.metrics["wer"].value) for system in result.systems if "wer" in system.metrics]
+    rates = ", ".join(f"{label} {value:.0%}" for label, value in read if not math.isnan(value))
+    return f"Words that a recogniser gets wrong, beside {_said(result)}: {rates or 'no words were said'}."
+
+
+def _said(result: Validation) -> str:
+    own = "what it reads from the original"
+    if not result.n_transcripts:
+        return own
+    all_given = result.n_transcripts == result.n_utterances
+    return "given transcripts" if all_given else f"{result.n_transcripts} given transcripts and else {own}"
 
 
 def _worst(result: Validation, heard: Sequence[Clip], clips: Sequence[Clip]) -> _Section:

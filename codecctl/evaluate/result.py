@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from codecctl.evaluate.baselines import CODEC, label_of
 from codecctl.evaluate.belief import Mean, means
 from codecctl.evaluate.codebooks import BookStats, CodebookCounter
+from codecctl.evaluate.hearing import ORIGINAL
 from codecctl.evaluate.metrics import BOUNDS, METRICS
-from codecctl.evaluate.probe import SpeakerProbe, SpeakerProber
+from codecctl.evaluate.probe import ContentProbe, ContentProber, SpeakerProbe, SpeakerProber, latents_of
 from codecctl.evaluate.rows import Row
-from codecctl.evaluate.scoring import AGAINST, ORIGINAL
+from codecctl.evaluate.scoring import AGAINST
 from codecctl.model.codec import Codec
 
 N_WORST = 10
@@ -70,7 +71,9 @@ class Validation:
     entropy_coded_kbps: float  # what ideal coding of each book by itself would need
     delays: dict[str, float]  # samples, taken out before scoring
     worst: dict[str, list[tuple[str, float]]]  # by metric: recording and score, the worst first
-    probe: SpeakerProbe | None
+    speaker_probe: SpeakerProbe | None
+    content_probe: ContentProbe | None
+    n_transcripts: int  # recordings whose words are known; those of others are what the recogniser reads from them
     comparison: Comparison | None
     not_measured: dict[str, str]  # metric or anchor -> reason
     failed: dict[str, str]  # recording -> what is wrong with it
@@ -104,7 +107,9 @@ class Validation:
             "books": [asdict(book) for book in self.books],
             "delays_samples": self.delays,
             "worst": self.worst,
-            "speaker_probe": asdict(self.probe) if self.probe else None,
+            "speaker_probe": asdict(self.speaker_probe) if self.speaker_probe else None,
+            "content_probe": asdict(self.content_probe) if self.content_probe else None,
+            "n_transcripts": self.n_transcripts,
             "against": {
                 "differences": _to_dicts(self.comparison.differences),
                 "equal_codes": self.comparison.equal_codes,
@@ -124,7 +129,8 @@ class Tally:
         sizes = codec.config.quantizer.codebook_sizes
         self._counter = CodebookCounter(sizes, pairs=True)
         self._by_language: dict[str, CodebookCounter] = defaultdict(lambda: CodebookCounter(sizes))
-        self._prober = SpeakerProber(codec)
+        self._speakers, self._content = SpeakerProber(), ContentProber()
+        self._n_transcripts = 0
         self.ids: dict[str, int] = {}  # in the order of the rows
         self._about: list[tuple[str, str | None, str | None]] = []  # dataset, language, speaker
         self._seconds: list[float] = []
@@ -145,7 +151,10 @@ class Tally:
         self._counter.update(codes)
         if row.language is not None:
             self._by_language[row.language].update(codes)
-        self._prober.add(row.speaker, row.codes)
+        latents = latents_of(self._codec, row.codes)
+        self._speakers.add(row.speaker, latents)
+        self._content.add(latents, row.envelope)
+        self._n_transcripts += row.has_transcript
         self._equal.append((row.n_equal_codes, row.codes.shape[1]))
 
     def result(
@@ -172,7 +181,9 @@ class Tally:
             entropy_coded_kbps=sum(book.coding_bits * book.n_codes for book in books) / seconds / 1000,
             delays=delays,
             worst=self._worst(),
-            probe=self._prober.result(),
+            speaker_probe=self._speakers.result(),
+            content_probe=self._content.result(),
+            n_transcripts=self._n_transcripts,
             comparison=self._comparison(),
             not_measured=not_measured,
             failed=failed,

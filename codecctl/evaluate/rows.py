@@ -7,7 +7,7 @@ import json
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from codecctl.errors import CodecctlError
 
 Codes = NDArray[np.uint16]
+Envelope = NDArray[np.int8]
 
 
 @dataclass(frozen=True)
@@ -31,24 +32,28 @@ class Row:
     scores: dict[str, dict[str, float]]  # by system and metric; NaN: not defined here
     n_bits: dict[str, int]  # by system, of those that have bits
     codes: Codes  # [K, T]
+    envelope: Envelope  # [E, T], of the original, as `probe.envelope` gives it
     n_equal_codes: tuple[int, ...] | None = None  # of each book, beside the other checkpoint
+    has_transcript: bool = False  # to count word errors by; else what the recogniser reads from the original
 
     def to_line(self) -> str:
         """One line of JSON, the newline included."""
-        packed = base64.b64encode(zlib.compress(self.codes.astype("<u2").tobytes())).decode()
         scores = {system: {k: _to_json(v) for k, v in values.items()} for system, values in self.scores.items()}
-        record = {**asdict(self), "scores": scores, "codes": {"books": len(self.codes), "packed": packed}}
+        tables = {"codes": _pack(self.codes.astype("<u2")), "envelope": _pack(self.envelope)}
+        record = {**vars(self), "scores": scores, **tables}
         return json.dumps(record, ensure_ascii=False) + "\n"
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:
-        packed = zlib.decompress(base64.b64decode(record["codes"]["packed"]))
-        codes = np.frombuffer(packed, "<u2").astype(np.uint16).reshape(record["codes"]["books"], -1)
+        tables = {
+            "codes": _unpack(record["codes"], "<u2").astype(np.uint16),
+            "envelope": _unpack(record["envelope"], "i1"),
+        }
         scores = {
             s: {k: math.nan if v is None else v for k, v in values.items()} for s, values in record["scores"].items()
         }
         equal = record["n_equal_codes"]
-        return cls(**{**record, "codes": codes, "scores": scores, "n_equal_codes": tuple(equal) if equal else None})
+        return cls(**{**record, **tables, "scores": scores, "n_equal_codes": tuple(equal) if equal else None})
 
 
 class RowFile:
@@ -105,5 +110,10 @@ def _to_json(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
-def _from_json(value: float | None) -> float:
-    return math.nan if value is None else value
+def _pack(table: NDArray[Any]) -> dict[str, Any]:
+    return {"rows": len(table), "packed": base64.b64encode(zlib.compress(table.tobytes())).decode()}
+
+
+def _unpack(record: dict[str, Any], kind: str) -> NDArray[Any]:
+    packed = zlib.decompress(base64.b64decode(record["packed"]))
+    return np.frombuffer(packed, kind).reshape(record["rows"], -1)

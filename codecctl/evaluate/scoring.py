@@ -7,6 +7,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ from codecctl.evaluate.baselines import BAND_LIMITED, CODEC, UNQUANTIZED, Rendit
 from codecctl.evaluate.bound import snr_bounds_db
 from codecctl.evaluate.metrics import BOUNDS, LogSpectralDistance, MelDistance, si_sdr_db, snr_db
 from codecctl.evaluate.pool import HearingPool
+from codecctl.evaluate.probe import envelope
 from codecctl.evaluate.recordings import Recording
-from codecctl.evaluate.rows import Codes, Row
+from codecctl.evaluate.rows import Codes, Envelope, Row
 from codecctl.model.codec import Codec
 
-AGAINST, ORIGINAL = "against", "original"
+AGAINST = "against"
 _DELAY_RECORDINGS = 8  # on which delays are found
 _DELAY_SECONDS = 10  # of each
 
@@ -39,6 +41,7 @@ class Plan:
     curve: tuple[int, ...]  # numbers of books, besides all of them
     parts: bool  # the curve, and all books but the first
     measures: tuple[str, ...]
+    recogniser: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,9 @@ class _Pending:
     heard: list[Future[dict[str, dict[str, float]]]] = field(default_factory=list)
     n_bits: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     codes: list[Codes] = field(default_factory=list)
+    envelopes: list[Envelope] = field(default_factory=list)
     equal: list[tuple[int, ...]] = field(default_factory=list)
+    has_transcript: bool = False
 
     def finish(self) -> Row:
         """Wait for what is missing; a recording's score is the mean over its pieces."""
@@ -116,7 +121,7 @@ class _Pending:
         about = self.recording
         return Row(
             about.id, about.dataset, about.language, about.speaker, self.seconds, scores, dict(self.n_bits),
-            np.concatenate(self.codes, axis=1), equal,
+            np.concatenate(self.codes, axis=1), np.concatenate(self.envelopes, axis=1), equal, self.has_transcript,
         )  # fmt: skip
 
 
@@ -150,20 +155,27 @@ def measure(
 def _begin(
     renderer: Renderer, recording: Recording, delays: dict[str, float], signal: SignalScorer, pool: HearingPool
 ) -> _Pending:
-    pending = _Pending(recording)
-    for audio in recording.pieces(renderer.sample_rate):
+    pending, pieces = _Pending(recording), recording.pieces(renderer.sample_rate)
+    first = list(islice(pieces, 2))
+    transcript = recording.transcript if len(first) == 1 else None  # of which piece a part is said in cannot be told
+    about = hearing.About(recording.language, transcript, renderer.plan.recogniser)
+    pending.has_transcript = transcript is not None and renderer.plan.recogniser is not None
+    for audio in chain(first, pieces):
         piece = renderer.render(audio)
         aligned = {s: align(piece.original, r.audio, delay_of(s, delays)) for s, r in piece.renditions.items()}
         seconds = len(piece.original) / renderer.sample_rate
         pending.signal.append(signal.score(piece.original, aligned, {s: r.n_bits for s, r in piece.renditions.items()}))
-        heard = {ORIGINAL: (piece.original, piece.original), **aligned}
-        at_rate = {s: tuple(_at_hearing_rate(x, renderer.sample_rate) for x in pair) for s, pair in heard.items()}
-        pending.heard.append(pool.submit(at_rate, [ORIGINAL]))  # type: ignore[arg-type]
+        at_rate = {
+            s: (_at_hearing_rate(a, renderer.sample_rate), _at_hearing_rate(b, renderer.sample_rate))
+            for s, (a, b) in aligned.items()
+        }
+        pending.heard.append(pool.submit(at_rate, _at_hearing_rate(piece.original, renderer.sample_rate), about))
         pending.seconds += seconds
         for system, rendition in piece.renditions.items():
             if rendition.n_bits is not None:
                 pending.n_bits[system] += rendition.n_bits
         pending.codes.append(piece.codes)
+        pending.envelopes.append(envelope(piece.original, renderer.sample_rate, renderer.codec.hop_length))
         if piece.n_equal_codes is not None:
             pending.equal.append(piece.n_equal_codes)
     return pending

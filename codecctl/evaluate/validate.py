@@ -6,7 +6,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,6 +24,7 @@ from codecctl.evaluate.result import Tally, Validation
 from codecctl.evaluate.rows import RowFile
 from codecctl.evaluate.scoring import Plan, Renderer, measure
 from codecctl.evaluate.verdict import check_requirements
+from codecctl.evaluate.words import check_recogniser
 from codecctl.model.codec import Codec
 from codecctl.workers import hash_of
 
@@ -136,9 +137,12 @@ def validate(
 
 def make_plan(codec: Codec, config: ValidateConfig, *, curve: bool) -> Plan:
     """What can be measured with what is installed."""
-    missing = unavailable(config.metrics)
+    missing = unavailable(config.metrics, config.recogniser)
     measures = tuple(name for name in config.metrics if MEASURES[name].names[0] not in missing)
-    return Plan(config.opus_kbps if has_opus() else (), tuple(curve_of(codec, config)), curve, measures)
+    recogniser = config.recogniser if "words" in measures else None
+    if recogniser is not None:
+        check_recogniser(recogniser)
+    return Plan(config.opus_kbps if has_opus() else (), tuple(curve_of(codec, config)), curve, measures, recogniser)
 
 
 def signal_scores(reference: Tensor, decoded: Tensor, mel_distance: MelDistance) -> dict[str, Tensor]:
@@ -183,8 +187,8 @@ def _leave_cores(n_workers: int) -> None:
 
 def _settings(plan: Plan, recordings: Sequence[Recording], work: Work) -> dict[str, Any]:
     """What two runs must share for their scores to be put together."""
-    about = [plan.opus_kbps, plan.curve, plan.parts, plan.measures, work.identity, [r.id for r in recordings]]
-    return {"format": "codecctl.rows", "version": 1, "measured_with": hash_of(*about)}
+    about = [astuple(plan), work.identity, [r.id for r in recordings]]
+    return {"format": "codecctl.rows", "version": 2, "measured_with": hash_of(*about)}
 
 
 def _take_up(rows: RowFile, settings: dict[str, Any], tally: Tally) -> dict[str, float] | None:
@@ -204,7 +208,7 @@ def _take_up(rows: RowFile, settings: dict[str, Any], tally: Tally) -> dict[str,
 
 
 def _not_measured(config: ValidateConfig) -> dict[str, str]:
-    reasons = unavailable(config.metrics)
+    reasons = unavailable(config.metrics, config.recogniser)
     if not has_opus():
         reasons.update({opus_name(kbps): "not installed (av is missing): pip install av" for kbps in config.opus_kbps})
     return reasons

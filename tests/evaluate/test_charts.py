@@ -42,7 +42,7 @@ def test_a_histogram_of_an_unused_book_is_drawn_too() -> None:
 
 
 def test_the_pages_audio_is_flac() -> None:
-    from codecctl.evaluate.clips import _flac
+    from codecctl.evaluate.listening import _flac
 
     audio = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
     back, rate = soundfile.read(io.BytesIO(base64.b64decode(_flac(audio, 16000))), dtype="float32")

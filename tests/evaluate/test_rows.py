@@ -10,8 +10,9 @@ from codecctl.evaluate.rows import Row, RowFile
 
 def _row(name: str) -> Row:
     codes = np.arange(12, dtype=np.uint16).reshape(2, 6) * 1000
+    envelope = np.arange(-9, 9, dtype=np.int8).reshape(3, 6)
     scores = {"codec": {"snr_db": 1.25, "stoi": math.nan}}
-    return Row(name, "set", "en", None, 1.5, scores, {"codec": 42}, codes, (3, 4))
+    return Row(name, "set", "en", None, 1.5, scores, {"codec": 42}, codes, envelope, (3, 4), True)
 
 
 def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
@@ -23,6 +24,8 @@ def test_rows_come_back_as_they_went(tmp_path: Path) -> None:
     assert file.settings() == {"version": 1}
     assert (first.id, second.id, first.n_equal_codes, first.n_bits) == ("ä", "b", (3, 4), {"codec": 42})
     np.testing.assert_array_equal(first.codes, _row("ä").codes)
+    np.testing.assert_array_equal(first.envelope, _row("ä").envelope)
+    assert first.has_transcript
     assert first.scores["codec"]["snr_db"] == 1.25
     assert math.isnan(first.scores["codec"]["stoi"])
 

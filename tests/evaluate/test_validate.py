@@ -146,7 +146,9 @@ def test_groups_curve_and_worst(speaking: Codec, clips: list[Recording]) -> None
     worst = [value for _, value in result.worst["snr_db"]]
     assert len(worst) == 10
     assert worst == sorted(worst)
-    assert result.probe is not None
+    assert result.speaker_probe is not None
+    assert result.content_probe is not None
+    assert result.content_probe.n_recordings == 12
     assert int(result.histograms[0].sum()) == result.books[0].n_codes
 
 
