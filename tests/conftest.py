@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start, as set_num_threads is for this one
@@ -23,6 +24,29 @@ torch.set_num_threads(1)  # tensors are tiny, and several test processes may sha
 
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 SHARED_SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that need a card are skipped without one, also where they were asked for."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="this machine has no CUDA card"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What checks had to say, see `said`; also from other processes."""
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, text in getattr(report, "user_properties", ()):
+                if name == "said" and report.when == "teardown":
+                    terminalreporter.write_line(f"{report.nodeid.rpartition('::test_')[2].replace('_', ' ')}: {text}")
+
+
+@pytest.fixture
+def said(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say what was measured, in the summary at the end."""
+    return lambda text: request.node.user_properties.append(("said", text))
 
 
 @pytest.fixture(scope="session")
@@ -58,9 +82,10 @@ def tiny() -> ModelConfig:
     )
 
 
-@pytest.fixture
-def tiny_codec(tiny: ModelConfig) -> Codec:
-    """A random codec whose transformer matters: at its start LayerScale would all but switch it off."""
+@pytest.fixture(params=["strided", "transform"])
+def tiny_codec(tiny: ModelConfig, request: pytest.FixtureRequest) -> Codec:
+    """A random codec of either front whose transformer matters: at its start LayerScale would all but switch it off."""
+    tiny = tiny.model_copy(update={"front": request.param})
     return lively(Codec(tiny))
 
 
@@ -76,7 +101,7 @@ def lively(codec: Codec) -> Codec:
         for name, parameter in codec.named_parameters():
             if name.endswith("_scale"):
                 parameter.fill_(1.0)
-            elif parameter.dim() == 1:
+            elif parameter.dim() == 1 or not parameter.any():  # a network's last layer may start at zero
                 parameter.add_(0.1 * torch.randn_like(parameter))
         latents = codec.encoder(torch.randn(4, 1, 64 * codec.hop_length))
         codec.quantizer.fit(latents.mT.flatten(0, 1), torch.Generator().manual_seed(7))

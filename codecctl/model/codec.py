@@ -15,6 +15,7 @@ from codecctl.model.causal import StreamState
 from codecctl.model.decoder import Decoder
 from codecctl.model.encoder import Encoder
 from codecctl.model.quantizer import ResidualVectorQuantizer
+from codecctl.model.transform import TransformDecoder, TransformEncoder
 
 
 class CodecOutput(NamedTuple):  # what wraps a module for several cards passes tuples on, and no frozen dataclass
@@ -30,9 +31,10 @@ class Codec(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.quantizer = ResidualVectorQuantizer(config.quantizer, config.transformer.width)
-        self.decoder = Decoder(config)
+        is_strided = config.front == "strided"
+        self.encoder = Encoder(config) if is_strided else TransformEncoder(config)
+        self.quantizer = ResidualVectorQuantizer(config.quantizer, config.latent_width)
+        self.decoder = Decoder(config) if is_strided else TransformDecoder(config)
 
     @property
     def sample_rate(self) -> int:
@@ -113,6 +115,12 @@ class Codec(nn.Module):
             return self.quantizer.books[0].codebook.new_zeros(len(codes), 1, 0)
         audio: Tensor = self.decoder(self.quantizer.decode(codes.long()), state)
         return audio[..., :length]
+
+    def fit_front(self, audio: Tensor) -> None:
+        """Adapt what is fitted and not learned, before the books, to [B, 1, T x hop_length] of speech."""
+        if isinstance(self.encoder, TransformEncoder) and isinstance(self.decoder, TransformDecoder):
+            self.encoder.fit(audio)
+            self.decoder.transform.load_state_dict(self.encoder.transform.state_dict())
 
     def fold_weight_norm(self) -> None:
         """Replace each weight-normed convolution by the plain one it equals: for inference."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from codecctl.config import load_config
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
+from codecctl.model.transformer import CausalAttention
 from tests.conftest import lively
 
 
@@ -90,7 +91,7 @@ def test_the_future_changes_nothing_before_it(tiny_codec: Codec) -> None:
 
 @torch.inference_mode()
 def test_a_frame_sees_exactly_the_look_back(tiny_codec: Codec) -> None:
-    attention = tiny_codec.encoder.transformer.layers[0].attention
+    attention = next(part for part in tiny_codec.encoder.modules() if isinstance(part, CausalAttention))
     x = torch.randn(1, 30, 16)
     reached = x.clone()
     reached[:, 20 - 9] += 1
