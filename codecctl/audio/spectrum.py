@@ -51,8 +51,13 @@ class MelSpectrogram(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """[B, C, L] or [B, L] -> [B (x C), n_mels, T']"""
-        magnitudes: Tensor = self.stft(audio).abs()
-        with torch.autocast(audio.device.type, enabled=False):
+        spectrum: Tensor = self.stft(audio)
+        return self.bands(spectrum)
+
+    def bands(self, spectrum: Tensor) -> Tensor:
+        """Complex [B, F, T'] of `stft` -> [B, n_mels, T']"""
+        with torch.autocast(spectrum.device.type, enabled=False):
+            magnitudes = spectrum.abs()
             return self.filters.to(magnitudes.dtype) @ magnitudes
 
 

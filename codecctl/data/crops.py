@@ -22,6 +22,8 @@ from codecctl.errors import CodecctlError
 
 Batch = TypeVar("Batch")
 
+_SILENCE = 1e-3  # RMS, -60 dB: below it a crop is noise, and is not brought to the level of speech
+
 
 class Crops:
     """Random crops of one split of a prepared folder.
@@ -43,7 +45,7 @@ class Crops:
         if not len(rows):
             raise CodecctlError(f"{folder}: data.filter leaves nothing of the {split} split")
         self.segment_samples, self.seed = segment_samples, seed
-        self._augmentation_db = config.level_augmentation_db
+        self._augmentation_db, self._level_db = config.level_augmentation_db, config.crop_level_db
         self._reader, self._shards = ShardReader(folder), index.shards
         self.n_samples = int(rows["n_samples"].sum())
         factors = mix_factors(rows, index, config.mix)
@@ -73,9 +75,13 @@ class Crops:
             shard = self._shards[self._shard[run]]
             row[:n_samples] = self._reader.samples(shard, int(self._first[run]) + start, n_samples)
         crops = to_float(audio)
-        if self._augmentation_db:
+        gains = gains[mine]
+        if self._level_db is not None:
+            loudness = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
+            gains = gains * np.float32(10 ** (self._level_db / 20)) / loudness
+        if self._augmentation_db or self._level_db is not None:
             peaks = np.abs(crops).max(axis=1).clip(1e-6)
-            crops *= np.minimum(gains[mine], 1 / peaks)[:, None]  # louder, but never clipped
+            crops *= np.minimum(gains, 1 / peaks)[:, None]  # louder, but never clipped
         return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
 
     def _draw(self, step: int, n_crops: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:

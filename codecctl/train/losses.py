@@ -3,6 +3,8 @@ corpora differ by 40 dB, and magnitudes alone leave the phase, and so the wavefo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -11,34 +13,46 @@ from codecctl.config.schema import LossConfig
 
 _FLOOR = 1e-5  # of magnitudes, under their logarithm
 _QUIET = 1e-2  # RMS magnitude, -40 dB of full scale
+_POWER = 0.3  # of the compressed complex spectrum: close to how loudness grows with magnitude
+_KNEE = 3e-3  # of an item's RMS magnitude, -50 dB: below it the power law is linear
 
 
 class ReconstructionLosses(nn.Module):
     """Reference and decoded [B, 1, L] -> the unweighted losses by name, those of weight zero left out.
 
     waveform: L1 of the samples. spectral: spectral convergence plus log-magnitude L1 (Yamamoto et al. 2020, eqs. 4
-    and 5), mean over the windows. mel: log-mel L1, mean over the windows (Kumar et al. 2023, section 3.4).
+    and 5), mean over the windows. mel: log-mel L1, mean over the windows (Kumar et al. 2023, section 3.4). complex:
+    squared error of spectra whose magnitudes went through a power law, with and without their phases (Braun and
+    Tashev 2020, eq. 7), mean over the windows.
     """
 
     def __init__(self, config: LossConfig, sample_rate: int) -> None:
         super().__init__()
         self.config = config
-        self.stfts = nn.ModuleList(Stft(window) for window in config.spectral_windows)
-        self.mels = nn.ModuleList(
+        windows = {"spectral": config.spectral_windows, "complex": config.complex_windows, "mel": config.mel_windows}
+        used = {window for name, each in windows.items() if config.weights[name] for window in each}
+        self.stfts = nn.ModuleDict({str(window): Stft(window) for window in sorted(used)})
+        self.mels: Sequence[MelSpectrogram] = nn.ModuleList(  # type: ignore[assignment]
             MelSpectrogram(sample_rate, window, n_mels)
             for window, n_mels in zip(config.mel_windows, config.mel_bins, strict=True)
         )
 
     def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+        config = self.config
         with torch.autocast(reference.device.type, enabled=False):
             reference, decoded = reference[:, 0].float(), decoded[:, 0].float()  # [B, L]
+            # Each window's spectra once, whichever losses look at them.
+            spectra = {int(name): (stft(reference), stft(decoded)) for name, stft in self.stfts.items()}
             losses = {}
-            if self.config.waveform_weight:
+            if config.waveform_weight:
                 losses["waveform"] = (reference - decoded).abs().mean()
-            if self.config.spectral_weight:
-                losses["spectral"] = _mean([_spectral(stft(reference), stft(decoded)) for stft in self.stfts])
-            if self.config.mel_weight:
-                losses["mel"] = _mean([_log_distance(mel(reference), mel(decoded)) for mel in self.mels])
+            if config.spectral_weight:
+                losses["spectral"] = _mean([_spectral(*spectra[window]) for window in config.spectral_windows])
+            if config.mel_weight:
+                pairs = [(mel, *spectra[window]) for mel, window in zip(self.mels, config.mel_windows, strict=True)]
+                losses["mel"] = _mean([_log_distance(mel.bands(a), mel.bands(b)) for mel, a, b in pairs])
+            if config.complex_weight:
+                losses["complex"] = _mean([_complex(*spectra[window]) for window in config.complex_windows])
             return losses
 
 
@@ -50,6 +64,19 @@ def _spectral(reference: Tensor, decoded: Tensor) -> Tensor:
     quiet = _QUIET * (reference.shape[1] * reference.shape[2]) ** 0.5  # near silence any error is many times the signal
     convergence: Tensor = (error / norm.clamp(min=quiet)).mean()
     return convergence + _log_distance(reference, decoded)
+
+
+def _complex(reference: Tensor, decoded: Tensor) -> Tensor:
+    """Complex [B, F, T'] twice -> mean squared error of the compressed spectra and of their magnitudes, half and half.
+
+    Relative to the item's level: speech at -40 dB counts like speech at -20 dB.
+    """
+    level = reference.abs().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=_QUIET**2)
+    pairs = [(spectrum, _magnitude(spectrum)) for spectrum in (reference / level, decoded / level)]
+    (a, a_magnitude), (b, b_magnitude) = [(x * g, m * g) for x, m in pairs for g in [(m + _KNEE).pow(_POWER - 1)]]
+    difference = a - b
+    with_phase = difference.real.square() + difference.imag.square()
+    return (0.5 * with_phase + 0.5 * (a_magnitude - b_magnitude).square()).mean()
 
 
 def _magnitude(spectrum: Tensor) -> Tensor:
