@@ -49,9 +49,10 @@ class Measure:
 def unavailable(names: Sequence[str], recogniser: str | None = None) -> dict[str, str]:
     """The measures that are not measured, each with the reason; `names` are those asked for."""
     reasons = {}
+    asked, others = ", ".join(names) or "none", ", ".join(name for name in MEASURES if name not in names)
     for name, measure in MEASURES.items():
         if name not in names:
-            reasons[name] = f"not asked for in validate.metrics, which names {', '.join(names) or 'none'}"
+            reasons[name] = f"not asked for: validate.metrics names {asked}; there are also {others}"
         elif (missing := _missing(measure.package)) is not None:
             reasons[name] = f"{missing}: pip install {measure.install}"
         elif name == "words" and recogniser is None:

@@ -46,7 +46,11 @@ METRICS = {
     ),
     "si_sdr_db": Metric("SI-SDR, dB", "signal", True, 1, "SNR after the best gain, so that loudness is free", 15, 20),
     "mel_distance": Metric(
-        "mel distance", "signal", False, 3, "mean difference of log-mel magnitudes (natural log) over six windows"
+        "mel distance",
+        "signal",
+        False,
+        3,
+        "mean difference of log-mel magnitudes (natural log), over six windows",
     ),
     "log_spectral_distance_db": Metric(
         "log-spectral, dB", "signal", False, 2, "difference of power spectra, root mean square over frequencies"

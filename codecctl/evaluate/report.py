@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -12,7 +13,7 @@ from pathlib import Path
 from string import Template
 
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.baselines import CODEC, UNQUANTIZED
+from codecctl.evaluate.baselines import CODEC, UNQUANTIZED, label_of
 from codecctl.evaluate.belief import Mean
 from codecctl.evaluate.charts import Point, histogram, rate_chart
 from codecctl.evaluate.codebooks import BookStats
@@ -130,8 +131,8 @@ def _systems(result: Validation) -> _Section:
     intro = (
         "<p>The same recordings through every system. The marked row is the codec with all its books. Below it: with "
         "the quantizer off, which is what encoder and decoder alone cost; with the first books alone; without the "
-        "first; Opus; and the original without what lies above 4 kHz. Bitrates are true ones, from bits and bytes; "
-        "what has none is not a codec.</p>"
+        "first; Opus, the codec of calls in the web; and the original without what lies above 4 kHz. Bitrates are true "
+        "ones, from bits and bytes; what has none is not a codec.</p>"
     )
     rows = [(s.name == CODEC, [cell(s.label), number(s.bitrate_kbps, 2)], s.metrics) for s in result.systems]
     body = _metric_tables(["system", "kbps"], rows) + _meanings(result)
@@ -158,8 +159,9 @@ def _meanings(result: Validation) -> str:
     measured = dict.fromkeys(name for system in result.systems for name in system.metrics)
     terms = "".join(
         f"<dt>{escape(METRICS[name].label)}</dt><dd>{escape(f'{METRICS[name].meaning}; {_sense(METRICS[name])}')}</dd>"
+        for kind in KINDS
         for name in METRICS
-        if name in measured
+        if METRICS[name].kind == kind and name in measured
     )
     return f"<details open><summary>What the columns mean</summary><dl>{terms}</dl></details>"
 
@@ -295,16 +297,17 @@ def _content_in_book_1(probe: ContentProbe | None) -> str:
     if probe is None:
         return "Content: not measured; it takes four recordings."
     return (
-        f"Content: a linear map from the codeword of a frame tells {probe.book_1:.0%} of how the original's spectral "
-        f"envelope moves from book 1 alone, {probe.all_books:.0%} from all books. It is learnt on one half of "
-        f"{probe.n_recordings} recordings and tried on the other; codes without content get 0 %."
+        "Content: how the spectral envelope of the original moves, which tells the sounds of speech apart, can be told "
+        f"to {probe.book_1:.0%} from book 1 alone and to {probe.all_books:.0%} from all books, by a linear map from "
+        f"the codeword of each frame, learnt on one half of {probe.n_recordings} recordings and tried on the other. "
+        "Codes without content get 0 %."
     )
 
 
 def _words(result: Validation) -> str:
     """What the recogniser reads, book by book."""
     if "wer" in result.not_measured:
-        return f"Words: not measured, {result.not_measured['wer']}. Book 1 alone can be heard above."
+        return f"Words: not measured ({result.not_measured['wer']}). Book 1 alone can be heard above."
     read = [(system.label, system.metrics["wer"].value) for system in result.systems if "wer" in system.metrics]
     rates = ", ".join(f"{label} {value:.0%}" for label, value in read if not math.isnan(value))
     return f"Words that a recogniser gets wrong, beside {_said(result)}: {rates or 'no words were said'}."
@@ -353,13 +356,18 @@ def _card(codec: Codec, card: ModelCard) -> _Section:
 
 
 def _method(result: Validation) -> _Section:
-    delays = ", ".join(f"{escape(name)} {delay:g}" for name, delay in sorted(result.delays.items()))
+    labels = {system.name: system.label for system in result.systems}
+    delays = ", ".join(f"{escape(labels.get(name, name))} {delay:.3g}" for name, delay in sorted(result.delays.items()))
     body = (
         "<p>Each system's delay is found over several recordings and taken out before anything is scored, in samples: "
         f"{delays}. Recordings longer than 30 s are scored in pieces. Intervals are percentile bootstrap over "
         "recordings.</p>"
     )
-    for title, notes in (("Not measured", result.not_measured), ("Recordings that could not be read", result.failed)):
+    by_reason: dict[str, list[str]] = defaultdict(list)
+    for name, reason in result.not_measured.items():
+        by_reason[reason].append(METRICS[name].label if name in METRICS else label_of(name, len(result.books)))
+    not_measured = {", ".join(names): reason for reason, names in by_reason.items()}
+    for title, notes in (("Not measured", not_measured), ("Recordings that could not be read", result.failed)):
         if notes:
             rows = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in notes.items())
             body += f"<h3>{title}</h3><dl>{rows}</dl>"

@@ -33,10 +33,11 @@ def number(value: float | None, digits: int) -> str:
 def mean_cell(mean: Mean | None, digits: int) -> str:
     if mean is None:
         return '<td data-value=""></td>'
-    interval = "" if math.isnan(mean.low) else f" <small>[{mean.low:.{digits}f}, {mean.high:.{digits}f}]</small>"
+    edges = ", ".join(number_text(edge, digits) for edge in (mean.low, mean.high))
+    interval = "" if math.isnan(mean.low) else f" <small>[{edges}]</small>"
     value = "" if math.isnan(mean.value) else mean.value
     return f'<td data-value="{value}">{number_text(mean.value, digits)}{interval}</td>'
 
 
 def number_text(value: float, digits: int) -> str:
-    return "undefined" if math.isnan(value) else f"{value:.{digits}f}"
+    return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus before zero

@@ -2,6 +2,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 
 from codecctl.config.schema import ValidateConfig
+from codecctl.evaluate.belief import Mean
+from codecctl.evaluate.metrics import METRICS
 from codecctl.evaluate.recordings import Recording
 from codecctl.evaluate.report import ModelCard, write_report
 from codecctl.evaluate.validate import Work, validate
@@ -194,14 +197,31 @@ def test_the_blind_test_counts_answers_and_hides_which_is_which(opened: Any) -> 
     assert opened.get_log("browser") == []
 
 
+@pytest.fixture(scope="module")
+def full_page(speaking: Codec, clips: list[Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One in which every metric there is has its column, as wide as such numbers are."""
+    result = validate(speaking, clips[:4:3], source="two clips", config=CONFIG, work=Work(curve=True))
+    wide = dict.fromkeys(METRICS, Mean(0.891, 0.852, 0.937, 2))
+    result = replace(
+        result,
+        systems=tuple(replace(s, metrics={**wide, **s.metrics}) for s in result.systems),
+        groups=tuple(replace(g, metrics={**wide, **g.metrics}) for g in result.groups),
+    )
+    folder, card = tmp_path_factory.mktemp("full"), ModelCard("best.pt", "0123456789abcdef", 300)
+    return write_report(folder, result, [], [], codec=speaking, recordings=clips[:1], config=CONFIG, card=card)
+
+
 @pytest.mark.parametrize(("width", "fits"), [(1300, True), (390, False)])
-def test_tables_fit_a_screen_and_scroll_by_themselves_on_a_phone(opened: Any, width: int, fits: bool) -> None:
+def test_tables_fit_a_screen_and_scroll_by_themselves_on_a_phone(
+    browser: Any, full_page: Path, width: int, fits: bool
+) -> None:
+    browser.get(full_page.as_uri())
     size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
-    opened.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     wider = "[...document.querySelectorAll('.scroll')].filter((box) => box.scrollWidth > box.clientWidth).length"
-    assert (opened.execute_script(f"return {wider}") == 0) == fits
-    assert opened.execute_script("return document.documentElement.scrollWidth") <= width
-    opened.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    assert (browser.execute_script(f"return {wider}") == 0) == fits
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
