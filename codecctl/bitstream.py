@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import struct
 import zlib
 from collections.abc import Iterator
@@ -34,6 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codecctl.errors import CodecctlError
+from codecctl.files import replacing
 
 Codes = NDArray[np.uint16]
 
@@ -201,8 +201,11 @@ class PackedWriter:
             fingerprint, sample_rate, hop_length, tuple(codebook_sizes), hop_length, frames_per_block
         )
         self._pending = np.empty((self._header.n_books, frames_per_block), np.uint16)  # one block, filled from the left
-        self._partial = self.path.with_name(f".{secrets.token_hex(8)}.partial")
-        self._file: BinaryIO = open(self._partial, "xb")  # noqa: SIM115  closed by __exit__
+        with contextlib.ExitStack() as stack:
+            self._file: BinaryIO = open(stack.enter_context(replacing(self.path)), "wb")  # noqa: SIM115  see _close
+            stack.callback(self._close)
+            stack.push(self._finish)
+            self._stack = stack.pop_all()
         self._file.write(bytes(self._header.n_header_bytes))  # its place; the numbers follow when they are known
 
     def write(self, codes: NDArray[Any]) -> None:
@@ -225,7 +228,9 @@ class PackedWriter:
         packed = pack_codes(self._pending[:, :n_frames], self._header.bits)
         self._file.write(packed + self._header.block_crc(block, packed))
 
-    def _finish(self) -> None:
+    def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            return
         rest = self.n_frames % self._header.frames_per_block
         if rest:
             self._write_block(rest)
@@ -235,7 +240,6 @@ class PackedWriter:
         self._file.seek(0)
         self._file.write(replace(self._header, n_samples=n_samples).to_bytes())
         self._file.close()
-        os.replace(self._partial, self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -243,17 +247,11 @@ class PackedWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                self._finish()
-        finally:
-            self._discard()
+        self._stack.__exit__(kind, error, trace)
 
-    def _discard(self) -> None:
-        """Close and remove what is unfinished; after success there is nothing."""
+    def _close(self) -> None:
         with contextlib.suppress(OSError):  # closing flushes, and a full disk has been reported already
             self._file.close()
-        self._partial.unlink(missing_ok=True)
 
 
 class PackedReader:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import replacing
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -67,9 +67,8 @@ def read_marker(marker: Path) -> dict[str, Any]:
 
 def mark_done(marker: Path, input_hash: str, **facts: Any) -> None:
     """Say that a unit's outputs are all in place; written last, all or nothing. `facts` are kept for `read_marker`."""
-    temporary = marker.with_name(f".{marker.name}.{os.getpid()}.part")
-    temporary.write_text(json.dumps({"input": input_hash, **facts}, ensure_ascii=False), encoding="utf-8")
-    os.replace(temporary, marker)
+    with replacing(marker) as partial:
+        partial.write_text(json.dumps({"input": input_hash, **facts}, ensure_ascii=False), encoding="utf-8")
 
 
 def _run_in_processes(

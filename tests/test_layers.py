@@ -15,7 +15,7 @@ import codecctl
 PACKAGE = Path(codecctl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = [
-    {"errors"},
+    {"errors", "files"},
     {"audio", "config", "workers", "bitstream"},
     {"data", "model"},
     {"evaluate", "inference"},

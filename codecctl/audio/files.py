@@ -9,6 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from numpy.typing import NDArray
 
 from codecctl.audio import pyav
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import replacing
 
 Audio = NDArray[np.float32]
 
@@ -144,11 +146,14 @@ class AudioWriter:
             raise UsageError(f"{path}: audio is written as {' or '.join(_WRITTEN_FORMATS)}; use such a suffix")
         if not self.path.parent.is_dir():
             raise CodecctlError(f"{path}: there is no folder {self.path.parent}")
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
-        try:
-            self._file = soundfile.SoundFile(self._temporary, "w", sample_rate, n_channels, "PCM_16", format=form)
-        except soundfile.LibsndfileError as error:
-            raise CodecctlError(f"{path}: cannot be written ({_reason(error)})") from None
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self.path))
+            try:
+                self._file = soundfile.SoundFile(partial, "w", sample_rate, n_channels, "PCM_16", format=form)
+            except soundfile.LibsndfileError as error:
+                raise CodecctlError(f"{path}: cannot be written ({_reason(error)})") from None
+            stack.callback(self._file.close)
+            self._stack = stack.pop_all()
 
     def write(self, block: Audio) -> None:
         """Append `[C, L]`. Raises `CodecctlError` for NaN and for a full disk."""
@@ -165,12 +170,7 @@ class AudioWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            self._file.close()
-            if kind is None:
-                os.replace(self._temporary, self.path)
-        finally:
-            self._temporary.unlink(missing_ok=True)
+        self._stack.__exit__(kind, error, trace)
 
 
 def probe(path: str | Path) -> AudioInfo:

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, cast
 
-from codecctl.data.part import sync_folder
 from codecctl.errors import CodecctlError
+from codecctl.files import sync
 
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
 _BLOCK_BYTES = 1 << 20
@@ -78,7 +78,7 @@ def unpack(
         if into.exists():
             shutil.rmtree(into)
         os.rename(temporary, into)
-        sync_folder(into.parent)
+        sync(into.parent)
         return sink.n_files
     except _DAMAGE as error:
         raise _damaged(archive, error) from None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
 from codecctl.errors import CodecctlError
+from codecctl.files import replacing
 
 SAMPLE_RATE = 16000  # Hz, of all prepared audio
 
@@ -95,15 +95,8 @@ def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 def write_lines(path: str | Path, lines: Iterable[str]) -> None:
     """Write a text file of lines (newlines included), all or nothing."""
-    temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(Path(path), durable=True) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)
 
 
 def _parse_line(line: str, where: str) -> dict[str, Any]:

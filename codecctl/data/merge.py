@@ -92,7 +92,7 @@ def _tidy(out: Path, shards: set[str]) -> None:
         if f"shards/{shard.name}" not in shards:
             shard.unlink(missing_ok=True)
     for folder in (out, out / "shards", out / "units"):
-        for part in folder.glob(".*.part"):
+        for part in folder.glob(".*.partial"):
             if not _is_running(part.name.split(".")[-2]):
                 part.unlink(missing_ok=True)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +18,7 @@ import httpx2
 
 from codecctl.data.digest import BLOCK_BYTES, Digests
 from codecctl.data.web import Address
+from codecctl.files import replacing, sync
 
 
 class Part:
@@ -118,7 +118,7 @@ class Part:
         os.fsync(self._file.fileno())
         self._file.close()
         os.replace(self.path, self._target)
-        sync_folder(self._target.parent)
+        sync(self._target.parent)
         self._sidecar.unlink(missing_ok=True)
 
 
@@ -133,28 +133,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def write_json(path: Path, content: dict[str, Any], *, durable: bool = True) -> None:
     """All or nothing. `durable`: on the disk when this returns."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=1, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            if durable:
-                os.fsync(file.fileno())
-        os.replace(temporary, path)
-        if durable:
-            sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    with replacing(path, durable=durable) as partial, open(partial, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
 
 
 def feed_blocks(digests: Digests, path: Path) -> Iterator[int]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from codecctl.audio.files import Audio
 from codecctl.data.manifest import SAMPLE_RATE, write_lines
 from codecctl.errors import CodecctlError
+from codecctl.files import replacing
 
 FORMAT = "codecctl.prepared"
 VERSION = 1
@@ -55,7 +56,7 @@ class ShardWriter:
 
     def __init__(self, path_without_suffix: Path) -> None:
         self._base = path_without_suffix
-        self._temporary = self._base.with_name(f".{self._base.name}.{os.getpid()}.part")
+        self._temporary = self._base.with_name(f".{self._base.name}.{os.getpid()}.partial")
         self._file = open(self._temporary, "wb")  # noqa: SIM115  closed in __exit__
         self._names = blake2b(digest_size=6)
         self.n_samples = self.first_sample = 0
@@ -132,10 +133,8 @@ def to_float(samples: NDArray[np.int16]) -> Audio:
 def write_index(folder: Path, index: Index, **facts: Any) -> None:
     """Write the index; `prepared.json` comes last, so that a reader sees the old one or the new one."""
     name = f"index-{blake2b(index.rows.tobytes(), digest_size=6).hexdigest()}.npy"
-    temporary = folder / f".{name}.{os.getpid()}.part"
-    with open(temporary, "wb") as file:
+    with replacing(folder / name) as partial, open(partial, "wb") as file:
         np.save(file, index.rows, allow_pickle=False)
-    os.replace(temporary, folder / name)
     names = {
         "shards": index.shards,
         "datasets": index.datasets,

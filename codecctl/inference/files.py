@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +18,7 @@ from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, fin
 from codecctl.audio.resample import Resampler, to_mono
 from codecctl.bitstream import Codes, PackedReader, PackedWriter, check_codes, is_packed
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import replacing
 from codecctl.inference.arrays import first_bytes, is_npy, load_npy, npy_bytes
 from codecctl.inference.load import Codec
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
@@ -297,12 +297,8 @@ def _check_model(codec: Codec, reader: PackedReader) -> None:
 
 
 def _write_whole(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{secrets.token_hex(8)}.partial")
-    try:
+    with replacing(path) as partial:
         partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,36 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
+    """A name beside `path` to write to: the file takes the place of `path` when the block ends well, else it goes.
+
+    `durable`: it is on the disk when the block has ended. What a killed process leaves is called `.NAME.*.PID.partial`.
+    """
+    partial = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
+    try:
+        yield partial
+        if durable:
+            sync(partial)
+        os.replace(partial, path)
+        if durable:
+            sync(path.parent)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk: it survives a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

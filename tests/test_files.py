@@ -1,0 +1,40 @@
+"""A reader sees the old file or the new one, and a failure leaves nothing behind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from codecctl.files import replacing
+
+
+@pytest.mark.parametrize("durable", [False, True])
+def test_the_file_appears_when_the_block_ends(tmp_path: Path, durable: bool) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+    with replacing(path, durable=durable) as partial:
+        partial.write_text("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def write_half() -> None:
+        with replacing(path) as partial:
+            partial.write_text("half")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
+        pass
