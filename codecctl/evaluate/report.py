@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from codecctl.evaluate.scoring import Plan, Renderer
 from codecctl.evaluate.tables import cell, mean_cell, number, number_text, table
 from codecctl.evaluate.validate import make_plan
 from codecctl.evaluate.verdict import Requirement
+from codecctl.files import replacing
 from codecctl.model.codec import Codec
 
 PAGE_NAME = "index.html"
@@ -79,12 +79,8 @@ def write_report(
         _method(result),
     ]
     path = folder / PAGE_NAME
-    partial = path.with_name(f".{PAGE_NAME}.{os.getpid()}.part")
-    try:
+    with replacing(path) as partial:
         partial.write_text(_page(card, result, [s for s in sections if s.body]), encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 
