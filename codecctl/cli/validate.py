@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
+from codecctl.cli.checkpoint import require_checkpoint
 from codecctl.cli.options import DeviceOption, SetOption, say
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 
@@ -31,12 +31,9 @@ _OF_GROUPS = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 def validate(
     checkpoint: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="CKPT", help="The model, e.g. runs/NAME/last.pt; else --checkpoint.", show_default=False
-        ),
+        Path | None, typer.Argument(metavar="CKPT", help="The model, e.g. runs/NAME/last.pt.", show_default=False)
     ] = None,
-    checkpoint_option: CheckpointOption = None,
+    checkpoint_option: Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help="The same.")] = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR|FILE", help="Audio; else the validation split that the model names."),
@@ -71,7 +68,7 @@ def validate(
         raise UsageError(f"two models given, {checkpoint} and --checkpoint {checkpoint_option}; give one")
     if go_on and report is None:
         raise UsageError("--continue goes on with a report; say which with --report DIR")
-    path = find_checkpoint(checkpoint or checkpoint_option)
+    path = require_checkpoint(checkpoint or checkpoint_option)
 
     from codecctl.config import override_config
     from codecctl.evaluate.recordings import choose, find_recordings
