@@ -18,11 +18,11 @@ from codecctl.model.codec import Codec
 CONFIGS = configs_folder()
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 CARDS = sorted(path.stem for path in (CONFIGS / "gpu").glob("*.yaml"))
-PROFILES = {  # batch size, workers, part of the driver's name, memory
-    "rtx3090": (16, 4, "3090", 24),
-    "rtx4090": (24, 4, "4090", 24),
-    "a100-40gb": (32, 8, "A100", 40),
-    "a100-80gb": (48, 8, "A100", 80),
+PROFILES = {  # batch size, batches a step, workers, part of the driver's name, memory
+    "rtx3090": (4, 4, 4, "3090", 24),
+    "rtx4090": (6, 4, 4, "4090", 24),
+    "a100-40gb": (8, 4, 8, "A100", 40),
+    "a100-80gb": (24, 2, 8, "A100", 80),
 }
 
 
@@ -66,9 +66,10 @@ def test_a_config_loads_and_its_model_can_be_built(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("card", CARDS)
 def test_a_profile_lies_over_every_config(name: str, card: str) -> None:
-    batch_size, n_workers, driver_name, memory_gb = PROFILES[card]
+    batch_size, accumulate, n_workers, driver_name, memory_gb = PROFILES[card]
     config, plain = load_config(name, gpu=card), load_config(name)
-    assert (config.train.batch_size, config.data.n_workers) == (batch_size, n_workers)
+    assert (config.train.batch_size, config.train.accumulate) == (batch_size, accumulate)
+    assert config.data.n_workers == n_workers
     assert config.train.precision == "bfloat16"
     assert config.train.gpu is not None
     assert driver_name in config.train.gpu.name

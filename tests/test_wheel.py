@@ -98,7 +98,7 @@ def test_configs_are_found_by_name_from_anywhere(installed: Installed) -> None:
         "print(load_config('smoke', gpu='rtx4090').train.batch_size, load_config().model.bits_per_frame, "
         "len(read_recipes()) > 100)"
     )
-    assert installed.run("python", "-c", code).stdout == "24 81 True\n"
+    assert installed.run("python", "-c", code).stdout == "6 81 True\n"
 
 
 def test_the_clips_can_be_prepared_and_a_training_starts(installed: Installed) -> None:

@@ -57,8 +57,11 @@ class DataConfig(Section):
     validation_share: Probability = Field(0.05, description="share of the speakers kept for validation by `prepare`")
     split_seed: Count = Field(0, description="which speakers those are")
     min_seconds: float = Field(0.2, ge=0, description="shorter recordings are rejected by `prepare`")
-    max_clipping: Probability = Field(0.01, description="more samples at full scale: rejected by `prepare`")
+    max_clipping: Probability = Field(0.01, description="a larger share of clipped samples: rejected by `prepare`")
     level_augmentation_db: float = Field(0.0, ge=0, description="training crops get louder or softer by up to this")
+    crop_level_db: float | None = Field(
+        None, lt=0, description="RMS in dB of full scale that training crops are brought to before; null: as they are"
+    )
     mix: MixConfig = MixConfig()
     filter: FilterConfig = FilterConfig()
     n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
@@ -67,7 +70,7 @@ class DataConfig(Section):
 class TransformerConfig(Section):
     """The causal transformer before the quantizer, and its twin behind it."""
 
-    width: Positive = Field(1024, description="latent width D, a multiple of n_heads")
+    width: Positive = Field(1024, description="of the network, a multiple of n_heads; of strided also of the latents")
     n_layers: Count = Field(4, description="layers on each side")
     n_heads: Positive = Field(16, description="attention heads")
     feedforward_width: Positive = Field(1792, description="hidden width of the gated feed-forward")
@@ -98,14 +101,20 @@ class QuantizerConfig(Section):
 
 
 class ModelConfig(Section):
-    """The codec: strided causal convolutions, a transformer, a residual quantizer, and the mirror of the first two."""
+    """The codec: causal convolutions, a transformer, a residual quantizer, and the mirror of the first two."""
 
     sample_rate: Positive = Field(16000, description="Hz")
-    strides: tuple[Positive, ...] = Field((2, 4, 5, 8), min_length=1, description="in encoder order")
-    base_channels: Positive = Field(32, description="channels of the first convolution; every block doubles them")
+    front: Literal["strided", "transform"] = Field(
+        "strided", description="strided: learned convolutions; transform: networks around a DCT, for small budgets"
+    )
+    strides: tuple[Positive, ...] = Field(
+        (2, 4, 5, 8), min_length=1, description="in encoder order; of transform, their product is the block"
+    )
+    base_channels: Positive = Field(32, description="strided: of the first convolution; every block doubles them")
+    compression: float = Field(0.7, gt=0, le=1, description="transform: exponent of the coefficients' power law")
     kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
     dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
-    output_tanh: bool = Field(True, description="bound the waveform by tanh")
+    output_tanh: bool = Field(True, description="strided: bound the waveform by tanh")
     transformer: TransformerConfig = TransformerConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
 
@@ -118,6 +127,11 @@ class ModelConfig(Section):
     def frame_rate(self) -> float:
         """Frames per second."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def latent_width(self) -> int:
+        """D: values of a latent frame."""
+        return self.transformer.width if self.front == "strided" else self.hop_length
 
     @property
     def n_codebooks(self) -> int:
@@ -177,11 +191,13 @@ class LossConfig(Section):
     waveform_weight: Weight = Field(1.0, description="L1 of the samples")
     spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
+    complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
     semantic_weight: Weight = Field(10.0, description="book 1 to the teacher's hidden states; 0: no teacher")
     adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")
     feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
     spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
+    complex_windows: tuple[Positive, ...] = Field((512,), min_length=1, description="of the complex spectra")
     mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
     mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
@@ -208,12 +224,16 @@ class GpuConfig(Section):
     name: str = Field(description="part of the name that the driver gives it, e.g. RTX 4090")
     memory_gb: float = Field(gt=0, description="memory of the card")
     price_per_hour_usd: float = Field(ge=0, description="rent of the card, a rough market figure")
+    peak_tflops: float | None = Field(None, gt=0, description="its maker's figure for dense bfloat16 matrix products")
+    bandwidth_gb_per_second: float | None = Field(None, gt=0, description="its maker's figure for the memory")
 
 
 class TrainConfig(Section):
     """The optimiser, the loop, and what it writes."""
 
-    seed: Count = Field(0, description="of weights, crops and dropout; a step's randomness follows from (seed, step)")
+    seed: Count = Field(
+        0, lt=2**32, description="of weights, crops and dropout; a step's randomness follows from (seed, step)"
+    )  # torch's generator on the CPU would pass over the bits above
     n_steps: Positive = Field(400_000, description="updates in the whole run")
     batch_size: Positive = Field(16, description="crops that one card takes at a time")
     accumulate: Positive = Field(1, description="batches whose gradients add up to one step")
