@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codecctl.cli.options import ConfigOption, DeviceOption, DevicesOption, NodesOption, SetOption, StepsOption
+
+if TYPE_CHECKING:
+    import torch
+
+    from codecctl.config import Config
 
 
 def train(
@@ -30,6 +35,12 @@ def train(
     n_devices: DevicesOption = 1,
     n_nodes: NodesOption = 1,
     overrides: SetOption = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what the run would take, without card or data, and stop.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each loss makes of the first batch, and stop.")
+    ] = False,
 ) -> None:
     """Train a codec. Ctrl-C finishes the step and saves; `codecctl resume` goes on."""
     from codecctl.cli.watch import TrainingDisplay
@@ -39,7 +50,13 @@ def train(
 
     changes = [*(overrides or ()), *([f"data.path={data}"] if data else ())]
     settings = load_config(config, gpu=gpu, overrides=changes)
+    if dry_run:
+        _print_plan(settings, steps, n_devices * n_nodes)
+        return
     where = training_device(device, settings)
+    if explain:
+        _print_losses(settings, where, start_from)
+        return
     with TrainingDisplay() as display:
         start(
             settings,
@@ -50,4 +67,24 @@ def train(
             start_from=start_from,
             n_devices=n_devices,
             n_nodes=n_nodes,
+        )
+
+
+def _print_plan(settings: Config, steps: int | None, n_cards: int) -> None:
+    from codecctl.train.plan import describe, make_plan
+
+    lines = describe(make_plan(settings, steps, n_cards))
+    width = max(map(len, lines))
+    for subject, words in lines.items():
+        typer.echo(f"{subject:{width}}  {words}")
+
+
+def _print_losses(settings: Config, device: torch.device, start_from: Path | None) -> None:
+    from codecctl.train.explain import explain
+
+    typer.echo("loss            value    weight  weighted   share  gradient at audio  at latents")
+    for loss in explain(settings, device, start_from):
+        typer.echo(
+            f"{loss.name:11} {loss.value:9.4g} {loss.weight:9.4g} {loss.weighted:9.4g} {loss.share:7.1%} "
+            f"{loss.gradient_at_audio:18.3g} {loss.gradient_at_latents:11.3g}"
         )

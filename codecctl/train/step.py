@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
@@ -12,6 +12,8 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
 from codecctl.config.schema import Config
+from codecctl.errors import ConfigError
+from codecctl.train.agreement import largest
 from codecctl.train.discriminators import (
     Discriminators,
     adversarial_loss,
@@ -26,6 +28,7 @@ from codecctl.train.teacher import Teacher, semantic_loss
 
 _DROPOUT, _REVIVAL = 0, 1  # purposes of a step's randomness
 _ADVERSARIAL = {"adversarial", "feature"}
+_THEIR_OWN = "discriminator"  # what the discriminators minimise, without a weight
 
 
 @dataclass(frozen=True)
@@ -50,15 +53,15 @@ class Machinery:
 
 
 def assemble(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher | None) -> Machinery:
-    """The state's networks and optimisers, wrapped for the devices of `fabric`."""
+    """The state's networks and optimisers, which lie on the device already, wrapped for the devices of `fabric`."""
 
     def whole(module: nn.Module) -> nn.Module:
         return cast(nn.Module, torch.compile(module)) if config.train.compile else module
 
-    generator, optimizer = fabric.setup(whole(state.generator), state.optimizer)
+    generator, optimizer = fabric.setup(whole(state.generator), state.optimizer, move_to_device=False)
     adversary = None
     if state.discriminators is not None and state.discriminator_optimizer is not None:
-        wrapped = fabric.setup(whole(state.discriminators), state.discriminator_optimizer)
+        wrapped = fabric.setup(whole(state.discriminators), state.discriminator_optimizer, move_to_device=False)
         adversary = Adversary(state.discriminators, *wrapped)
     losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(fabric.device)
     return Machinery(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device))
@@ -80,9 +83,44 @@ class StepResult:
         return torch.stack([self.losses[name] * weight for name, weight in self.weights.items()]).sum()
 
 
+@dataclass(frozen=True)
+class Gradients:
+    """What a step is about to learn."""
+
+    outputs: list[Generated]  # of each batch
+    losses: dict[str, Tensor]  # as in `StepResult`
+    weights: dict[str, float]
+    n_quantizers: Tensor  # [B] of all batches
+    norm: Tensor  # before clipping
+    discriminator_norm: Tensor | None  # None while they do not learn
+
+    @property
+    def finite(self) -> bool:
+        """After the ranks have shared their gradients the norms are the same on all."""
+        return all(bool(norm.isfinite()) for norm in (self.norm, self.discriminator_norm) if norm is not None)
+
+
 def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> StepResult:
     """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on."""
     rate = _set_rates(state, config)
+    found = gradients(state, batches, machine, config)
+    codes = torch.cat([output.codes for output in found.outputs])
+    skipped = bool(largest(machine.fabric, int(not found.finite)))
+    if not skipped:
+        machine.optimizer.step()
+        if machine.adversary is not None and found.discriminator_norm is not None:
+            machine.adversary.optimizer.step()
+        if "quantizer" not in config.train.freeze:
+            latents = torch.cat([output.latents.detach() for output in found.outputs])
+            revival = step_generator(config.train.seed, state.step, _REVIVAL)
+            state.codec.quantizer.update(latents, codes, found.n_quantizers.to(codes.device), revival)
+        follow(state, config.train.ema_decay)
+    state.step += 1
+    return StepResult(found.losses, found.weights, found.norm, found.discriminator_norm, rate, codes, skipped)
+
+
+def gradients(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> Gradients:
+    """The gradients of one step, clipped, in place of any that were there. Nothing else of `state` changes."""
     weights = loss_weights(config, state.step, state.adversarial_step)
     n_quantizers = draw_n_quantizers(config, state.step, len(batches) * len(batches[0]), machine.fabric)
     outputs, values = [], []
@@ -98,21 +136,13 @@ def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery,
 
     norm = _clip(state.generator, config)
     discriminator_norm = _clip(adversary.discriminators, config) if adversary is not None else None
-    # After the ranks have shared their gradients the norms are the same on all: so is the decision.
-    skipped = not all(bool(n.isfinite()) for n in (norm, discriminator_norm) if n is not None)
-    codes = torch.cat([output.codes for output in outputs])
-    if not skipped:
-        machine.optimizer.step()
-        if adversary is not None:
-            adversary.optimizer.step()
-        if "quantizer" not in config.train.freeze:
-            latents = torch.cat([output.latents.detach() for output in outputs])
-            revival = step_generator(config.train.seed, state.step, _REVIVAL)
-            state.codec.quantizer.update(latents, codes, n_quantizers.to(codes.device), revival)
-        follow(state, config.train.ema_decay)
-    state.step += 1
     mean = {name: torch.stack([losses[name].detach() for losses in values]).mean() for name in values[0]}
-    return StepResult(mean, weights, norm, discriminator_norm, rate, codes, skipped)
+    return Gradients(outputs, mean, weights, n_quantizers, norm, discriminator_norm)
+
+
+def fully_on(state: TrainState, config: Config) -> TrainState:
+    """The same networks at a time when the codec hears the discriminators, if there are any, at full weight."""
+    return replace(state, adversarial_step=state.step - config.train.adversarial.ramp_steps)
 
 
 def _clip(module: nn.Module, config: Config) -> Tensor:
@@ -166,17 +196,32 @@ def _backward(
     fabric = machine.fabric
     with fabric.no_backward_sync(machine.generator, enabled=not is_last):
         output = Generated(*machine.generator(audio, n_quantizers))
-        losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
-        if machine.teacher is not None and output.semantics is not None:
-            losses["semantic"] = semantic_loss(output.semantics, machine.teacher(audio), config.train.semantic.axis)
+        losses = judge(audio, output, machine, config)
         if adversary is not None:
             with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
-                losses["discriminator"] = _teach(audio, output.audio, adversary.wrapped, fabric, share)
+                losses[_THEIR_OWN] = _teach(audio, output.audio, adversary.wrapped, fabric, share)
             if _ADVERSARIAL & weights.keys():
-                losses |= _hear(audio, output.audio, adversary.discriminators, fabric)
+                losses |= hear(audio, output.audio, adversary.discriminators, fabric)
+        check_weights(losses, weights, config)
         total = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
         fabric.backward(total * share)
     return output, losses
+
+
+def judge(audio: Tensor, output: Generated, machine: Machinery, config: Config) -> dict[str, Tensor]:
+    """The unweighted losses by name, but for those that need the discriminators."""
+    losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
+    if machine.teacher is not None and output.semantics is not None:
+        losses["semantic"] = semantic_loss(output.semantics, machine.teacher(audio), config.train.semantic.axis)
+    return losses
+
+
+def check_weights(losses: Iterable[str], weights: Iterable[str], config: Config) -> None:
+    """Raises `ConfigError` for a loss that the config has no weight for, and for a weight in force that has no loss."""
+    for name in set(losses) - config.loss.weights.keys() - {_THEIR_OWN}:
+        raise ConfigError(f"loss.{name}_weight: there is no such key, so the loss '{name}' would teach nothing; add it")
+    for name in set(weights) - set(losses):
+        raise ConfigError(f"loss.{name}_weight: {config.loss.weights[name]:g}, but nothing here computes that loss")
 
 
 def first_discriminator_step(state: TrainState, config: Config) -> int:
@@ -191,8 +236,9 @@ def _teach(audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fa
     return loss
 
 
-def _hear(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric: Fabric) -> dict[str, Tensor]:
-    """Their parameters are frozen meanwhile: nothing of the codec's gradient stays in them."""
+def hear(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric: Fabric) -> dict[str, Tensor]:
+    """The unweighted losses that need the discriminators, whose parameters are frozen meanwhile: nothing of the codec's
+    gradient stays in them."""
     with frozen(discriminators), fabric.autocast():
         with torch.no_grad():
             real = discriminators(audio)

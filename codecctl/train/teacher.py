@@ -40,6 +40,9 @@ class Teacher:
     L = T H these are T from q = R - H - p = 40 on, the same as before. The transformer behind keeps the frames' order.
     """
 
+    origin = ""
+    """Where its size was taken from, if it has no weights."""
+
     def __init__(self, model: nn.Module, layer: int | Literal["mean"], *, normalize: bool) -> None:
         """`model`: WavLM, HuBERT or wav2vec 2.0 of transformers. `normalize`: it wants items of mean 0, variance 1."""
         self._model = model.eval().requires_grad_(False)
@@ -65,6 +68,25 @@ class Teacher:
             raise CodecctlError(_how_to_get(config.teacher, error)) from None
         _check(model, extractor, config, codec)
         return cls(model, config.layer, normalize=bool(extractor.do_normalize))
+
+    @classmethod
+    def without_weights(cls, config: SemanticConfig) -> Self:
+        """A teacher of that architecture, on the default device, from what lies on the disk; where nothing does, of
+        the size of WavLM base plus."""
+        from transformers import AutoModel, WavLMConfig
+
+        found = _local_config(config.teacher)
+        with _quiet():
+            model = AutoModel.from_config(found or WavLMConfig())  # type: ignore[no-untyped-call]
+            teacher = cls(model, config.layer, normalize=True)
+        teacher.origin = (
+            f"as {config.teacher} has it" if found else f"{config.teacher} is not here: taken for a base WavLM"
+        )
+        return teacher
+
+    @property
+    def module(self) -> nn.Module:
+        return self._model
 
     def to(self, device: torch.device) -> Self:
         self._model.to(device)
@@ -120,6 +142,21 @@ def semantic_loss(projected: Tensor, target: Tensor, axis: Literal["channel", "t
         dims = {"channel": (1,), "time": (2,), "both": (1, 2)}[axis]
         cosines = [F.cosine_similarity(projected, target, dim=dim, eps=1e-6) for dim in dims]
         return torch.stack([-F.logsigmoid(cosine).mean() for cosine in cosines]).mean()
+
+
+def _local_config(teacher: str) -> Any | None:
+    """The architecture of a teacher in a folder or in the cache, without a look at the network; else None."""
+    from huggingface_hub import try_to_load_from_cache
+    from transformers import AutoConfig
+
+    name, _, commit = teacher.partition("@")
+    try:
+        file: Any = Path(teacher) / _CONFIGS[0]
+        if not Path(teacher).is_dir():
+            file = try_to_load_from_cache(name, _CONFIGS[0], revision=commit or None)
+        return AutoConfig.from_pretrained(Path(file).parent) if isinstance(file, str | Path) else None
+    except (OSError, ValueError):  # no name of the hub, or a folder without a config
+        return None
 
 
 def _find(teacher: str) -> Path:

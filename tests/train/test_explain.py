@@ -1,0 +1,75 @@
+"""What each loss says and how hard it pulls; and that none is without a weight."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecctl.config import Config
+from codecctl.errors import ConfigError
+from codecctl.train.explain import Explained, explain
+from codecctl.train.losses import ReconstructionLosses
+from codecctl.train.state import start_state
+from codecctl.train.step import fully_on, train_step
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(prepared: Path) -> Config:
+    return tiny_config(prepared, *ADVERSARIAL, "loss.adversarial_weight=0.5", "train.adversarial.ramp_steps=100")
+
+
+@pytest.fixture(scope="module")
+def explained(config: Config) -> dict[str, Explained]:
+    return {loss.name: loss for loss in explain(config, CPU)}
+
+
+def test_every_weight_is_there_in_full(config: Config, explained: dict[str, Explained]) -> None:
+    weights = {name: weight for name, weight in config.loss.weights.items() if weight}
+    assert {name: loss.weight for name, loss in explained.items()} == weights
+    assert sum(loss.share for loss in explained.values()) == pytest.approx(1)
+    assert all(loss.share > 0 for loss in explained.values())
+
+
+def test_gradients_are_told_where_a_loss_looks(explained: dict[str, Explained]) -> None:
+    assert explained["commitment"].gradient_at_audio == 0
+    assert all(loss.gradient_at_latents > 0 for loss in explained.values())
+    assert all(loss.gradient_at_audio > 0 for name, loss in explained.items() if name != "commitment")
+
+
+def test_the_gradient_of_the_samples_l1_is_known(config: Config, explained: dict[str, Explained]) -> None:
+    """|x - y|, mean over n samples: +-1/n each, so a norm of weight / sqrt(n), but where both are silent."""
+    n_samples = config.train.batch_size * 3200
+    assert explained["waveform"].gradient_at_audio == pytest.approx(n_samples**-0.5, rel=0.01)
+
+
+class _OneMore(ReconstructionLosses):
+    def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
+        return {**super().forward(reference, decoded), "loudness": (reference - decoded).mean()}
+
+
+def test_a_loss_without_a_weight_is_a_configuration_error(config: Config) -> None:
+    state = start_state(config, CPU, steps_per_epoch=0)
+    machine = replace(tiny_machine(state, config), losses=_OneMore(config.loss, config.model.sample_rate))
+    with pytest.raises(ConfigError, match=r"loss\.loudness_weight: there is no such key"):
+        train_step(state, [torch.zeros(2, 1, 3200)], machine, config)
+
+
+def test_a_weight_without_a_loss_is_a_configuration_error(config: Config) -> None:
+    taught = config.model_copy(update={"loss": config.loss.model_copy(update={"semantic_weight": 3.0})})
+    state = start_state(taught, CPU, steps_per_epoch=0)
+    with pytest.raises(ConfigError, match=r"loss\.semantic_weight: 3, but nothing here computes that loss"):
+        train_step(state, [torch.zeros(2, 1, 3200)], tiny_machine(state, taught), taught)
+
+
+def test_every_loss_of_a_step_has_a_weight(config: Config) -> None:
+    state = start_state(config, CPU, steps_per_epoch=0)
+    machine = tiny_machine(state, config)
+    result = train_step(fully_on(state, config), [0.1 * torch.randn(2, 1, 3200)], machine, config)
+    assert set(result.losses) - {"discriminator"} == set(result.weights)

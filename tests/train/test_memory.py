@@ -1,0 +1,123 @@
+"""The step without content: what it counts is what a real step on the CPU takes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+
+from codecctl.config import Config
+from codecctl.train.loop import segment_samples
+from codecctl.train.memory import Footprint, footprint
+from codecctl.train.state import start_state
+from codecctl.train.step import fully_on, train_step
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+
+SMALL = tiny_config(Path("unused"), *ADVERSARIAL, "train.batch_size=4")
+LARGER = tiny_config(
+    Path("unused"), "model.base_channels=8", "data.segment_seconds=0.8", "train.batch_size=6",
+    "model.transformer={width: 64, n_layers: 2, n_heads: 4, feedforward_width: 128, look_back_frames: 50}",
+)  # fmt: skip
+
+
+def measured_peak(config: Config) -> int:
+    """Bytes that the allocator had given out at most, from before the weights were made to after a second step."""
+    cpu = torch.device("cpu")
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
+        state = start_state(config, cpu, steps_per_epoch=1)
+        machine = tiny_machine(state, config)
+        state = fully_on(state, config)
+        audio = 0.1 * torch.randn(config.train.batch_size * config.train.accumulate, 1, segment_samples(config))
+        for _ in range(2):
+            train_step(state, audio.chunk(config.train.accumulate), machine, config)
+    events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
+    alive = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        alive += event.nbytes()
+        peak = max(peak, alive)
+    return peak
+
+
+@pytest.fixture(scope="module")
+def found() -> Footprint:
+    return footprint(SMALL)
+
+
+def test_what_is_predicted_is_what_the_allocator_gives(found: Footprint) -> None:
+    assert found.peak == pytest.approx(measured_peak(SMALL), rel=0.15)
+
+
+def test_of_a_larger_config_too(found: Footprint) -> None:
+    larger = footprint(LARGER).peak
+    assert larger > 4 * found.peak
+    assert larger == pytest.approx(measured_peak(LARGER), rel=0.15)
+
+
+def test_batches_that_add_up_keep_their_gradients_meanwhile() -> None:
+    one = footprint(tiny_config(Path("unused")))
+    config = tiny_config(Path("unused"), "train.accumulate=3")
+    three = footprint(config)
+    assert three.peak == one.peak + one.gradients == pytest.approx(measured_peak(config), rel=0.15)
+    assert three.operations == 3 * one.operations
+
+
+def test_parts_are_what_the_networks_hold(found: Footprint) -> None:
+    state = start_state(SMALL, torch.device("cpu"), steps_per_epoch=1)
+    assert state.discriminators is not None
+    codec = sum(value.nbytes for value in state.codec.state_dict().values())
+    learning = [*state.codec.parameters(), *state.discriminators.parameters()]
+    assert (found.codec, found.average) == (codec, codec)
+    assert found.gradients == sum(parameter.nbytes for parameter in learning)
+    assert found.moments == pytest.approx(2 * found.gradients, rel=0.05)  # and a count of steps each
+
+
+def test_operations_of_a_known_size() -> None:
+    """A matrix product of a linear layer, forward and both ways back: 6 x frames x width x width each."""
+    layer = "model.transformer={{width: 8, n_layers: 1, n_heads: 2, feedforward_width: {}, look_back_frames: 5}}"
+    narrow, wide = (footprint(tiny_config(Path("unused"), layer.format(width))) for width in (8, 108))
+    n_frames = 2 * segment_samples(SMALL) // SMALL.model.hop_length
+    assert wide.operations - narrow.operations == 2 * 6 * n_frames * 8 * (3 * 100)  # encoder and decoder
+
+
+MEASURED_BY_THE_SYSTEM = """
+import sys
+from pathlib import Path
+import torch
+from codecctl.config import load_config
+from codecctl.train.state import start_state
+from codecctl.train.step import train_step
+from codecctl.train.loop import segment_samples
+from tests.train.tiny import tiny_machine
+def of_system(key):
+    return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
+config = load_config("starter", overrides=["loss.adversarial_weight=0", "loss.feature_weight=0"])
+torch.nn.functional.conv1d(torch.ones(1, 1, 9, requires_grad=True), torch.ones(1, 1, 3)).sum().backward()
+import torch._dynamo
+before = of_system("VmRSS")
+state = start_state(config, torch.device("cpu"))
+machine = tiny_machine(state, config)
+for _ in range(2):
+    train_step(state, [0.1 * torch.randn(config.train.batch_size, 1, segment_samples(config))], machine, config)
+print(of_system("VmHWM") - before)
+"""
+
+
+@pytest.mark.bench
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of a process")
+def test_what_is_predicted_is_what_the_system_gives(capsys: pytest.CaptureFixture[str]) -> None:
+    """The resident memory of a fresh process, whose allocator hands back what it does not need."""
+    from codecctl.config import load_config
+
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", MEASURED_BY_THE_SYSTEM]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    off = ["loss.adversarial_weight=0", "loss.feature_weight=0"]
+    predicted, measured = footprint(load_config("starter", overrides=off)).peak, int(done.stdout)
+    with capsys.disabled():
+        print(f"\nstarter, one step: predicted {predicted / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
+    assert predicted == pytest.approx(measured, rel=0.15)

@@ -1,0 +1,114 @@
+"""Before the first step: what would fail is told before anything is written, and nothing is changed by looking."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from codecctl.config import Config
+from codecctl.errors import CodecctlError
+from codecctl.train.loop import Watcher, open_crops, resume, train
+from codecctl.train.preflight import checkpoint_bytes, preflight
+from codecctl.train.state import TrainState, start_state
+from codecctl.train.step import train_step
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+
+CPU = torch.device("cpu")
+
+
+class Heard(Watcher):
+    def __init__(self) -> None:
+        self.what: dict[str, str] = {}
+
+    def checked(self, what: dict[str, str]) -> None:
+        self.what = what
+
+
+class Usage(NamedTuple):
+    free: int
+
+
+@pytest.fixture
+def config(prepared: Path) -> Config:
+    """Discriminators that begin to learn long after the first step."""
+    return tiny_config(prepared, *ADVERSARIAL, "train.adversarial.start_epoch=5", "train.n_steps=100")
+
+
+def bits(state: TrainState) -> list[torch.Tensor]:
+    assert state.discriminators is not None
+    parts = (state.generator, state.ema, state.discriminators)
+    return [value for part in parts for value in part.state_dict().values()]
+
+
+def test_looking_changes_nothing(config: Config, tmp_path: Path) -> None:
+    state = start_state(config, CPU, steps_per_epoch=10)
+    machine = tiny_machine(state, config)
+    before, random = copy.deepcopy(bits(state)), torch.get_rng_state()
+    found = preflight(state, machine, config, open_crops(config), tmp_path / "run")
+    assert all(torch.equal(a, b) for a, b in zip(before, bits(state), strict=True))
+    assert torch.equal(random, torch.get_rng_state())
+    assert (state.step, state.adversarial_step) == (0, 50)
+    assert all(parameter.grad is None for parameter in state.generator.parameters())
+    assert not list(tmp_path.iterdir())
+    assert set(found) == {"first batch", "loader", "disk"}
+    assert all("\n" not in line for line in found.values())
+
+
+def test_the_adversaries_are_tried_before_their_time(config: Config, tmp_path: Path) -> None:
+    state = start_state(config, CPU, steps_per_epoch=10)
+    assert state.discriminators is not None
+    with torch.no_grad():
+        next(state.discriminators.parameters()).fill_(torch.nan)
+    with pytest.raises(CodecctlError, match=r"step 1: the gradient of its batch is not finite .*adversarial nan"):
+        preflight(state, tiny_machine(state, config), config, open_crops(config), tmp_path)
+
+
+def test_the_first_step_is_the_same_with_and_without(config: Config, tmp_path: Path) -> None:
+    states = [start_state(config, CPU, steps_per_epoch=10) for _ in range(2)]
+    crops = open_crops(config)
+    for state, looked in zip(states, (True, False), strict=True):
+        machine = tiny_machine(state, config)
+        if looked:
+            preflight(state, machine, config, crops, tmp_path)
+        train_step(state, [crops.batch(0, 2)], machine, config)
+    assert all(torch.equal(a, b) for a, b in zip(*map(bits, states), strict=True))
+
+
+def test_a_run_and_its_resumption_say_what_was_found(config: Config, tmp_path: Path) -> None:
+    first, second = Heard(), Heard()
+    train(config, tmp_path / "run", CPU, first, stop_step=1)
+    resume(tmp_path / "run", CPU, second, stop_step=2)
+    for heard in (first, second):
+        assert heard.what["first batch"].startswith("all finite: waveform ")
+        assert "discriminator" in heard.what["first batch"]
+        assert "s to cut" in heard.what["loader"]
+    size = checkpoint_bytes(start_state(config, CPU, steps_per_epoch=10)) / 1e6
+    assert f"3 checkpoints of {size:.1f} MB" in first.what["disk"]
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_no_room_for_the_checkpoints_is_told_before_the_folder_changes(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
+) -> None:
+    """A disk cannot be made smaller for a test: what is said of it can."""
+    run = tmp_path / "run"
+    if begun:
+        train(config, run, CPU, Watcher(), stop_step=1)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free=1000))
+    with pytest.raises(CodecctlError, match=r"run: 3 checkpoints of .* MB are free; make room"):
+        resume(run, CPU, Watcher()) if begun else train(config, run, CPU, Watcher())
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+    assert run.exists() is begun
+
+
+def test_too_few_threads_for_the_loader_are_told() -> None:
+    from codecctl.train.preflight import _loader
+
+    assert _loader(0.9, 0.5, 1).endswith("data.n_workers=1 is too few; raise it, or use a faster disk")
+    assert _loader(0.9, 0.5, 2).endswith("data.n_workers=2 keeps up")
