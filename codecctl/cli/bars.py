@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from codecctl.cli.options import say
@@ -57,9 +56,7 @@ class Bars:
             self._overall = self._live.add_task("all", total=self._planned or None)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._stack.close()
 
     def begin(self, name: str, done: int, total: int | None, *, verb: str) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 BLOCK_BYTES = 1 << 20
@@ -38,12 +37,3 @@ class Digests:
 
     def value(self, algorithm: str = "sha256") -> str:
         return str(self._hashes[algorithm].hexdigest())
-
-    def feed_file(self, path: Path) -> int:
-        """Feed what lies on disk; the number of bytes."""
-        n_bytes = 0
-        with open(path, "rb") as file:
-            while block := file.read(BLOCK_BYTES):
-                self.feed(block)
-                n_bytes += len(block)
-        return n_bytes
