@@ -107,6 +107,7 @@ def test_a_wrong_value_is_named_with_its_key() -> None:
     assert "got 'big'" in refused("smoke", "train.batch_size=big")
     assert "train.batch_size: input should be greater than 0" in refused("smoke", "train.batch_size=0")
     assert "train.precision: input should be 'float32' or 'bfloat16'" in refused("smoke", "train.precision=half")
+    assert "train.seed: input should be less than 4294967296" in refused("smoke", f"train.seed={2**32}")
     assert "train:" in refused("smoke", "train=3")
     assert "(and 1 more)" in refused("smoke", "train.batch_size=0", "train.seed=-1")
 
