@@ -305,8 +305,8 @@ def _words(result: Validation) -> str:
     if "wer" in result.not_measured:
         return f"Words: not measured ({result.not_measured['wer']}). Book 1 alone can be heard above."
     read = [(system.label, system.metrics["wer"].value) for system in result.systems if "wer" in system.metrics]
-    rates = ", ".join(f"{label} {value:.0%}" for label, value in read if not math.isnan(value))
-    return f"Words that a recogniser gets wrong, beside {_said(result)}: {rates or 'no words were said'}."
+    rates = "; ".join(f"{label}: {value:.0%}" for label, value in read if not math.isnan(value))
+    return f"Words that a recogniser gets wrong, beside {_said(result)}. {rates or 'No words were said'}."
 
 
 def _said(result: Validation) -> str:
@@ -314,7 +314,7 @@ def _said(result: Validation) -> str:
     if not result.n_transcripts:
         return own
     all_given = result.n_transcripts == result.n_utterances
-    return "given transcripts" if all_given else f"{result.n_transcripts} given transcripts and else {own}"
+    return "the given transcripts" if all_given else f"the given transcripts ({result.n_transcripts}), else {own}"
 
 
 def _worst(result: Validation, heard: Sequence[Clip], clips: Sequence[Clip]) -> _Section:
@@ -353,7 +353,9 @@ def _card(codec: Codec, card: ModelCard) -> _Section:
 
 def _method(result: Validation) -> _Section:
     labels = {system.name: system.label for system in result.systems}
-    delays = ", ".join(f"{escape(labels.get(name, name))} {delay:.3g}" for name, delay in sorted(result.delays.items()))
+    delays = "; ".join(
+        f"{escape(labels.get(name, name))}: {delay:.3g}" for name, delay in sorted(result.delays.items())
+    )
     body = (
         "<p>Each system's delay is found over several recordings and taken out before anything is scored, in samples: "
         f"{delays}. Recordings longer than 30 s are scored in pieces. Intervals are percentile bootstrap over "
