@@ -11,7 +11,7 @@ from codecctl.cli.options import DeviceOption, DevicesOption, NodesOption, Steps
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, e.g. runs/smoke.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's folder, e.g. runs/smoke, or its last.pt.")],
     steps: StepsOption = None,
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="The prepared folder, if it lies elsewhere now.")

@@ -32,6 +32,7 @@ class TrainingDisplay(Watcher):
         self._shown = 0.0
 
     def started(self, run: Run, state: TrainState, config: Config, stop_step: int, steps_per_epoch: float) -> None:
+        self._bar.start()  # not before: of several processes the first alone shows it
         n_parameters = sum(parameter.numel() for parameter in state.codec.parameters())
         device = next(state.codec.parameters()).device
         begin = f"from step {state.step} on" if state.step else "from the start"
@@ -48,6 +49,16 @@ class TrainingDisplay(Watcher):
         for name, value in what.items():
             table.add_row(name, value)
         self._bar.console.print(table)
+
+    def checked(self, what: dict[str, str]) -> None:
+        for name, value in what.items():
+            self._say(f"{name}: {value}")
+
+    def saved(self, step: int, seconds: float) -> None:
+        self._say(f"step {step}: saved; training waited {seconds:.2f} s")
+
+    def failed(self, message: str) -> None:
+        self._bar.console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
     def warned(self, step: int, message: str) -> None:
         self._bar.console.print(f"[bold red]step {step}: {escape(message)}[/]", soft_wrap=True)
@@ -74,7 +85,6 @@ class TrainingDisplay(Watcher):
         self._bar.console.print(text, markup=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
-        self._bar.start()
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -18,7 +18,7 @@ from codecctl.errors import CodecctlError, UsageError
 from codecctl.model import codec as model
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _TRAINING_ONLY = {"ema_decay", "revive_below", "quantizer_dropout"}
 
 

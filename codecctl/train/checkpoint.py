@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import errno
 import os
 import platform
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 import codecctl
 from codecctl.config import Config, dump_config
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import replacing
 from codecctl.inference.load import (
     fingerprint,
     load_weights,
@@ -24,9 +29,15 @@ from codecctl.inference.load import (
     weights_in_use,
     write_checkpoint,
 )
-from codecctl.train.state import TrainState
+from codecctl.train.state import TrainState, forget_counts
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _COUNTERS = ("step", "adversarial_step", "best_score", "rate_factor", "n_rollbacks")
+_SINCE_2 = ("validated_step", "n_skipped", "n_alarms", "code_counts")  # not in checkpoints of schema 1
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,33 @@ class Run:
         """The checkpoints before `last`, oldest first."""
         return sorted(self.folder.glob("step-*.pt"))
 
+    @classmethod
+    def at(cls, path: Path) -> Run:
+        """The run of this folder, or of the `last.pt` in it. Raises `UsageError` for another checkpoint."""
+        if path.name == "last.pt":
+            return cls(path.parent)
+        if path.is_file():
+            raise UsageError(
+                f"{path}: a run goes on from its last.pt: give the folder {path.parent}; to go back to this file, copy "
+                f"it to {path.with_name('last.pt')} first"
+            )
+        return cls(path)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within: no other process writes here, and what killed ones left half-written is gone.
+
+        Raises `UsageError` if another process trains here. The lock dies with its process; where the file system knows
+        none, nothing is kept out and nothing removed.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder) as is_ours:
+            if is_ours is False:
+                raise UsageError(f"{self.folder}: another process trains there; wait for it, or --run names another")
+            for partial in self.folder.glob(".*.partial") if is_ours else ():
+                partial.unlink(missing_ok=True)
+            yield
+
     def create(self, config: Config) -> None:
         """Make the folder, with its config. Raises `UsageError` if a training already lies there."""
         self.refuse_taken()
@@ -73,12 +111,16 @@ class Run:
             )
 
 
-def save_last(run: Run, state: TrainState, config: Config, n_ranks: int) -> None:
-    """Write `last.pt`; the one before stays as step-N.pt while it is among the newest `keep_checkpoints`."""
+def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_step: int | None = None) -> None:
+    """Write `last.pt`; the one before stays as step-N.pt while it is among the newest `keep_checkpoints`.
+
+    `last_step`: the one before is of that step; without it the file must be read.
+    """
     if config.train.keep_checkpoints > 1 and run.last.exists():
-        before = run.folder / f"step-{read_checkpoint(run.last)['step']:09d}.pt"
+        last_step = read_checkpoint(run.last)["step"] if last_step is None else last_step
+        before = run.folder / f"step-{last_step:09d}.pt"
         if not before.exists():
-            os.link(run.last, before)  # a second name for the old file: it costs nothing and is never half there
+            _keep(run.last, before)
     save_state(state, config, run.last, n_ranks)
     for path in run.older()[: -(config.train.keep_checkpoints - 1) or None]:
         path.unlink()
@@ -100,7 +142,7 @@ def save_state(state: TrainState, config: Config, path: Path, n_ranks: int) -> N
         "model": state.codec.state_dict(),
         "ema": ema,
         **{name: part.state_dict() for name, part in _other_parts(state).items()},
-        **{name: getattr(state, name) for name in _COUNTERS},
+        **{name: getattr(state, name) for name in (*_COUNTERS, *_SINCE_2)},
     }
     write_checkpoint(path, content)
 
@@ -111,7 +153,8 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
     Raises `CodecctlError` that names the first part or key which is missing or foreign.
     """
     parts = _other_parts(state)
-    _check_parts(content, ("model", "ema", *parts, *_COUNTERS), path)
+    counters = _counters(content)
+    _check_parts(content, ("model", "ema", *parts, *counters), path)
     load_weights(state.codec, content["model"], path)
     load_weights(state.ema, content["ema"], path)
     for name, part in parts.items():
@@ -121,8 +164,11 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
             len(group["params"]) for group in content[name]["param_groups"]
         ] != [len(group["params"]) for group in part.param_groups]:
             raise CodecctlError(f"{path}: {name}: is of other parameters than the config describes")
-        part.load_state_dict(content[name])
-    for name in _COUNTERS:
+        # An optimiser keeps the tensors it is given: those of the file would change with the file.
+        part.load_state_dict(content[name] if isinstance(part, nn.Module) else copy.deepcopy(content[name]))
+    forget_counts(state)
+    state.validated_step, state.n_skipped = content["step"], 0
+    for name in counters:
         setattr(state, name, content[name])
 
 
@@ -138,17 +184,20 @@ def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:
     if not run.last.exists():
         raise CodecctlError(f"{run.last}: no such file; start the run with `codecctl train --run {run.folder}`")
     content = read_checkpoint(run.last)
-    _check_parts(content, ("model", "ema", "optimizer", *_COUNTERS), run.last)
+    _check_parts(content, ("model", "ema", "optimizer", *_counters(content)), run.last)
     return content, read_config(content, run.last)
 
 
-def restored(state: TrainState, content: Mapping[str, Any], steps_per_epoch: float) -> dict[str, str]:
-    """What a resumed run takes up again, in words."""
+def restored(
+    state: TrainState, content: Mapping[str, Any], config: Config, steps_per_epoch: float, n_ranks: int
+) -> dict[str, str]:
+    """What a resumed run takes up again, in words; and what is another now."""
     mode = "on" if state.step >= state.adversarial_step else f"from step {state.adversarial_step} on"
     return {
         "step": f"{state.step}, epoch {state.step / steps_per_epoch:.2f}",
         "place in the data": f"crops of step {state.step}, a function of the seed and the step",
         "randomness": "a function of the seed and the step: nothing to restore",
+        "processes": _ranks_in_words(n_ranks, content["n_ranks"], config, steps_per_epoch),
         "codec and its average": f"{len(content['model'])} tensors each, codebooks and their sums among them",
         "optimiser": f"AdamW, {len(content['optimizer']['state'])} moments",
         "discriminators": f"{len(content['discriminators'])} tensors and their AdamW, {mode}"
@@ -168,6 +217,49 @@ def _other_parts(state: TrainState) -> dict[str, Any]:
         "discriminator_optimizer": state.discriminator_optimizer,
     }
     return {name: part for name, part in parts.items() if part is not None}
+
+
+def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: float) -> str:
+    if now == before:
+        return f"{now}, as before"
+    n_crops = config.train.batch_size * config.train.accumulate
+    return (
+        f"{now} instead of {before}: a step hears {n_crops * now} crops instead of {n_crops * before}, an epoch is "
+        f"{steps_per_epoch:.0f} steps instead of {steps_per_epoch * now / before:.0f}; crops and dropout follow from "
+        f"the seed, the step and the new number; rates, schedule and the adversaries' step stay; --devices {before} "
+        "would go on as it was"
+    )
+
+
+def _counters(content: Mapping[str, Any]) -> tuple[str, ...]:
+    return _COUNTERS if content["schema_version"] == 1 else (*_COUNTERS, *_SINCE_2)
+
+
+def _keep(path: Path, as_path: Path) -> None:
+    """A second name for a file: it costs nothing and is never half there. A copy where there are no such names."""
+    try:
+        os.link(path, as_path)
+    except OSError:
+        with replacing(as_path) as partial:
+            shutil.copyfile(path, partial)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool | None]:
+    """Whether this process holds the folder's lock; None where there are no locks."""
+    if fcntl is None:
+        yield None
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours: bool | None = True
+        except OSError as error:
+            is_ours = False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
+        yield is_ours
+    finally:
+        os.close(descriptor)
 
 
 def _check_parts(content: Mapping[str, Any], names: Iterable[str], path: Path) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
-import os
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
+from torch import Tensor
 
 from codecctl.config import Config
 from codecctl.errors import UsageError
 from codecctl.inference.load import find_device
+from codecctl.train.ranks import count_ranks
 
 _USABLE = 0.9  # drivers report a little less than the nominal memory
 _PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -40,24 +41,44 @@ def training_device(name: str, config: Config) -> torch.device:
 
 
 def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_nodes: int = 1) -> Fabric:
-    """The launched `Fabric`: one process a device. Under torchrun the numbers are torchrun's."""
+    """The launched `Fabric`: one process a device. Under torchrun or SLURM the numbers are theirs.
+
+    Raises `UsageError` for more cards than the machine has.
+    """
+    ranks = count_ranks(n_devices, n_nodes)
+    several = ranks.n_ranks > 1
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32
         torch.backends.cudnn.benchmark = True  # crops have one length
-    if "LOCAL_WORLD_SIZE" in os.environ and "TORCHELASTIC_RUN_ID" in os.environ:
-        n_devices = int(os.environ["LOCAL_WORLD_SIZE"])
-        n_nodes = int(os.environ["WORLD_SIZE"]) // n_devices
-    several = n_devices * n_nodes > 1
-    which = [device.index] if device.type == "cuda" and device.index is not None and not several else n_devices
+        if several and ranks.n_devices > torch.cuda.device_count():
+            raise UsageError(f"--devices {ranks.n_devices}: this machine has {torch.cuda.device_count()} CUDA cards")
+    which = [device.index] if device.type == "cuda" and device.index is not None and not several else ranks.n_devices
     # Buffers are kept equal by the quantizer itself, whose sums are taken over all ranks.
     strategy = DDPStrategy(forward_sync_buffers=False) if several else "auto"
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # a banner for each process
+    for name in ("lightning.fabric", "lightning_fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # a banner for each process
     fabric = Fabric(
         accelerator=device.type,
         strategy=strategy,
         devices=which,
-        num_nodes=n_nodes,
+        num_nodes=ranks.n_nodes,
         precision=_PRECISION[config.train.precision],  # type: ignore[arg-type]
+        plugins=[ranks.environment],
     )
     fabric.launch()
     return fabric
+
+
+def pinned(audio: Tensor, device: torch.device) -> Tensor:
+    """Audio on the CPU where a CUDA card can fetch it while it computes."""
+    return audio.pin_memory() if device.type == "cuda" else audio
+
+
+def sent(audio: Tensor, device: torch.device) -> Tensor:
+    """Pinned audio on the device; the CPU does not wait for it."""
+    return audio.to(device, non_blocking=True)
+
+
+def is_fused(device: torch.device) -> bool:
+    """Whether AdamW moves all its parameters in one kernel."""
+    return device.type == "cuda"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import threading
 from collections.abc import Sequence
 from typing import Any, Self
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from codecctl.evaluate.codebooks import BookStats
+from codecctl.files import replacing
 from codecctl.train.checkpoint import Run
 
 
@@ -28,8 +28,9 @@ class RunLog:
         self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
 
     def write(self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None:
-        """One event: `kind` is train or validation; `books` the codebooks' state over it."""
+        """One event: `kind` is train, validation or checkpoint; `books` the codebooks' state over it."""
         per_book = {"codebook_usage": [b.codebook_usage for b in books], "perplexity": [b.perplexity for b in books]}
+        per_book = per_book if books else {}
         self._file.write(json.dumps({"step": step, "kind": kind, **values, **per_book}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -76,9 +77,8 @@ def _drop_after(run: Run, step: int) -> None:
     if not run.metrics.exists():
         return
     kept = [line for line in run.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
-    partial = run.metrics.with_name(f".{run.metrics.name}.partial")
-    partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    os.replace(partial, run.metrics)
+    with replacing(run.metrics) as partial:
+        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
 
 def _step_of(line: str) -> float:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -21,10 +23,12 @@ from codecctl.evaluate.codebooks import BookStats, CodebookCounter
 from codecctl.evaluate.validate import Scores, ValidationSet
 from codecctl.inference.load import read_checkpoint
 from codecctl.model.codec import Codec
+from codecctl.train.agreement import check_same_books, check_shared, largest
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
-from codecctl.train.device import make_fabric
+from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.log import NoLog, RunLog
-from codecctl.train.signals import StopSignals
+from codecctl.train.ranks import count_ranks, together
+from codecctl.train.signals import StopAsked, StopSignals, UntilStopped
 from codecctl.train.state import TrainState, start_state, step_generator
 from codecctl.train.step import StepResult, assemble, train_step
 from codecctl.train.teacher import SemanticHead, Teacher
@@ -41,11 +45,18 @@ class Watcher:
 
     def restored(self, what: dict[str, str]) -> None: ...
 
+    def checked(self, what: dict[str, str]) -> None: ...
+
     def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None: ...
 
     def validated(self, step: int, scores: Scores, improved: bool) -> None: ...
 
+    def saved(self, step: int, seconds: float) -> None: ...
+
     def warned(self, step: int, message: str) -> None: ...
+
+    def failed(self, message: str) -> None:
+        """The last word before this process ends itself, from another thread: the loop hangs."""
 
 
 def train(
@@ -67,16 +78,19 @@ def train(
     """
     run = Run(folder)
     run.refuse_taken()
-    crops = _open_crops(config)
-    fabric = make_fabric(config, device, n_devices, n_nodes)
-    trainer = _Trainer(config, run, crops, fabric, watcher)
-    if start_from is None:
-        start_codebooks(trainer.state, config, crops, fabric)
-    else:
-        take_weights(trainer.state, start_from)
-    if fabric.is_global_zero:
-        run.create(config)
-    trainer.go(stop_step)
+    crops = open_crops(config)
+    with together(count_ranks(n_devices, n_nodes), folder, watcher.failed):
+        fabric = make_fabric(config, device, n_devices, n_nodes)
+        trainer = _Trainer(config, run, crops, fabric, watcher)
+        if start_from is None:
+            start_codebooks(trainer.state, config, crops, fabric)
+        else:
+            take_weights(trainer.state, start_from)
+        with _held(run, fabric):
+            if fabric.is_global_zero:
+                run.create(config)
+            check_shared(fabric, run.config)
+            trainer.go(stop_step)
     return run
 
 
@@ -92,20 +106,24 @@ def resume(
 ) -> Run:
     """Go on from the last checkpoint of a run as if it had never stopped. `data`: where the prepared data lies now.
 
-    Raises `UsageError` if there is nothing left to do up to `stop_step`, `CodecctlError` if the checkpoint misses a
-    key or has a foreign one, and what `train` raises.
+    Raises `UsageError` if there is nothing left to do up to `stop_step` or another process trains there,
+    `CodecctlError` if the checkpoint misses a key or has a foreign one, and what `train` raises.
     """
-    run = Run(folder)
+    run = Run.at(folder)
     content, config = read_run_config(run)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     if content["step"] >= (stop_step or config.train.n_steps):
         raise UsageError(f"{run.last}: is at step {content['step']} already; give more with --steps")
-    fabric = make_fabric(config, device, n_devices, n_nodes)
-    trainer = _Trainer(config, run, _open_crops(config), fabric, watcher)
-    load_state(trainer.state, content, run.last)
-    trainer.watcher.restored(restored(trainer.state, content, trainer.steps_per_epoch))
-    trainer.go(stop_step)
+    crops = open_crops(config)
+    with together(count_ranks(n_devices, n_nodes), run.folder, watcher.failed):
+        fabric = make_fabric(config, device, n_devices, n_nodes)
+        with _held(run, fabric):
+            trainer = _Trainer(config, run, crops, fabric, watcher)
+            trainer.take_up(content)
+            table = restored(trainer.state, content, config, trainer.steps_per_epoch, fabric.world_size)
+            trainer.watcher.restored(table)
+            trainer.go(stop_step)
     return run
 
 
@@ -119,7 +137,8 @@ class _Trainer:
         head = SemanticHead(config.model.transformer.width, teacher.width) if teacher else None
         self.state = start_state(config, fabric.device, head, self.steps_per_epoch)
         self.machine = assemble(self.state, config, fabric, teacher)
-        self._n_alarms: Counter[int] = Counter()  # of each book, in a row
+        self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank's codes
+        self._saved_step: int | None = None  # of last.pt
 
     @property
     def steps_per_epoch(self) -> float:
@@ -131,37 +150,47 @@ class _Trainer:
         settings = self.config.train
         return settings.batch_size * settings.accumulate * segment_samples(self.config) * self.fabric.world_size
 
+    def take_up(self, content: Mapping[str, Any]) -> None:
+        """The state of a checkpoint. Raises `CodecctlError` if its keys are others, or the ranks read other files."""
+        load_state(self.state, content, self.run.last)
+        self._saved_step = self.state.step
+        self.counter.reset()
+        if self.fabric.is_global_zero:
+            self.counter.counts = [counts.numpy().copy() for counts in self.state.code_counts]
+        check_same_books(self.fabric, self.state, self.run.folder)
+
     def go(self, stop_step: int | None) -> None:
         """Train until `stop_step` or a signal."""
         state, settings = self.state, self.config.train
         stop_step = stop_step or settings.n_steps
         self.watcher.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
         validation = ValidationSet.open(self.config.data.path, self.config.validation.n_utterances)
-        counter = CodebookCounter(self.config.model.quantizer.codebook_sizes)
         clock = _Clock(self.step_samples / self.config.model.sample_rate)
-        n_skipped = 0
         with StopSignals() as signals, self._open_log() as log:
+            if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
+                self._validate(validation, log, signals)  # a signal had ended it
             while state.step < stop_step:
                 for batches in self._batches(state.step, stop_step):
                     result = train_step(state, batches, self.machine, self.config)
-                    counter.update(result.codes)
+                    self.counter.update(result.codes)
                     self.watcher.stepped(state.step, result, clock.tick())
-                    n_skipped = n_skipped + 1 if result.skipped else 0
+                    state.n_skipped = state.n_skipped + 1 if result.skipped else 0
                     if result.skipped:
                         self.watcher.warned(state.step, "the gradient is not finite: this step taught nothing")
-                    if n_skipped >= settings.roll_back_after:
+                    if state.n_skipped >= settings.roll_back_after:
                         self._roll_back()
-                        n_skipped = 0
                         break
                     if _due(state.step, settings.log_every_steps, stop_step):
-                        self._log(log, "train", _numbers(result, clock.speed), counter.stats())
-                        self._watch_books(counter.stats())
-                        counter.reset()
+                        self._gather_counts()
+                        books = self.counter.stats()
+                        self._log(log, "train", _numbers(result, clock.speed), books)
+                        self.counter.reset()
+                        self._watch_books(books, log)
                     if _due(state.step, settings.validate_every_steps, stop_step):
-                        self._validate(validation, log)
-                    stop = self._any_rank(signals.received)
+                        self._validate(validation, log, signals)
+                    stop = largest(self.fabric, signals.received or 0)
                     if _due(state.step, settings.checkpoint_every_steps, stop_step) or stop:
-                        problem = self._save()
+                        problem = self._save(log)
                         if problem and (stop or state.step == stop_step):
                             raise CodecctlError(f"{self.run.last}: {problem}; step {state.step} could not be saved")
                     if stop:
@@ -171,32 +200,36 @@ class _Trainer:
     def _batches(self, first_step: int, stop_step: int) -> Iterator[list[Tensor]]:
         """This rank's crops of each step: `accumulate` batches [B, 1, L] on the device."""
         settings, fabric = self.config.train, self.fabric
-        pin = fabric.device.type == "cuda"
 
         def cut(step: int) -> Tensor:
             n_crops = settings.batch_size * settings.accumulate
-            audio = self.crops.batch(step, n_crops, fabric.global_rank, fabric.world_size)
-            return audio.pin_memory() if pin else audio
+            return pinned(self.crops.batch(step, n_crops, fabric.global_rank, fabric.world_size), fabric.device)
 
         with Prefetcher(cut, first_step, self.config.data.n_workers) as prefetched:
             for step, audio in prefetched:
-                yield [part.to(fabric.device, non_blocking=True) for part in audio.chunk(settings.accumulate)]
+                yield [sent(part, fabric.device) for part in audio.chunk(settings.accumulate)]
                 if step + 1 >= stop_step:
                     return
 
-    def _validate(self, validation: ValidationSet, log: RunLog) -> None:
-        """Score the average, let TensorBoard keep some of what it says, and keep it if it is the best so far."""
+    def _validate(self, validation: ValidationSet, log: RunLog, signals: StopSignals) -> None:
+        """Score the average, let TensorBoard keep some of what it says, and keep it if it is the best so far. A signal
+        ends it; then the resumed run validates again."""
         state = self.state
+        self._gather_counts()
         if self.fabric.is_global_zero:
-            scores = validation.score(state.ema)
-            self._log(log, "validation", scores.values, scores.books)
-            self._try("NOT LOGGED", lambda: self._keep_audio(validation, log))
-            improved = scores.values["mel_distance"] < state.best_score
-            if improved:
-                state.best_score = scores.values["mel_distance"]
-                self._try("NOT SAVED", lambda: save_state(state, self.config, self.run.best, self.fabric.world_size))
-            self.watcher.validated(state.step, scores, improved)
-        state.best_score = self.fabric.broadcast(state.best_score)
+            with contextlib.suppress(StopAsked):
+                scores = ValidationSet(UntilStopped(validation.recordings, signals)).score(state.ema)
+                state.validated_step = state.step
+                self._log(log, "validation", scores.values, scores.books)
+                self._try("NOT LOGGED", lambda: self._keep_audio(validation, log))
+                improved = scores.values["mel_distance"] < state.best_score
+                if improved:
+                    state.best_score = scores.values["mel_distance"]
+                    self._try(
+                        "NOT SAVED", lambda: save_state(state, self.config, self.run.best, self.fabric.world_size)
+                    )
+                self.watcher.validated(state.step, scores, improved)
+        state.best_score, state.validated_step = self.fabric.broadcast((state.best_score, state.validated_step))
 
     def _keep_audio(self, validation: ValidationSet, log: RunLog) -> None:
         step, rate = self.state.step, self.config.model.sample_rate
@@ -206,15 +239,32 @@ class _Trainer:
             if step <= self.config.train.validate_every_steps:
                 log.audio(step, f"{recording.id}/original", original)
 
-    def _save(self) -> str:
-        """Write `last.pt`; returns what went wrong, if anything did."""
+    def _save(self, log: RunLog) -> str:
+        """Write `last.pt`; returns what went wrong, if anything did. Raises `CodecctlError` if the ranks have come
+        apart."""
+        start = time.perf_counter()
+        check_same_books(self.fabric, self.state, self.run.folder)
+        self._gather_counts()
         problem = ""
         if self.fabric.is_global_zero:
-            problem = self._try(
-                "NOT SAVED", lambda: save_last(self.run, self.state, self.config, self.fabric.world_size)
-            )
-        self.fabric.barrier()
+            state, n_ranks = self.state, self.fabric.world_size
+            problem = self._try("NOT SAVED", lambda: save_last(self.run, state, self.config, n_ranks, self._saved_step))
+        problem = self.fabric.broadcast(problem)
+        seconds = time.perf_counter() - start
+        if not problem:
+            self._saved_step = self.state.step
+            self._log(log, "checkpoint", {"save_seconds": seconds}, ())
+            self.watcher.saved(self.state.step, seconds)
         return problem
+
+    def _gather_counts(self) -> None:
+        """Give the first rank what all have counted since the last line of the log."""
+        mine = torch.from_numpy(np.concatenate(self.counter.counts)).to(self.fabric.device)
+        total = cast(Tensor, self.fabric.all_reduce(mine, reduce_op="sum")).cpu()
+        self.state.code_counts = list(torch.split(total, list(self.counter.codebook_sizes)))
+        self.counter.reset()
+        if self.fabric.is_global_zero:
+            self.counter.counts = [counts.numpy().copy() for counts in self.state.code_counts]
 
     def _log(self, log: RunLog, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None:
         self._try("NOT LOGGED", lambda: log.write(self.state.step, kind, values, books))
@@ -238,37 +288,44 @@ class _Trainer:
                 f"{self.run.folder}: gradients stay infinite at step {state.step} after {n_rollbacks - 1} roll-backs; "
                 "look at the losses in metrics.jsonl, lower train.learning_rate, or check the data"
             )
-        load_state(state, read_checkpoint(self.run.last), self.run.last)
+        self.take_up(read_checkpoint(self.run.last))
+        state.n_skipped = 0
         state.n_rollbacks, state.rate_factor = n_rollbacks, 0.5**n_rollbacks
         self.watcher.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
 
-    def _watch_books(self, books: Sequence[BookStats]) -> None:
-        """An alarm for each book that hardly codes anything; a stop when one stays so."""
-        settings = self.config.train
-        for k, book in enumerate(books, start=1):
+    def _watch_books(self, books: Sequence[BookStats], log: RunLog) -> None:
+        """An alarm for each book that hardly codes anything; a stop when one stays so. The first rank decides: it alone
+        has all counts."""
+        settings, state = self.config.train, self.state
+        reason = ""
+        for k, book in enumerate(books):
             share = book.perplexity / max(1, min(book.codebook_size, book.n_codes))
-            self._n_alarms[k] = self._n_alarms[k] + 1 if book.n_codes and share < settings.min_perplexity else 0
-            if self._n_alarms[k] == _ALARM_AFTER:
-                self.watcher.warned(self.state.step, f"book {k} collapses: perplexity {book.perplexity:.1f}")
-            if self._n_alarms[k] >= settings.stop_after_alarms:
-                self._save()
-                raise CodecctlError(
-                    f"{self.run.folder}: book {k} has collapsed (perplexity {book.perplexity:.1f} of "
-                    f"{book.codebook_size}) for {self._n_alarms[k]} logs; saved at step {self.state.step}; try a lower "
-                    "train.learning_rate or model.quantizer.ema_decay"
+            collapsed = book.n_codes and share < settings.min_perplexity
+            state.n_alarms[k] = state.n_alarms[k] + 1 if collapsed else 0
+            if state.n_alarms[k] == _ALARM_AFTER:
+                self.watcher.warned(state.step, f"book {k + 1} collapses: perplexity {book.perplexity:.1f}")
+            if state.n_alarms[k] >= settings.stop_after_alarms:
+                reason = reason or (
+                    f"book {k + 1} has collapsed (perplexity {book.perplexity:.1f} of {book.codebook_size}) for "
+                    f"{state.n_alarms[k]} logs"
                 )
-
-    def _any_rank(self, received: int | None) -> int:
-        """The signal that any rank received, or 0: all ranks must leave after the same step."""
-        if self.fabric.world_size == 1:
-            return received or 0
-        flag = torch.tensor(received or 0, device=self.fabric.device)
-        return int(cast(Tensor, self.fabric.all_reduce(flag, reduce_op="max")))
+        state.n_alarms, reason = self.fabric.broadcast((state.n_alarms, reason))
+        if reason:
+            self._save(log)
+            raise CodecctlError(
+                f"{self.run.folder}: {reason}; saved at step {state.step}; try a lower train.learning_rate or "
+                "model.quantizer.ema_decay"
+            )
 
     def _open_log(self) -> RunLog:
         if not self.fabric.is_global_zero:
             return NoLog()
         return RunLog(self.run, self.state.step, self.config.model.sample_rate)
+
+
+def _held(run: Run, fabric: Fabric) -> AbstractContextManager[None]:
+    """Only the first rank writes, and keeps others out."""
+    return run.held() if fabric.is_global_zero else contextlib.nullcontext()
 
 
 def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fabric) -> None:
@@ -291,7 +348,8 @@ def segment_samples(config: Config) -> int:
     return max(1, round(config.data.segment_seconds * config.model.frame_rate)) * config.model.hop_length
 
 
-def _open_crops(config: Config) -> Crops:
+def open_crops(config: Config) -> Crops:
+    """What the config trains on. Raises `CodecctlError` if the prepared folder is not there."""
     return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterable, Iterator
 from types import FrameType
-from typing import Self
+from typing import Self, TypeVar
+
+Item = TypeVar("Item")
 
 
 class StopSignals:
@@ -25,3 +28,21 @@ class StopSignals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+
+
+class StopAsked(Exception):
+    """A signal came while something was done that can be done again."""
+
+
+class UntilStopped(list[Item]):
+    """A list whose iteration raises `StopAsked` once a signal has come."""
+
+    def __init__(self, items: Iterable[Item], signals: StopSignals) -> None:
+        super().__init__(items)
+        self._signals = signals
+
+    def __iter__(self) -> Iterator[Item]:
+        for item in super().__iter__():
+            if self._signals.received is not None:
+                raise StopAsked
+            yield item

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
+from codecctl.train.device import is_fused
 from codecctl.train.discriminators import Discriminators
 from codecctl.train.generator import Generator
 
@@ -31,6 +32,10 @@ class TrainState:
     best_score: float = math.inf  # lowest mel distance of a validation so far
     rate_factor: float = 1.0  # of the learning rates, halved by each roll-back
     n_rollbacks: int = 0
+    validated_step: int = 0  # of the last validation
+    n_skipped: int = 0  # steps in a row whose gradient was not finite
+    n_alarms: list[int] = field(default_factory=list)  # of each book, lines of the log in a row
+    code_counts: list[Tensor] = field(default_factory=list)  # [V] of each book, on all ranks since the last such line
 
     @property
     def codec(self) -> Codec:
@@ -62,17 +67,28 @@ def start_state(
     start = settings.adversarial.start_epoch * steps_per_epoch
     adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
     ema = copy.deepcopy(codec).requires_grad_(False).eval()
-    return TrainState(generator, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
+    state = TrainState(generator, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
+    forget_counts(state)
+    return state
 
 
-def make_optimizer(module: nn.Module, config: TrainConfig, rate: float) -> torch.optim.Optimizer:
+def forget_counts(state: TrainState) -> None:
+    """As if no codes had been counted, and no alarm been given."""
+    sizes = state.codec.config.quantizer.codebook_sizes
+    state.n_alarms = [0] * len(sizes)
+    state.code_counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
+
+
+def make_optimizer(
+    module: nn.Module, config: TrainConfig, rate: float, *, fused: bool | None = None
+) -> torch.optim.Optimizer:
     """AdamW over what is not frozen; weight decay on matrices and kernels, not on scales, biases and Snake's
-    frequencies."""
+    frequencies. `fused`: one kernel for all of them; None: on a card."""
     learning = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in learning if p.numel() > p.shape[0]]
     others = [p for p in learning if p.numel() == p.shape[0]]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = next(module.parameters()).device.type == "cuda"
+    fused = is_fused(next(module.parameters()).device) if fused is None else fused
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=config.betas, fused=fused)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import signal
@@ -115,6 +116,32 @@ def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
     process.wait()
     content = read_checkpoint(path)
     assert (content["ema"][f"encoder.{name}"] == content["step"]).all()
+
+
+def test_one_process_trains_in_a_folder_and_clears_up_after_the_dead(tmp_path: Path) -> None:
+    run, half = Run(tmp_path / "run"), tmp_path / "run" / ".last.pt.4711.partial"
+    with run.held():
+        half.touch()  # as a process that is killed inside a save leaves it
+        with pytest.raises(UsageError, match="run: another process trains there"), Run(run.folder).held():
+            pass
+        assert half.exists()
+    with run.held():
+        assert not half.exists()
+    assert list(run.folder.iterdir()) == []
+
+
+def test_older_checkpoints_are_kept_where_files_have_one_name_only(
+    state: TrainState, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_link(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", no_link)
+    config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 2})})
+    for state.step in (2, 4, 6):
+        save_last(Run(tmp_path), state, config, 1)
+    kept = {path.name: read_checkpoint(path)["step"] for path in tmp_path.iterdir()}
+    assert kept == {"last.pt": 6, "step-000000004.pt": 4}
 
 
 def test_a_run_folder_is_made_once(state: TrainState, tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -16,16 +16,13 @@ from torch import Tensor
 from codecctl.errors import CodecctlError
 from codecctl.inference.load import Codec, read_checkpoint, save_codec
 from codecctl.train import loop
+from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher, train
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
-from tests.train.tiny import tiny_config, tiny_machine, tiny_yaml
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine, tiny_yaml
 
 CPU = torch.device("cpu")
-ADVERSARIAL = (
-    "loss.adversarial_weight=1", "loss.feature_weight=2",
-    "train.adversarial={periods: [2], stft_windows: [64], channels: 2, start_epoch: 0, warmup_steps: 0, ramp_steps: 4}",
-)  # fmt: skip
 
 
 class Recorder(Watcher):
@@ -112,28 +109,42 @@ def test_bad_gradients_in_a_row_roll_back_and_then_stop(
     assert watcher.results[-1].learning_rate < watcher.results[3].learning_rate
 
 
-def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny_config(prepared, "train.checkpoint_every_steps=2")
-    save, watcher = loop.save_last, Recorder()
+class FullFrom(Recorder):
+    """From one step on no file can grow, as on a full disk, until another."""
 
-    def fails_once(run, state, config, n_ranks):  # type: ignore[no-untyped-def]
-        if state.step == 4:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        save(run, state, config, n_ranks)
+    def __init__(self, run: Run, first: int, last: int) -> None:
+        super().__init__()
+        self.run, self.first, self.last, self.kept = run, first, last, -1
 
-    monkeypatch.setattr(loop, "save_last", fails_once)
+    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
+        if step == self.first:
+            self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, self.limits[1]))
+        if step == self.last:
+            self.kept = read_checkpoint(self.run.last)["step"]
+            resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config(prepared, "train.checkpoint_every_steps=2", "train.log_every_steps=2")
+    watcher = FullFrom(Run(tmp_path / "run"), 3, 5)
     run = train(config, tmp_path / "run", CPU, watcher)
-    assert watcher.warnings == ["NOT SAVED: No space left on device; the last checkpoint stays"]
+    assert watcher.warnings == ["NOT SAVED: File too large; the last checkpoint stays"]
+    assert watcher.kept == 2  # whole, while the disk was full
     assert read_checkpoint(run.last)["step"] == 6
+    saves = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    assert [line["step"] for line in saves if line["kind"] == "checkpoint" and line["save_seconds"] > 0] == [2, 6]
 
 
 def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
-    """Two processes of half the batch: the same gradient as one of the whole, and one set of codebooks."""
+    """Two processes of half the batch, started by torchrun: the same gradient as one of the whole, and one set of
+    codebooks."""
     one = tiny_yaml(tmp_path, prepared, *ADVERSARIAL, "train.batch_size=4")
     train(tiny_config(prepared, *ADVERSARIAL, "train.batch_size=4"), tmp_path / "one", CPU, Watcher(), stop_step=1)
-    command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", one, "--set", "train.batch_size=2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    command = [*torchrun, "-m", "--", "codecctl.cli.main", "train", "--config", one, "--set", "train.batch_size=2"]
     process = subprocess.run(
-        [*command, "--run", tmp_path / "two", "--steps", "1", "--device", "cpu", "--devices", "2"],
+        [*command, "--run", tmp_path / "two", "--steps", "1", "--device", "cpu"],
         env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert process.returncode == 0, process.stderr

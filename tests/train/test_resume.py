@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
-from torch.utils._pytree import tree_flatten
 
 from codecctl.config import Config, load_config
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.inference.load import read_checkpoint
+from codecctl.evaluate.validate import _QuickScorer
+from codecctl.inference.load import read_checkpoint, write_checkpoint
 from codecctl.train.loop import Watcher, resume, train
 from codecctl.train.step import StepResult
+from tests.train.compare import assert_same_run, logged
 
 CPU = torch.device("cpu")
 
@@ -35,47 +31,11 @@ def config(prepared: Path) -> Config:
     return load_config("smoke", overrides=changes)
 
 
-def contents(path: Path) -> list[object]:
-    checkpoint = read_checkpoint(path)
-    return tree_flatten({key: checkpoint[key] for key in ("model", "optimizer", "step", "best_score", "fingerprint")})[
-        0
-    ]
-
-
-def assert_equal(first: Path, second: Path) -> None:
-    for a, b in zip(contents(first), contents(second), strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
-
-
-def logged(run: Path) -> list[dict[str, object]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "audio_seconds_per_second"} for line in lines]
-
-
 def test_ten_steps_equal_five_and_five(config: Config, tmp_path: Path) -> None:
     train(config, tmp_path / "straight", CPU, Watcher())
     train(config, tmp_path / "broken", CPU, Watcher(), stop_step=5)
     resume(tmp_path / "broken", CPU, Watcher())
-    assert_equal(tmp_path / "straight" / "last.pt", tmp_path / "broken" / "last.pt")
-    assert logged(tmp_path / "straight") == logged(tmp_path / "broken")
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(config: Config, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(json.dumps(config.model_dump(mode="json", by_alias=True)))
-    command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", tmp_path / "config.yaml"]
-    run = tmp_path / "killed"
-    process = subprocess.Popen([*command, "--run", run], env={**os.environ, "OMP_NUM_THREADS": "1"})
-    while not (run / "last.pt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert 2 <= read_checkpoint(run / "last.pt")["step"] <= 10
-    if read_checkpoint(run / "last.pt")["step"] < 10:
-        resume(run, CPU, Watcher())
-    train(config, tmp_path / "straight", CPU, Watcher())
-    assert_equal(tmp_path / "straight" / "last.pt", run / "last.pt")
-    assert logged(tmp_path / "straight") == logged(run)
+    assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
 class _InterruptAt(Watcher):
@@ -95,7 +55,50 @@ def test_an_interrupted_run_saves_where_it_stands(config: Config, tmp_path: Path
     assert read_checkpoint(run / "last.pt")["step"] == 3
     resume(run, CPU, Watcher())
     train(config, tmp_path / "straight", CPU, Watcher())
-    assert_equal(tmp_path / "straight" / "last.pt", run / "last.pt")
+    assert_same_run(tmp_path / "straight", run)
+
+
+def test_a_signal_ends_a_validation_and_the_resumed_run_has_it(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take minutes, and a machine that is taken away leaves seconds."""
+    straight = train(config, tmp_path / "straight", CPU, Watcher())
+    add = _QuickScorer.add
+    monkeypatch.setattr(_QuickScorer, "add", lambda *a: (signal.raise_signal(signal.SIGTERM), add(*a)))
+    config = config.model_copy(update={"validation": config.validation.model_copy(update={"n_utterances": 2})})
+    with pytest.raises(Interrupted, match="stopped after step 5, saved") as stop:
+        train(config, tmp_path / "run", CPU, Watcher())
+    assert stop.value.exit_code == 143
+    assert all(line["kind"] == "train" for line in logged(tmp_path / "run"))
+    monkeypatch.undo()
+    resume(tmp_path / "run", CPU, Watcher())
+    assert [(line["step"], line["kind"]) for line in logged(tmp_path / "run")] == [
+        (line["step"], line["kind"]) for line in logged(straight.folder)
+    ]
+
+
+def test_the_place_of_a_run_may_be_told_by_its_checkpoint(config: Config, tmp_path: Path) -> None:
+    run = train(config, tmp_path / "run", CPU, Watcher(), stop_step=5)
+    with pytest.raises(UsageError, match=r"best.pt: a run goes on from its last.pt: give the folder .*run; to go back"):
+        resume(run.best, CPU, Watcher())
+    assert resume(run.last, CPU, Watcher(), stop_step=6) == run
+    assert read_checkpoint(run.last)["step"] == 6
+
+
+@pytest.mark.parametrize("what", ["missing", "foreign"])
+def test_a_key_too_few_or_too_many_stops_before_anything_is_changed(config: Config, tmp_path: Path, what: str) -> None:
+    train(config, tmp_path, CPU, Watcher(), stop_step=2)
+    content = read_checkpoint(tmp_path / "last.pt")
+    name = "decoder.first.conv.bias"
+    value = content["model"].pop(name)
+    if what == "foreign":
+        content["model"] |= {name: value, "decoder.second_first.bias": value}
+        name = "decoder.second_first.bias"
+    write_checkpoint(tmp_path / "last.pt", content)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with pytest.raises(CodecctlError, match=f"last.pt: weight '{name}' is {what}"):
+        resume(tmp_path, CPU, Watcher())
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
 def test_a_run_is_never_overwritten(config: Config, tmp_path: Path) -> None:
@@ -109,8 +112,6 @@ def test_a_run_is_never_overwritten(config: Config, tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_its_optimizer_is_not_resumed(config: Config, tmp_path: Path) -> None:
-    from codecctl.inference.load import write_checkpoint
-
     train(config, tmp_path, CPU, Watcher(), stop_step=2)
     content = read_checkpoint(tmp_path / "last.pt")
     del content["optimizer"]

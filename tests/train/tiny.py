@@ -22,6 +22,12 @@ CHANGES = [
     "validate.n_utterances=1",
 ]  # fmt: skip
 
+ADVERSARIAL = (
+    "loss.adversarial_weight=1", "loss.feature_weight=2",
+    "train.adversarial={periods: [2], stft_windows: [64], channels: 2, start_epoch: 0, warmup_steps: 0, ramp_steps: 4}",
+)  # fmt: skip
+"""Discriminators from the first step on."""
+
 
 def tiny_config(prepared: Path, *changes: str) -> Config:
     """Six steps of a tiny codec on a prepared folder."""

@@ -1,0 +1,57 @@
+"""What all processes of a run must have alike: decisions, codebooks, the run's folder."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from pathlib import Path
+from typing import cast
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch import distributed as dist
+
+from codecctl.errors import CodecctlError
+from codecctl.train.state import TrainState
+
+
+def largest(fabric: Fabric, value: int) -> int:
+    """The largest `value` of all ranks: the same everywhere, and so is what is decided by it."""
+    if fabric.world_size == 1:
+        return value
+    return int(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="max")))
+
+
+def check_same_books(fabric: Fabric, state: TrainState, folder: Path) -> None:
+    """Raises `CodecctlError`, on all ranks, unless all are at one step with one set of codebooks."""
+    if fabric.world_size == 1:
+        return
+    mine = torch.tensor([_digest(state)], device=fabric.device)
+    everyone = [torch.empty_like(mine) for _ in range(fabric.world_size)]
+    dist.all_gather(everyone, mine)
+    digests = [int(digest) for digest in everyone]
+    others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise CodecctlError(
+            f"{folder}: at step {state.step} the codebooks of process {', '.join(others)} are not those of process 0: "
+            f"nothing saved; `codecctl resume {folder}` goes on from the last checkpoint"
+        )
+
+
+def check_shared(fabric: Fabric, path: Path) -> None:
+    """Raises `CodecctlError` where a rank does not see what the first one wrote: it could not roll back with it."""
+    fabric.barrier()
+    if not path.exists():
+        raise CodecctlError(
+            f"{path}: process {fabric.global_rank} on {socket.gethostname()} does not see it; --run must name a folder "
+            "that all machines share"
+        )
+
+
+def _digest(state: TrainState) -> int:
+    """63 bits of the step and all that is in the codebooks."""
+    digest = hashlib.blake2b(str(state.step).encode(), digest_size=8)
+    for value in state.codec.quantizer.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest(), "big") >> 1

@@ -1,0 +1,157 @@
+"""What goes wrong on one of two ranks, and what both make of it: `python -m tests.train.scenarios CONFIG FOLDER` prints
+as JSON, for each scenario, what each rank saw."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from functools import partial, partialmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codecctl.config import load_config
+from codecctl.data.crops import Crops
+from codecctl.errors import CodecctlError
+from codecctl.model.quantizer import ResidualVectorQuantizer
+from codecctl.train import agreement, loop
+from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.state import TrainState
+from tests.train.forks import fork_ranks
+
+CPU = torch.device("cpu")
+cut = Crops.batch
+move_books = ResidualVectorQuantizer.update
+learn = loop.train_step
+
+
+class Recorder(Watcher):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warned(self, step: int, message: str) -> None:
+        self.warnings.append(message)
+
+
+def spoilt(crops: Crops, rank: int, steps: set[int], step: int, *place: int) -> torch.Tensor:
+    """Crops that are not finite, on the second rank, the first time that it comes to these steps."""
+    audio = cut(crops, step, *place)
+    if rank == 1 and step in steps:
+        steps.remove(step)
+        return torch.full_like(audio, torch.nan)
+    return audio
+
+
+def one_batch_is_not_finite(rank: int) -> list[str]:
+    Crops.batch = partialmethod(spoilt, rank, {3})  # type: ignore[assignment, method-assign]
+    return []
+
+
+def two_batches_are_not_finite(rank: int) -> list[str]:
+    Crops.batch = partialmethod(spoilt, rank, {3, 4})  # type: ignore[assignment, method-assign]
+    return ["train.roll_back_after=2", "train.checkpoint_every_steps=2"]
+
+
+def a_book_moves_alone(rank: int) -> list[str]:
+    def move(quantizer: ResidualVectorQuantizer, *arguments: Any) -> None:
+        move_books(quantizer, *arguments)
+        quantizer.books[1].codebook += 1e-6 * rank
+
+    ResidualVectorQuantizer.update = move  # type: ignore[assignment, method-assign]
+    return []
+
+
+def a_book_collapses(rank: int) -> list[str]:
+    return ["train.min_perplexity=1", "train.stop_after_alarms=3"]
+
+
+def a_signal_comes(rank: int) -> list[str]:
+    def signalled(state: TrainState, *arguments: Any) -> Any:
+        if rank == 1 and state.step == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return learn(state, *arguments)
+
+    loop.train_step = signalled  # type: ignore[assignment]
+    return []
+
+
+def an_exception_is_raised(rank: int) -> list[str]:
+    def broken(crops: Crops, step: int, *place: int) -> torch.Tensor:
+        if rank == 1 and step == 3:
+            raise CodecctlError("a shard is broken")
+        return cut(crops, step, *place)
+
+    Crops.batch = broken  # type: ignore[assignment, method-assign]
+    return []
+
+
+def the_first_dies(rank: int) -> list[str]:
+    def deadly(crops: Crops, step: int, *place: int) -> torch.Tensor:
+        if rank == 0 and step == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cut(crops, step, *place)
+
+    Crops.batch = deadly  # type: ignore[assignment, method-assign]
+    return []
+
+
+def nothing_happens(rank: int) -> list[str]:
+    return []
+
+
+SCENARIOS: list[Callable[[int], list[str]]] = [
+    one_batch_is_not_finite, two_batches_are_not_finite, a_book_moves_alone, a_book_collapses, a_signal_comes,
+    an_exception_is_raised, the_first_dies, nothing_happens,
+]  # fmt: skip
+
+
+def act(config: str, folder: Path, scenario: Callable[[int], list[str]], rank: int) -> None:
+    """One rank of one scenario; FOLDER/NAME-RANK.json is what it saw."""
+    seen: dict[str, Any] = {"skipped": [], "raised": None, "code": 0}
+    changes = scenario(rank)
+    watched, known = loop.train_step, Recorder()
+
+    def watch(state: TrainState, *arguments: Any) -> Any:
+        result = watched(state, *arguments)
+        seen["skipped"] += [state.step] if result.skipped else []
+        seen["books"], seen["step"] = agreement._digest(state), state.step
+        return result
+
+    loop.train_step = watch  # type: ignore[assignment]
+    start = time.monotonic()
+    try:
+        train(load_config(config, overrides=changes), folder / scenario.__name__, CPU, known)
+    except CodecctlError as error:
+        seen |= {"raised": type(error).__name__, "message": str(error), "code": error.exit_code}
+    seen |= {"warnings": known.warnings, "seconds": time.monotonic() - start}
+    (folder / f"{scenario.__name__}-{rank}.json").write_text(json.dumps(seen))
+
+
+def main(config: str, folder: str) -> None:
+    for scenario in SCENARIOS:
+        srun = scenario is nothing_happens
+        for child in fork_ranks(partial(act, config, Path(folder), scenario), 2, srun=srun):
+            os.waitpid(child, 0)
+    run = Path(folder) / "a_signal_comes"  # of two ranks, at step 3
+    for n_ranks, stop_step in ((1, 5), (2, 7)):
+        for child in fork_ranks(partial(resume_to, run, n_ranks, stop_step), n_ranks):
+            assert os.waitpid(child, 0)[1] == 0
+
+
+def resume_to(run: Path, n_ranks: int, stop_step: int, rank: int) -> None:
+    """FOLDER/restored-N_RANKS.json is the table."""
+
+    class Table(Watcher):
+        def restored(self, what: dict[str, str]) -> None:
+            (run.parent / f"restored-{n_ranks}.json").write_text(json.dumps(what))
+
+    resume(run, CPU, Table(), stop_step)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
