@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -165,7 +166,8 @@ def test_a_full_stdout_is_told(codes: Path) -> None:
 
 @pytest.fixture
 def on_a_small_disk(tmp_path: Path) -> Program:
-    """Run a command where DISK, of so many kB, is all the room there is; on stdout, what lies there at the end."""
+    """Run a command where DISK, of so many kB, is all the room there is, and nothing of that once the file `until` is
+    there; on stdout, what lies there at the end."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = f"mount -t tmpfs -o size=${{KILOBYTES:-100}}k none '{disk}'"
@@ -173,10 +175,14 @@ def on_a_small_disk(tmp_path: Path) -> Program:
     if not shutil.which("unshare") or subprocess.run([*sandbox, mount], capture_output=True, check=False).returncode:
         pytest.skip("no disk can be mounted here")
 
-    def call(*arguments: object, kilobytes: int = 100) -> Finished:
+    def call(*arguments: object, kilobytes: int = 100, until: str = "") -> Finished:
         command = [*COMMAND, *(str(argument).replace("DISK", str(disk)) for argument in arguments)]
         environment = {**os.environ, "KILOBYTES": str(kilobytes)}
-        script = f"{mount} && \"$@\"; code=$?; cd '{disk}' && find . -type f; exit $code"
+        fill = (
+            f"(until [ -e '{disk}/{until}' ]; do sleep 0.05; done; cat /dev/zero > '{disk}/filler') > /dev/null 2>&1 &"
+        )
+        command_line = f'{fill} "$@"; code=$?; kill $! 2> /dev/null' if until else '"$@"; code=$?'
+        script = f"{mount} || exit; {command_line}; cd '{disk}' && find . -type f; exit $code"
         done = subprocess.run([*sandbox, script, "sh", *command], env=environment, capture_output=True, check=False)
         return Finished(done.returncode, done.stdout, done.stderr.decode())
 
@@ -198,20 +204,22 @@ def test_a_full_disk_stops_a_preparation_in_one_line(on_a_small_disk: Program, s
     assert "disk/prepared" in last, "says where"
 
 
-def test_a_full_disk_stops_a_training_in_one_line(on_a_small_disk: Program, prepared: Path, tmp_path: Path) -> None:
+def test_a_small_disk_stops_a_training_before_it_begins(
+    on_a_small_disk: Program, prepared: Path, tmp_path: Path
+) -> None:
     done = on_a_small_disk("train", "--config", tiny_yaml(tmp_path, prepared), "--run", "DISK/run", "--device", "cpu")
-    assert done.code == 1
+    assert (done.code, done.stdout) == (1, b""), "nothing lies there"
     assert "Traceback" not in done.stderr
-    last = done.stderr.splitlines()[-1]
-    assert "make room" in last or "No space left on device" in last  # found before the first step, or while saving
-    assert "disk/run" in last, "says where"
+    assert re.search(r"disk/run: 3 checkpoints of .* make room, or name", done.stderr.splitlines()[-1])
 
 
 def test_a_training_that_could_not_be_saved_has_failed(
     on_a_small_disk: Program, prepared: Path, tmp_path: Path
 ) -> None:
-    """The log and one checkpoint fit, the last one does not: that must not look like success."""
-    config = tiny_yaml(tmp_path, prepared)
-    done = on_a_small_disk("train", "--config", config, "--run", "DISK/run", "--device", "cpu", kilobytes=600)
+    """The disk fills up on the way, and no checkpoint fits any more: that must not look like success."""
+    config = tiny_yaml(tmp_path, prepared, "train.n_steps=60", "train.log_every_steps=50")
+    command = ["train", "--config", config, "--run", "DISK/run", "--device", "cpu"]
+    done = on_a_small_disk(*command, kilobytes=5000, until="run/metrics.jsonl")
     assert "./run/last.pt" not in done.stdout.decode().split()
     assert done.code == 1, done.stderr
+    assert "could not be saved" in done.stderr
