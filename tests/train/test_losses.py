@@ -81,3 +81,14 @@ def test_autocast_changes_nothing(losses: ReconstructionLosses) -> None:
 def test_any_length_has_a_loss(losses: ReconstructionLosses, n_samples: int) -> None:
     values = losses(noise(0, 0.1, 1, n_samples), noise(1, 0.1, 1, n_samples))
     assert all(value.isfinite() and value > 0 for value in values.values())
+
+
+def test_the_complex_loss_knows_phase_and_forgets_level() -> None:
+    config = LossConfig(complex_weight=1.0)
+    losses = ReconstructionLosses(config, RATE)
+    speech = noise(3, 0.1)
+    noisy = speech + noise(4, 0.03)
+    assert losses(speech, speech)["complex"] < 1e-9
+    assert losses(speech, -speech)["complex"] > 5 * losses(speech, noisy)["complex"]
+    expected = losses(speech, noisy)["complex"]
+    torch.testing.assert_close(losses(4 * speech, 4 * noisy)["complex"], expected, rtol=1e-2, atol=0)
