@@ -28,6 +28,7 @@ NOT_HERE = (  # hours, or the internet: that they parse is enough
     "codecctl download slr66-te",
     "codecctl prepare data/raw",
     "codecctl train --from",
+    "codecctl train --gpu rtx4090 --dry-run",
     "codecctl validate runs/smoke/best.pt --report",
 )
 

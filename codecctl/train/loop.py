@@ -27,6 +27,7 @@ from codecctl.train.agreement import check_same_books, check_shared, largest
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.log import NoLog, RunLog
+from codecctl.train.preflight import preflight
 from codecctl.train.ranks import count_ranks, together
 from codecctl.train.signals import StopAsked, StopSignals, UntilStopped
 from codecctl.train.state import TrainState, start_state, step_generator
@@ -82,6 +83,7 @@ def train(
     with together(count_ranks(n_devices, n_nodes), folder, watcher.failed):
         fabric = make_fabric(config, device, n_devices, n_nodes)
         trainer = _Trainer(config, run, crops, fabric, watcher)
+        trainer.check()
         if start_from is None:
             start_codebooks(trainer.state, config, crops, fabric)
         else:
@@ -121,6 +123,7 @@ def resume(
         with _held(run, fabric):
             trainer = _Trainer(config, run, crops, fabric, watcher)
             trainer.take_up(content)
+            trainer.check()
             table = restored(trainer.state, content, config, trainer.steps_per_epoch, fabric.world_size)
             trainer.watcher.restored(table)
             trainer.go(stop_step)
@@ -134,7 +137,7 @@ class _Trainer:
         self.config, self.run, self.crops, self.fabric = config, run, crops, fabric
         self.watcher = watcher if fabric.is_global_zero else Watcher()
         teacher = Teacher.load(config.train.semantic, config.model) if config.loss.semantic_weight else None
-        head = SemanticHead(config.model.transformer.width, teacher.width) if teacher else None
+        head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
         self.state = start_state(config, fabric.device, head, self.steps_per_epoch)
         self.machine = assemble(self.state, config, fabric, teacher)
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank's codes
@@ -158,6 +161,10 @@ class _Trainer:
         if self.fabric.is_global_zero:
             self.counter.counts = [counts.numpy().copy() for counts in self.state.code_counts]
         check_same_books(self.fabric, self.state, self.run.folder)
+
+    def check(self) -> None:
+        """Raises `CodecctlError` if a first batch, or the disk, says that this run would fail."""
+        self.watcher.checked(preflight(self.state, self.machine, self.config, self.crops, self.run.folder))
 
     def go(self, stop_step: int | None) -> None:
         """Train until `stop_step` or a signal."""
@@ -332,15 +339,15 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fab
     """k-means on latents of crops, before the first step; the first rank's books are everyone's."""
     n_frames = config.train.kmeans_vectors
     n_crops = -(-n_frames * config.model.hop_length // crops.segment_samples)
+    audio = crops.batch(0, n_crops).to(state.device)
+    state.codec.fit_front(audio)
     with torch.no_grad():
-        latents = [
-            state.codec.encoder(audio.to(state.device)).mT.flatten(0, 1)  # [B x T, D]
-            for audio in torch.split(crops.batch(0, n_crops), config.train.batch_size)
-        ]
-    state.codec.quantizer.fit(torch.cat(latents)[:n_frames], step_generator(config.train.seed, 0, _KMEANS))
-    books = fabric.broadcast(state.codec.quantizer.state_dict())
-    state.codec.quantizer.load_state_dict(books)
-    state.ema.quantizer.load_state_dict(books)
+        parts = torch.split(audio, config.train.batch_size)
+        latents = torch.cat([state.codec.encoder(part).mT.flatten(0, 1) for part in parts])  # [B x T, D]
+    state.codec.quantizer.fit(latents[:n_frames], step_generator(config.train.seed, 0, _KMEANS))
+    weights = fabric.broadcast(state.codec.state_dict())
+    state.codec.load_state_dict(weights)
+    state.ema.load_state_dict(weights)
 
 
 def segment_samples(config: Config) -> int:
