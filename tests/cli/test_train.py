@@ -85,3 +85,31 @@ def test_sigterm_saves_and_says_how_to_go_on(prepared: Path, tmp_path: Path) -> 
     step = read_checkpoint(run / "last.pt")["step"]
     assert err.splitlines()[-1] == f"stopped after step {step}, saved; `codecctl resume {run}` goes on"
     assert Codec.load(run / "last.pt", "cpu").n_codebooks == 3
+
+
+def test_a_dry_run_says_what_a_run_would_take_and_makes_none(
+    codecctl: Program, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a card that is not here; a run's folder is not made."""
+    monkeypatch.chdir(tmp_path)
+    done = codecctl("train", "--config", tiny_yaml(tmp_path, prepared), "--gpu", "rtx4090", "--dry-run", "--steps", "5")
+    assert done.code == 0, done.stderr
+    told = dict(line.split("  ", 1) for line in done.stdout.decode().splitlines())
+    assert told["step"].strip() == "4 x 6 crops of 0.2 s, bfloat16"
+    assert told["fits"].strip().startswith("yes: 1")
+    assert "of 24 GB (RTX 4090;" in told["fits"]
+    assert "5 steps of" in told["time and cost"]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_explain_shows_each_loss_and_makes_no_run(
+    codecctl: Program, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = codecctl("train", "--config", tiny_yaml(tmp_path, prepared), "--device", "cpu", "--explain")
+    assert done.code == 0, done.stderr
+    header, *rows = done.stdout.decode().splitlines()
+    assert header.split()[:5] == ["loss", "value", "weight", "weighted", "share"]
+    assert [row.split()[0] for row in rows] == ["waveform", "spectral", "mel", "commitment"]
+    assert sum(float(row.split()[4].rstrip("%")) for row in rows) == pytest.approx(100, abs=0.3)
+    assert not (tmp_path / "runs").exists()
