@@ -141,7 +141,7 @@ def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
     codebooks."""
     one = tiny_yaml(tmp_path, prepared, *ADVERSARIAL, "train.batch_size=4")
     train(tiny_config(prepared, *ADVERSARIAL, "train.batch_size=4"), tmp_path / "one", CPU, Watcher(), stop_step=1)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "--", "codecctl.cli.main", "train", "--config", one, "--set", "train.batch_size=2"]
     process = subprocess.run(
         [*command, "--run", tmp_path / "two", "--steps", "1", "--device", "cpu"],
