@@ -112,11 +112,21 @@ class ModelConfig(Section):
     )
     base_channels: Positive = Field(32, description="strided: of the first convolution; every block doubles them")
     compression: float = Field(0.7, gt=0, le=1, description="transform: exponent of the coefficients' power law")
+    low_coefficients: Positive = Field(40, description="transform: so many are coded one by one, 25 Hz each")
+    high_bands: Positive = Field(12, description="transform: so many levels stand for the coefficients above")
     kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
     dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
     output_tanh: bool = Field(True, description="strided: bound the waveform by tanh")
     transformer: TransformerConfig = TransformerConfig()
     quantizer: QuantizerConfig = QuantizerConfig()
+
+    @model_validator(mode="after")
+    def _check_latents(self) -> ModelConfig:
+        if self.front == "transform" and self.latent_width > self.hop_length:
+            raise ValueError(
+                f"low_coefficients + high_bands is {self.latent_width}, a frame has {self.hop_length} samples"
+            )
+        return self
 
     @property
     def hop_length(self) -> int:
@@ -131,7 +141,7 @@ class ModelConfig(Section):
     @property
     def latent_width(self) -> int:
         """D: values of a latent frame."""
-        return self.transformer.width if self.front == "strided" else self.hop_length
+        return self.transformer.width if self.front == "strided" else self.low_coefficients + self.high_bands
 
     @property
     def n_codebooks(self) -> int:

@@ -120,7 +120,7 @@ class Codec(nn.Module):
         """Adapt what is fitted and not learned, before the books, to [B, 1, T x hop_length] of speech."""
         if isinstance(self.encoder, TransformEncoder) and isinstance(self.decoder, TransformDecoder):
             self.encoder.fit(audio)
-            self.decoder.transform.load_state_dict(self.encoder.transform.state_dict())
+            self.decoder.fit(self.encoder)
 
     def fold_weight_norm(self) -> None:
         """Replace each weight-normed convolution by the plain one it equals: for inference."""

@@ -1,14 +1,15 @@
-"""The front for small budgets: a cosine transform that mathematics gives, around which networks learn the rest.
+"""The front for small budgets: what mathematics gives for nothing, around which networks learn the rest.
 
-Each frame of `hop_length` samples is a block of its own: an orthonormal DCT-II turns it into as many coefficients, a
-power law flattens their dynamics, and those are the latents. Networks on both sides add to them, and their last layers
-start at zero: before the first step the codec is a transform coder with fitted books, and every hour of training goes
-into what a transform does not give, such as prediction across frames and the filling of what the bits cannot carry.
-Blocks do not overlap, so the delay is one frame; the decoder's network sees the frames before and smooths the edges.
+A cosine transform of each frame alone, so the delay is one frame. 81 bits cannot carry 320 coefficients: the latents
+are the lowest ones, under a power law that flattens their dynamics, and above them only the levels of bands; the
+decoder fills the bands with noise of those levels. Networks on both sides add to all of it, and their last layers start
+at zero: before the first step the codec is a parametric coder with fitted books, and every hour of training goes into
+what a transform does not give, such as prediction across frames, harmonics in the upper bands and smooth edges.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -24,28 +25,34 @@ from codecctl.model.transformer import Transformer
 _QUIET = 1e-5  # a coefficient: far below one step of 16 bits, where the slope of a power law must stay finite
 _PITCH_PERIODS = (0.002, 0.025)  # seconds: voices from 40 to 500 Hz
 _LAYER_SCALE = 0.1  # of every branch: these networks are shallow, and their budget is small
+_BAND_WEIGHT = 1.5  # of the bands' levels against the low coefficients, in the distance that the books keep small
+_NOISE_LEVEL = 0.7  # of its band, -3 dB: a little too soft is heard less than a little too loud
+_NOISE_FRAMES = 127  # after which the noise repeats itself
 
 
 class TransformEncoder(nn.Module):
-    """[B, 1, T x hop] -> [B, D, T], D = hop"""
+    """[B, 1, T x hop] -> [B, D, T]"""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.transform = CompandedTransform(config.hop_length, config.compression)
-        self.network = FrameNetwork(config, config.hop_length)
+        self.transform = CosineTransform(config.hop_length, config.compression)
+        self.outline = Outline(config)
+        self.network = FrameNetwork(config, config.hop_length, config.latent_width)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        latents = self.transform.from_frames(self._frames(x)).mT
-        y: Tensor = latents + self.network(latents, state)
-        return y
+        coefficients = self.transform(self._frames(x))
+        y: Tensor = self.outline(coefficients) + self.network(self.transform.compress(coefficients), state)
+        return y.mT  # [B, D, T]
 
     @torch.no_grad()
     def fit(self, audio: Tensor) -> None:
-        """Scale the coefficients of [B, 1, T x hop] to what the books and the networks like."""
-        self.transform.fit(self._frames(audio))
+        """Scale coefficients and band levels of [B, 1, T x hop] to what the books and the networks like."""
+        coefficients = self.transform(self._frames(audio)).flatten(0, 1)
+        self.transform.fit(coefficients)
+        self.outline.fit(coefficients)
 
     def _frames(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b 1 (t n) -> b t n", n=len(self.transform.scale))
+        return rearrange(x, "b 1 (t n) -> b t n", n=self.transform.block)
 
 
 class TransformDecoder(nn.Module):
@@ -55,8 +62,10 @@ class TransformDecoder(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         block, inner = config.hop_length, config.transformer.width
-        self.transform = CompandedTransform(block, config.compression)
-        self.network = FrameNetwork(config, block)
+        self.transform = CosineTransform(block, config.compression)
+        self.outline = Outline(config)
+        self.noise = Noise(block)
+        self.network = FrameNetwork(config, config.latent_width, 2 * block)
         self.prediction = LongTermPrediction(block, *(round(config.sample_rate * t) for t in _PITCH_PERIODS))
         self.refine_first = nn.Linear(inner + 3 * block + 1, inner)
         self.refine_units = _units(config)
@@ -64,69 +73,130 @@ class TransformDecoder(nn.Module):
         self.refine_last = _silent(nn.Linear(inner, 4 * block))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        features = self.network.features(x, state)  # [B, T, D]
-        frames = self.transform.to_frames(x.mT + self.network.last(features))  # [B, T, hop]
-        before, long_before, fit = self.prediction(frames.flatten(1), state)
-        parts = [self.transform.from_frames(part) for part in (frames, before, long_before)]
+        latents = x.mT  # [B, T, D]
+        filled = self.outline.inverse(latents, self.noise(latents, state))
+        features = self.network.features(latents, state)  # [B, T, inner]
+        gain, more = self.network.last(features).chunk(2, dim=-1)
+        first = self.transform.expand((1 + gain) * self.transform.compress(filled) + more)
+        before, long_before, fit = self.prediction(self.transform.inverse(first).flatten(1), state)
+        parts = [first, self.transform(before), self.transform(long_before)]
+        parts = [self.transform.compress(part) for part in parts]
         y = self.refine_first(torch.cat([features, *parts, fit], dim=-1))
         for unit in self.refine_units:
             y = unit(y, state)
         *gains, more = self.refine_last(self.refine_norm(y)).chunk(4, dim=-1)
-        gains[0] = 1 + gains[0]
-        mixed = more + sum(gain * part for gain, part in zip(gains, parts, strict=True))
-        return self.transform.to_frames(mixed).flatten(1)[:, None]  # [B, 1, L]
+        mixed = parts[0] + more + sum(gain * part for gain, part in zip(gains, parts, strict=True))
+        return self.transform.inverse(self.transform.expand(mixed)).flatten(1)[:, None]  # [B, 1, L]
+
+    def fit(self, encoder: TransformEncoder) -> None:
+        """Take over what the encoder was fitted to."""
+        self.transform.load_state_dict(encoder.transform.state_dict())
+        self.outline.load_state_dict(encoder.outline.state_dict())
 
 
-class CompandedTransform(nn.Module):
-    """Frames of samples [B, T, N] <-> their DCT-II coefficients under a power law [B, T, N]."""
+class CosineTransform(nn.Module):
+    """Frames of samples [B, T, N] -> their orthonormal DCT-II coefficients [B, T, N], and those under a power law."""
 
     basis: Tensor  # [N, N], row k is the k-th cosine
     scale: Tensor  # [N] what a coefficient is divided by after the power law
 
     def __init__(self, block: int, exponent: float) -> None:
         super().__init__()
-        self.exponent = exponent
+        self.block, self.exponent = block, exponent
         n = torch.arange(block, dtype=torch.float64)
         basis = math.sqrt(2 / block) * torch.cos(math.pi / block * (n + 0.5) * n[:, None])
         basis[0] /= math.sqrt(2)
         self.register_buffer("basis", basis.float(), persistent=False)
         self.register_buffer("scale", torch.ones(block))
 
-    def from_frames(self, frames: Tensor) -> Tensor:
-        y: Tensor = _power(frames @ self.basis.to(frames.dtype).mT, self.exponent) / self.scale
-        return y
+    def forward(self, frames: Tensor) -> Tensor:
+        return frames @ self.basis.to(frames.dtype).mT
 
-    def to_frames(self, coefficients: Tensor) -> Tensor:
-        """The inverse of `from_frames`."""
-        return _power(coefficients * self.scale, 1 / self.exponent) @ self.basis.to(coefficients.dtype)
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        return coefficients @ self.basis.to(coefficients.dtype)
 
-    def fit(self, frames: Tensor) -> None:
-        """The scale of each coefficient is the root of its deviation: halfway between bits for the loud ones, which
-        the error of the waveform wants, and bits for all alike. One factor for all brings the variance to 1."""
-        flat = _power(frames @ self.basis.mT, self.exponent).flatten(0, 1)  # [B x T, N]
-        scale = flat.std(dim=0).clamp(min=_QUIET).sqrt()
-        self.scale.copy_(scale * (flat / scale).std())
+    def compress(self, coefficients: Tensor) -> Tensor:
+        return _power(coefficients, self.exponent) / self.scale
+
+    def expand(self, compressed: Tensor) -> Tensor:
+        """The inverse of `compress`."""
+        return _power(compressed * self.scale, 1 / self.exponent)
+
+    def fit(self, coefficients: Tensor) -> None:
+        """[N', N]: bring every compressed coefficient about to a variance of 1, the loud ones a little above."""
+        compressed = _power(coefficients, self.exponent)
+        scale = compressed.std(dim=0).clamp(min=_QUIET).sqrt()
+        self.scale.copy_(scale * (compressed / scale).std())
 
 
-def _power(x: Tensor, exponent: float) -> Tensor:
-    """sign(x) |x|^exponent, its slope bounded at zero."""
-    return x * (x.square() + _QUIET**2).pow((exponent - 1) / 2)
+class Outline(nn.Module):
+    """Coefficients [B, T, N] -> latents [B, T, D]: the lowest coefficients under the power law, then the logarithms of
+    the levels of bands above, whose edges are spaced evenly in logarithmic frequency."""
+
+    bands: Tensor  # [n_bands, N] means over each band
+    slopes: Tensor  # [n_bands, N] interpolates levels between the middles of bands
+    low_scale: Tensor  # []
+    band_mean: Tensor  # [n_bands]
+    band_scale: Tensor  # []
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_low, self.exponent, block = config.low_coefficients, config.compression, config.hop_length
+        bands, slopes = _bands(self.n_low, block, config.high_bands)
+        self.register_buffer("bands", bands, persistent=False)
+        self.register_buffer("slopes", slopes, persistent=False)
+        self.register_buffer("low_scale", torch.ones(()))
+        self.register_buffer("band_mean", torch.zeros(config.high_bands))
+        self.register_buffer("band_scale", torch.ones(()))
+
+    def forward(self, coefficients: Tensor) -> Tensor:
+        low = _power(coefficients[..., : self.n_low], self.exponent) / self.low_scale
+        return torch.cat([low, (self._levels(coefficients) - self.band_mean) / self.band_scale], dim=-1)
+
+    def inverse(self, latents: Tensor, noise: Tensor) -> Tensor:
+        """[B, T, D] and noise of unit variance [T, N] -> [B, T, N], above the low ones noise of the bands' levels."""
+        low = _power(latents[..., : self.n_low] * self.low_scale, 1 / self.exponent)
+        levels = latents[..., self.n_low :] * self.band_scale + self.band_mean
+        high = _NOISE_LEVEL * (levels @ self.slopes.to(levels.dtype)).exp() * noise
+        return torch.cat([low, high[..., self.n_low :]], dim=-1)
+
+    def fit(self, coefficients: Tensor) -> None:
+        """[N', N]: unit variance for the low coefficients in all, so that the books spend more on the louder ones."""
+        self.low_scale.copy_(_power(coefficients[:, : self.n_low], self.exponent).std())
+        levels = self._levels(coefficients)
+        self.band_mean.copy_(levels.mean(dim=0))
+        self.band_scale.copy_(levels.std() / _BAND_WEIGHT)
+
+    def _levels(self, coefficients: Tensor) -> Tensor:
+        """Logarithm of the root mean square of each band, down to -70 dB of full scale."""
+        return 0.5 * torch.log(coefficients.square() @ self.bands.to(coefficients.dtype).mT + 1e-7)
 
 
-def _silent(layer: nn.Linear) -> nn.Linear:
-    """The layer with nothing to say at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
+class Noise(nn.Module):
+    """Noise of unit variance for each frame [T, N], always the same: a function of the frame's number in its stream."""
+
+    rows: Tensor  # [_NOISE_FRAMES, N]
+
+    def __init__(self, block: int) -> None:
+        super().__init__()
+        self.register_buffer("rows", torch.randn(_NOISE_FRAMES, block, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        first = 0
+        if state is not None:
+            first = int(state.past.get(self, torch.zeros(())))
+            state.past[self] = torch.tensor((first + x.shape[1]) % len(self.rows))
+        numbers = (first + torch.arange(x.shape[1], device=x.device)) % len(self.rows)
+        return self.rows[numbers].to(x.dtype)
 
 
 class FrameNetwork(nn.Module):
-    """[B, D, T] -> [B, D, T]: causal convolutions, a transformer and convolutions again, all at the frame rate."""
+    """[B, T, D] -> [B, T, D']: causal convolutions, a transformer and convolutions again, all at the frame rate."""
 
-    def __init__(self, config: ModelConfig, width: int) -> None:
+    def __init__(self, config: ModelConfig, n_in: int, n_out: int) -> None:
         super().__init__()
         inner = config.transformer.width
-        self.first = nn.Linear(width, inner)
+        self.first = nn.Linear(n_in, inner)
         self.units_before = _units(config)
         self.transformer = Transformer(config.transformer)
         for name, scale in self.transformer.named_parameters():
@@ -134,15 +204,15 @@ class FrameNetwork(nn.Module):
                 nn.init.constant_(scale, _LAYER_SCALE)
         self.units_after = _units(config)
         self.norm = nn.RMSNorm(inner, eps=1e-6)
-        self.last = _silent(nn.Linear(inner, width))
+        self.last = _silent(nn.Linear(inner, n_out))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         y: Tensor = self.last(self.features(x, state))
-        return y.mT  # [B, D, T]
+        return y
 
     def features(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """[B, D, T] -> [B, T, inner], what the last layer looks at."""
-        x = self.first(x.mT)
+        """[B, T, D] -> [B, T, inner], what the last layer looks at."""
+        x = self.first(x)
         for unit in self.units_before:
             x = unit(x, state)
         x = self.transformer(x.mT, state).mT
@@ -150,10 +220,6 @@ class FrameNetwork(nn.Module):
             x = unit(x, state)
         y: Tensor = self.norm(x)
         return y
-
-
-def _units(config: ModelConfig) -> nn.ModuleList:
-    return nn.ModuleList(FrameUnit(config.transformer.width, config.kernel_size, d) for d in config.dilations)
 
 
 class FrameUnit(nn.Module):
@@ -175,3 +241,39 @@ class FrameUnit(nn.Module):
         y = self.contract(self.activation(self.expand(self.norm(y)).mT).mT)
         z: Tensor = x + self.scale * y
         return z
+
+
+def _units(config: ModelConfig) -> nn.ModuleList:
+    return nn.ModuleList(FrameUnit(config.transformer.width, config.kernel_size, d) for d in config.dilations)
+
+
+def _bands(n_low: int, block: int, n_bands: int) -> tuple[Tensor, Tensor]:
+    """Means over the bands above `n_low`, and what interpolates between their middles, both [n_bands, N]."""
+    edges = [n_low]
+    for i in range(1, n_bands + 1):
+        even = round(n_low * (block / n_low) ** (i / n_bands))
+        edges.append(min(max(even, edges[-1] + 1), block - n_bands + i))
+    bands, slopes = torch.zeros(2, n_bands, block)
+    middles = [(low + high - 1) / 2 for low, high in itertools.pairwise(edges)]
+    for i, (low, high) in enumerate(itertools.pairwise(edges)):
+        bands[i, low:high] = 1 / (high - low)
+    for k in range(block):
+        above = sum(middle <= k for middle in middles)
+        if above in (0, n_bands):
+            slopes[max(above - 1, 0), k] = 1
+        else:
+            share = (k - middles[above - 1]) / (middles[above] - middles[above - 1])
+            slopes[above - 1, k], slopes[above, k] = 1 - share, share
+    return bands, slopes
+
+
+def _power(x: Tensor, exponent: float) -> Tensor:
+    """sign(x) |x|^exponent, its slope bounded at zero."""
+    return x * (x.square() + _QUIET**2).pow((exponent - 1) / 2)
+
+
+def _silent(layer: nn.Linear) -> nn.Linear:
+    """The layer with nothing to say at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

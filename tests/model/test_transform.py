@@ -7,22 +7,27 @@ import torch
 from torch import Tensor
 
 from codecctl.config.schema import ModelConfig
+from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
-from codecctl.model.transform import CompandedTransform
+from codecctl.model.transform import CosineTransform, Noise
 
 
 @pytest.fixture
 def fresh(tiny: ModelConfig) -> Codec:
-    return Codec(tiny.model_copy(update={"front": "transform"})).double()
+    return Codec(tiny.model_copy(update={"front": "transform", "low_coefficients": 5, "high_bands": 3})).double()
 
 
-def test_the_latents_of_a_fresh_codec_hold_the_whole_signal(fresh: Codec, speech: Tensor) -> None:
+def test_a_fresh_codec_keeps_the_low_coefficients_and_the_levels_above(fresh: Codec, speech: Tensor) -> None:
     audio = speech[..., :12000].double()
     fresh.fit_front(audio)
     latents = fresh.encoder(audio)
     assert latents.shape == (1, fresh.config.latent_width, 1000)
-    assert latents.std().item() == pytest.approx(1, abs=0.05)
-    torch.testing.assert_close(fresh.decoder(latents), audio, rtol=0, atol=1e-5)
+    assert latents[:, : fresh.config.low_coefficients].std().item() == pytest.approx(1, abs=0.05)
+    before, after = (CosineTransform(12, 0.7)(x.reshape(1, -1, 12)) for x in (audio, fresh.decoder(latents)))
+    n = fresh.config.low_coefficients
+    torch.testing.assert_close(after[..., :n], before[..., :n], rtol=0, atol=1e-4)
+    decibels = 10 * (after[..., n:].square().mean() / before[..., n:].square().mean()).log10()
+    assert -9 < decibels < 3  # noise, a little softer than what it stands for
 
 
 def test_every_part_of_a_fresh_codec_learns(fresh: Codec, speech: Tensor) -> None:
@@ -39,7 +44,15 @@ def test_every_part_of_a_fresh_codec_learns(fresh: Codec, speech: Tensor) -> Non
 
 
 def test_the_transform_is_orthonormal() -> None:
-    transform = CompandedTransform(320, 0.7)
+    transform = CosineTransform(320, 0.7)
     torch.testing.assert_close(transform.basis @ transform.basis.mT, torch.eye(320), rtol=0, atol=2e-6)
     tone = torch.cos(torch.pi / 320 * (torch.arange(320) + 0.5) * 16)  # 400 Hz at 16 kHz
-    assert transform.from_frames(tone.reshape(1, 1, -1)).abs().argmax() == 16
+    assert transform(tone.reshape(1, 1, -1)).abs().argmax() == 16
+
+
+def test_the_noise_of_a_stream_is_that_of_the_file() -> None:
+    noise, state = Noise(12), StreamState()
+    whole = noise(torch.zeros(1, 300, 4))
+    parts = [noise(torch.zeros(1, n, 4), state) for n in (1, 126, 1, 172)]
+    assert torch.equal(torch.cat(parts), whole)
+    assert whole.std().item() == pytest.approx(1, abs=0.05)
