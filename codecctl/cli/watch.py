@@ -1,24 +1,29 @@
-"""What a person sees of a training: a bar with losses, speed and time left, and a line for each validation."""
+"""What a person sees of a training: a bar with losses and where they go, speed and time left, and a line for each
+validation."""
 
 from __future__ import annotations
 
 import time
 from typing import Self
 
+import torch
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from codecctl.config import Config
 from codecctl.evaluate.validate import Scores
 from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher
+from codecctl.train.pace import Pace
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
 
 _REFRESH_SECONDS = 0.5  # reading a loss makes a card wait: not at every step
 _PLAIN_SECONDS = 30.0  # between two lines where stderr is a log file
+_SLOW, _FAST = 0.97, 0.8  # kept of a loss's two running means at each look
+_FLAT = 0.01  # a smaller difference between them is no trend
 
 
 class TrainingDisplay(Watcher):
@@ -26,12 +31,15 @@ class TrainingDisplay(Watcher):
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("")
         self._shown = 0.0
+        self._losses: dict[str, LossTrend] = {}
+        self._begin, self._begin_step, self._stop_step = time.monotonic(), 0, 0
 
     def started(self, run: Run, state: TrainState, config: Config, stop_step: int, steps_per_epoch: float) -> None:
+        self._begin, self._begin_step, self._stop_step = time.monotonic(), state.step, stop_step
         self._bar.start()  # not before: of several processes the first alone shows it
         n_parameters = sum(parameter.numel() for parameter in state.codec.parameters())
         device = next(state.codec.parameters()).device
@@ -63,23 +71,38 @@ class TrainingDisplay(Watcher):
     def warned(self, step: int, message: str) -> None:
         self._bar.console.print(f"[bold red]step {step}: {escape(message)}[/]", soft_wrap=True)
 
-    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
+    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
         now = time.monotonic()
         wait = _REFRESH_SECONDS if self._console.is_terminal else _PLAIN_SECONDS
         if now - self._shown < wait:
             self._bar.update(self._task, completed=step)
             return
         self._shown = now
-        losses = " ".join(f"{name} {float(value):.3g}" for name, value in result.losses.items())
-        text = f"loss {float(result.total):.3g} ({losses}) {audio_seconds_per_second:.1f} s of audio/s"
+        total = result.total
+        losses = " ".join(self._loss(name, float(value)) for name, value in result.losses.items())
+        facts = [
+            f"{self._loss('loss', float(total))} ({losses}) {pace.audio_seconds_per_second:.1f} s of audio/s",
+            f"waiting for data {pace.loader_wait_share:.0%}",
+            *gpu_memory(total.device),
+            f"{duration(self._seconds_left(step, now))} left",
+        ]
+        text = ", ".join(facts)
         self._bar.update(self._task, completed=step, description=text)
         if not self._console.is_terminal:
             self._say(f"step {step}: {text}")
 
-    def validated(self, step: int, scores: Scores, improved: bool) -> None:
+    def validated(self, step: int, scores: Scores, trend: str) -> None:
         perplexities = " ".join(f"{book.perplexity:.0f}" for book in scores.books)
         values = ", ".join(f"{name} {value:.2f}" for name, value in scores.values.items())
-        self._say(f"step {step}: validation {values}; perplexity {perplexities}{'; best so far' if improved else ''}")
+        self._say(f"step {step}: validation {values}; perplexity {perplexities}; {trend}")
+
+    def _loss(self, name: str, value: float) -> str:
+        arrow = self._losses.setdefault(name, LossTrend(value)).arrow(value)
+        return f"{name} {value:.3g}{arrow}"
+
+    def _seconds_left(self, step: int, now: float) -> float:
+        """Validations and saves go on as they have."""
+        return (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
 
     def _say(self, text: str) -> None:
         self._bar.console.print(text, markup=False, soft_wrap=True)
@@ -89,3 +112,36 @@ class TrainingDisplay(Watcher):
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+class LossTrend:
+    """Where a loss goes: the mean of its last values against a longer one. A single step says little."""
+
+    def __init__(self, value: float) -> None:
+        self._slow = self._fast = value
+
+    def arrow(self, value: float) -> str:
+        """Hear the next value. Up, down, or level."""
+        self._slow += (1 - _SLOW) * (value - self._slow)
+        self._fast += (1 - _FAST) * (value - self._fast)
+        if abs(self._fast - self._slow) <= _FLAT * abs(self._slow):
+            return "→"
+        return "↑" if self._fast > self._slow else "↓"
+
+
+def gpu_memory(device: torch.device) -> list[str]:
+    """The most that the card's memory has held, in words; nothing on the CPU."""
+    if device.type != "cuda":
+        return []
+    peak, all_of_it = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
+    return [f"{peak / 1e9:.1f} of {all_of_it / 1e9:.0f} GB"]
+
+
+def duration(seconds: float) -> str:
+    """For the eye: `3 d 04 h`, `2 h 05 min`, `7 min`, `40 s`."""
+    minutes, hours = int(seconds / 60 + 0.5), int(seconds / 3600 + 0.5)
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"

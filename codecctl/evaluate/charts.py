@@ -91,7 +91,7 @@ def spectrogram_png(audio: Audio, loudest: float | None = None) -> tuple[str, fl
     loudest = float(power.max()) if loudest is None else loudest
     level = 10 * np.log10(np.maximum(power, 1e-20) / max(loudest, 1e-20))
     shade = np.clip((level / _RANGE_DB + 1) * 255, 0, 255).astype(np.uint8)[::-1]
-    return f"data:image/png;base64,{base64.b64encode(_png(shade)).decode()}", loudest
+    return f"data:image/png;base64,{base64.b64encode(png(shade)).decode()}", loudest
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ def _svg(label: str, parts: Sequence[str]) -> str:
     return head + "".join(parts) + "</svg>"
 
 
-def _png(shades: NDArray[np.uint8]) -> bytes:
-    """[rows, columns] of palette indices (PNG specification, colour type 3)."""
+def png(shades: NDArray[np.uint8]) -> bytes:
+    """[rows, columns] of shades from dark to bright, in colour (PNG specification, colour type 3)."""
     places = np.linspace(0, 255, len(_COLOURS))
     palette = np.stack([np.interp(np.arange(256), places, _COLOURS[:, c]) for c in range(3)], axis=1).astype(np.uint8)
     rows = np.pad(shades, ((0, 0), (1, 0)))  # a filter byte before each row: none

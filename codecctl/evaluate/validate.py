@@ -16,7 +16,7 @@ from torch import Tensor
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.baselines import curve_of, has_opus, opus_name
-from codecctl.evaluate.codebooks import BookStats, CodebookCounter
+from codecctl.evaluate.codebooks import BookStats, CodebookCounter, Counts
 from codecctl.evaluate.hearing import MEASURES, unavailable
 from codecctl.evaluate.metrics import MelDistance, nan_mean, si_sdr_db, snr_db
 from codecctl.evaluate.recordings import Recording, choose, find_recordings
@@ -38,6 +38,7 @@ class Scores:
 
     values: dict[str, float]  # si_sdr_db, snr_db, mel_distance: means over the recordings; NaN: not defined on any
     books: list[BookStats]
+    counts: list[Counts]  # [V] of each book: how often each codeword was chosen
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class ValidationSet:
         finally:
             codec.train(training)
         values = {name: nan_mean(torch.tensor(values)) for name, values in scorer.values.items()}
-        return Scores(values, scorer.counter.stats())
+        return Scores(values, scorer.counter.stats(), scorer.counter.counts)
 
 
 @dataclass(frozen=True)

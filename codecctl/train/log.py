@@ -8,12 +8,24 @@ import threading
 from collections.abc import Sequence
 from typing import Any, Self
 
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from codecctl.evaluate.codebooks import BookStats
+from codecctl.audio.spectrum import MelSpectrogram
+from codecctl.evaluate.charts import png
+from codecctl.evaluate.codebooks import BookStats, Counts
 from codecctl.files import replacing
 from codecctl.train.checkpoint import Run
+
+_WINDOW, _N_MELS = 1024, 80  # of spectrograms
+_RANGE_DB = 80  # below the loudest point of the original
+_QUIET = 1e-2  # of a magnitude: softer recordings are pictured dark, and silence black
+_PICTURED_SECONDS = 5
+_N_GROUPS = 64  # bars of a histogram
 
 
 class RunLog:
@@ -26,22 +38,65 @@ class RunLog:
         # TensorBoard's own thread raises again at the next call; its traceback on the terminal says nothing more.
         self._hook, threading.excepthook = threading.excepthook, self._hide_full_disk
         self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+        self._mel = MelSpectrogram(sample_rate, _WINDOW, _N_MELS)
+        self._run = run
 
-    def write(self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None:
-        """One event: `kind` is train, validation or checkpoint; `books` the codebooks' state over it."""
+    def write(
+        self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats], trend: str = ""
+    ) -> None:
+        """One event: `kind` is train, validation or checkpoint; `books` the codebooks' state over it; `trend` says
+        whether it gets better."""
         per_book = {"codebook_usage": [b.codebook_usage for b in books], "perplexity": [b.perplexity for b in books]}
         per_book = per_book if books else {}
-        self._file.write(json.dumps({"step": step, "kind": kind, **values, **per_book}) + "\n")
+        words = {"trend": trend} if trend else {}
+        self._file.write(json.dumps({"step": step, "kind": kind, **values, **per_book, **words}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._scalar(f"{kind}/{name}", value, step)
         for name, by_book in per_book.items():
             for k, value in enumerate(by_book, start=1):
                 self._scalar(f"{kind}_{name}/book_{k}", value, step)
+        if trend:
+            self._text(f"{kind}/trend", trend, step)
+
+    def earlier(self, step: int, kind: str, name: str) -> list[float]:
+        """This value of all events before `step`, in order; where a step was done twice, after a roll-back, the later
+        one counts. Read from the file: a resumed run sees what an unbroken one does."""
+        events = [_event(line) for line in self._run.metrics.read_text(encoding="utf-8").splitlines()]
+        found = {e["step"]: e[name] for e in events if e.get("kind") == kind and e["step"] < step and name in e}
+        return [value for _, value in sorted(found.items())]
 
     def audio(self, step: int, name: str, audio: Tensor) -> None:
         """[1, L]"""
         self._tensorboard.add_audio(name, audio.clamp(-1, 1), step, self._sample_rate)
+
+    def spectrograms(self, step: int, name: str, original: Tensor, decoded: Tensor) -> None:
+        """[1, L] twice -> one picture of their beginnings: the original on the left, the decoded on the right."""
+        n_samples = min(original.shape[-1], decoded.shape[-1], _PICTURED_SECONDS * self._sample_rate)
+        shades = side_by_side(*self._mel(torch.cat([original[:, :n_samples], decoded[:, :n_samples]])).numpy())
+        # SummaryWriter.add_image would ask for another library.
+        rows, columns = shades.shape
+        image = Summary.Image(height=rows, width=columns, colorspace=3, encoded_image_string=png(shades))
+        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        self._tensorboard._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+
+    def histograms(self, step: int, counts: Sequence[Counts]) -> None:
+        """How often the codewords of each book [V] were chosen, the most frequent on the left."""
+        for k, hits in enumerate(counts, start=1):
+            falling = np.sort(hits)[::-1]
+            groups = np.array_split(falling, min(_N_GROUPS, len(falling)))
+            ranks = np.arange(len(falling)) + 0.5
+            self._tensorboard.add_histogram_raw(
+                f"codebook_hits/book_{k}",
+                min=0.0,
+                max=float(len(falling)),
+                num=int(hits.sum()),
+                sum=float(falling @ ranks),
+                sum_squares=float(falling @ ranks**2),
+                bucket_limits=np.cumsum([len(group) for group in groups]).tolist(),
+                bucket_counts=[int(group.sum()) for group in groups],
+                global_step=step,
+            )
 
     def _hide_full_disk(self, failure: threading.ExceptHookArgs) -> None:
         if not isinstance(failure.exc_value, OSError):
@@ -49,6 +104,9 @@ class RunLog:
 
     def _scalar(self, name: str, value: Any, step: int) -> None:
         self._tensorboard.add_scalar(name, value, step)
+
+    def _text(self, name: str, words: str, step: int) -> None:
+        self._tensorboard.add_text(name, words, step)
 
     def __enter__(self) -> Self:
         return self
@@ -66,11 +124,23 @@ class NoLog(RunLog):
 
     def __init__(self) -> None: ...
 
-    def write(self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None: ...
+    def write(
+        self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats], trend: str = ""
+    ) -> None: ...
 
     def audio(self, step: int, name: str, audio: Tensor) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def side_by_side(original: NDArray[np.float32], decoded: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Magnitudes [M, T] in mel bands twice -> shades [2 M, 2 T + gap], low bands at the bottom, 255 being the loudest
+    point of the original in both."""
+    loudest = max(float(original.max()), _QUIET)
+    levels = [20 * np.log10(np.maximum(mel, 1e-6) / loudest) for mel in (original, decoded)]
+    left, right = (np.clip((level / _RANGE_DB + 1) * 255, 0, 255).astype(np.uint8)[::-1] for level in levels)
+    gap = np.full((len(left), 4), 255, np.uint8)
+    return np.hstack([left, gap, right]).repeat(2, axis=0)
 
 
 def _drop_after(run: Run, step: int) -> None:
@@ -83,7 +153,14 @@ def _drop_after(run: Run, step: int) -> None:
 
 def _step_of(line: str) -> float:
     """A line that a kill cut short belongs to no step."""
+    step: float = _event(line).get("step", float("inf"))
+    return step
+
+
+def _event(line: str) -> dict[str, Any]:
+    """Empty for a line that was cut short."""
     try:
-        return int(json.loads(line)["step"])
+        event = json.loads(line)
+        return {**event, "step": int(event["step"])}
     except (ValueError, KeyError, TypeError):
-        return float("inf")
+        return {}

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,12 +28,14 @@ from codecctl.train.agreement import check_same_books, check_shared, largest
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.log import NoLog, RunLog
+from codecctl.train.pace import Clock, Pace
 from codecctl.train.preflight import preflight
 from codecctl.train.ranks import count_ranks, together
 from codecctl.train.signals import StopAsked, StopSignals, UntilStopped
 from codecctl.train.state import TrainState, start_state, step_generator
 from codecctl.train.step import StepResult, assemble, train_step
 from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.trend import trend
 
 _KMEANS = 2  # a purpose of randomness, see step.py
 _N_LISTENED = 3  # validation recordings that TensorBoard keeps to listen to
@@ -48,9 +51,9 @@ class Watcher:
 
     def checked(self, what: dict[str, str]) -> None: ...
 
-    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None: ...
+    def stepped(self, step: int, result: StepResult, pace: Pace) -> None: ...
 
-    def validated(self, step: int, scores: Scores, improved: bool) -> None: ...
+    def validated(self, step: int, scores: Scores, trend: str) -> None: ...
 
     def saved(self, step: int, seconds: float) -> None: ...
 
@@ -172,15 +175,16 @@ class _Trainer:
         stop_step = stop_step or settings.n_steps
         self.watcher.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
         validation = ValidationSet.open(self.config.data.path, self.config.validation.n_utterances)
-        clock = _Clock(self.step_samples / self.config.model.sample_rate)
+        clock = Clock(self.step_samples / self.config.model.sample_rate)
         with StopSignals() as signals, self._open_log() as log:
             if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
                 self._validate(validation, log, signals)  # a signal had ended it
             while state.step < stop_step:
-                for batches in self._batches(state.step, stop_step):
+                for batches in clock.waiting(self._batches(state.step, stop_step)):
                     result = train_step(state, batches, self.machine, self.config)
                     self.counter.update(result.codes)
-                    self.watcher.stepped(state.step, result, clock.tick())
+                    pace = clock.tick()
+                    self.watcher.stepped(state.step, result, pace)
                     state.n_skipped = state.n_skipped + 1 if result.skipped else 0
                     if result.skipped:
                         self.watcher.warned(state.step, "the gradient is not finite: this step taught nothing")
@@ -190,7 +194,7 @@ class _Trainer:
                     if _due(state.step, settings.log_every_steps, stop_step):
                         self._gather_counts()
                         books = self.counter.stats()
-                        self._log(log, "train", _numbers(result, clock.speed), books)
+                        self._log(log, "train", _numbers(result, pace), books)
                         self.counter.reset()
                         self._watch_books(books, log)
                     if _due(state.step, settings.validate_every_steps, stop_step):
@@ -227,22 +231,27 @@ class _Trainer:
             with contextlib.suppress(StopAsked):
                 scores = ValidationSet(UntilStopped(validation.recordings, signals)).score(state.ema)
                 state.validated_step = state.step
-                self._log(log, "validation", scores.values, scores.books)
-                self._try("NOT LOGGED", lambda: self._keep_audio(validation, log))
-                improved = scores.values["mel_distance"] < state.best_score
-                if improved:
-                    state.best_score = scores.values["mel_distance"]
+                distance = scores.values["mel_distance"]
+                words = f"mel_distance {trend(log.earlier(state.step, 'validation', 'mel_distance'), distance)}"
+                self._log(log, "validation", scores.values, scores.books, words)
+                self._try("NOT LOGGED", lambda: self._illustrate(validation, scores, log))
+                if distance < state.best_score:
+                    state.best_score = distance
                     self._try(
                         "NOT SAVED", lambda: save_state(state, self.config, self.run.best, self.fabric.world_size)
                     )
-                self.watcher.validated(state.step, scores, improved)
+                self.watcher.validated(state.step, scores, words)
         state.best_score, state.validated_step = self.fabric.broadcast((state.best_score, state.validated_step))
 
-    def _keep_audio(self, validation: ValidationSet, log: RunLog) -> None:
+    def _illustrate(self, validation: ValidationSet, scores: Scores, log: RunLog) -> None:
+        """What TensorBoard keeps of a validation to hear and to see."""
+        log.histograms(self.state.step, scores.counts)
         step, rate = self.state.step, self.config.model.sample_rate
         for recording in validation.recordings[:_N_LISTENED]:
             original = next(recording.pieces(rate))
-            log.audio(step, f"{recording.id}/decoded", _through(self.state.ema, original))
+            decoded = _through(self.state.ema, original)
+            log.audio(step, f"{recording.id}/decoded", decoded)
+            log.spectrograms(step, f"{recording.id}/original_and_decoded", original, decoded)
             if step <= self.config.train.validate_every_steps:
                 log.audio(step, f"{recording.id}/original", original)
 
@@ -273,8 +282,10 @@ class _Trainer:
         if self.fabric.is_global_zero:
             self.counter.counts = [counts.numpy().copy() for counts in self.state.code_counts]
 
-    def _log(self, log: RunLog, kind: str, values: dict[str, float], books: Sequence[BookStats]) -> None:
-        self._try("NOT LOGGED", lambda: log.write(self.state.step, kind, values, books))
+    def _log(
+        self, log: RunLog, kind: str, values: dict[str, float], books: Sequence[BookStats], words: str = ""
+    ) -> None:
+        self._try("NOT LOGGED", lambda: log.write(self.state.step, kind, values, books, words))
 
     def _try(self, what: str, write: Callable[[], None]) -> str:
         """A full disk must not end the run: the old file stays, and the next time there may be room."""
@@ -372,7 +383,7 @@ def _due(step: int, every: int, stop_step: int) -> bool:
     return step % every == 0 or step == stop_step
 
 
-def _numbers(result: StepResult, speed: float) -> dict[str, float]:
+def _numbers(result: StepResult, pace: Pace) -> dict[str, float]:
     """What a line of the log holds of a step: each loss, its weight and its share of the total."""
     total = float(result.total)
     numbers = {"total_loss": total}
@@ -384,20 +395,4 @@ def _numbers(result: StepResult, speed: float) -> dict[str, float]:
     numbers["gradient_norm"] = float(result.gradient_norm)
     if result.discriminator_gradient_norm is not None:
         numbers["discriminator_gradient_norm"] = float(result.discriminator_gradient_norm)
-    return {**numbers, "learning_rate": result.learning_rate, "audio_seconds_per_second": speed}
-
-
-class _Clock:
-    """The speed of the last steps in seconds of audio a second, recent ones weighing more."""
-
-    def __init__(self, audio_seconds_per_step: float) -> None:
-        self.speed = 0.0
-        self._audio_seconds = audio_seconds_per_step
-        self._last = time.perf_counter()
-
-    def tick(self) -> float:
-        now = time.perf_counter()
-        speed = self._audio_seconds / (now - self._last)
-        self.speed = 0.9 * self.speed + 0.1 * speed if self.speed else speed
-        self._last = now
-        return self.speed
+    return {**numbers, "learning_rate": result.learning_rate, **asdict(pace)}

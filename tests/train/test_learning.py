@@ -18,6 +18,7 @@ from codecctl.inference.load import Codec, read_checkpoint, save_codec
 from codecctl.train import loop
 from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher, train
+from codecctl.train.pace import Pace
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine, tiny_yaml
@@ -30,7 +31,7 @@ class Recorder(Watcher):
         self.results: list[StepResult] = []
         self.warnings: list[str] = []
 
-    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
+    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
         self.results.append(result)
 
     def warned(self, step: int, message: str) -> None:
@@ -116,7 +117,7 @@ class FullFrom(Recorder):
         super().__init__()
         self.run, self.first, self.last, self.kept = run, first, last, -1
 
-    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
+    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
         if step == self.first:
             self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, self.limits[1]))

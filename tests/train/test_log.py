@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train.checkpoint import Run
-from codecctl.train.log import RunLog
+from codecctl.train.log import RunLog, side_by_side
 
 BOOKS = CodebookCounter((4, 4))
 BOOKS.update(torch.tensor([[[0, 1, 2, 3], [1, 1, 1, 1]]]))
@@ -64,3 +67,58 @@ def test_tensorboard_shows_the_same(run: Run) -> None:
     assert [(e.step, e.value) for e in board.Scalars("train/total_loss")] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50)]
     assert board.Scalars("train_perplexity/book_1")[0].value == pytest.approx(4)
     assert board.Audio("clip/decoded")[0].sample_rate == 16000
+
+
+def test_earlier_validations_are_those_of_the_file(run: Run) -> None:
+    """After a roll-back from step 6 to 3 the second attempt counts; a line cut short, and other kinds, do not."""
+    with RunLog(run, 0, 16000) as log:
+        for step, distance in ((2, 5.0), (4, 4.0), (6, 9.0), (4, 3.0), (6, math.nan)):
+            log.write(step, "train", {"mel_distance": 0.0}, ())
+            log.write(step, "validation", {"mel_distance": distance}, (), "better")
+        assert log.earlier(2, "validation", "mel_distance") == []
+        assert log.earlier(6, "validation", "mel_distance") == [5.0, 3.0]
+        assert math.isnan(log.earlier(8, "validation", "mel_distance")[-1])
+    with run.metrics.open("a") as file:
+        file.write('{"step": 3, "ki')
+    with RunLog(run, 4, 16000) as log:
+        assert log.earlier(6, "validation", "mel_distance") == [5.0, 3.0]
+
+
+def test_both_spectrograms_are_in_one_picture(run: Run) -> None:
+    """A high tone on the left, a low one on the right, each at its height."""
+    time = torch.arange(16000) / 16000
+    high, low = (0.5 * torch.sin(2 * torch.pi * hz * time)[None] for hz in (6000, 300))
+    with RunLog(run, 0, 16000) as log:
+        log.spectrograms(3, "clip", high, low)
+    board = EventAccumulator(str(run.tensorboard))
+    board.Reload()
+    (image,) = board.Images("clip")
+    data = image.encoded_image_string
+    assert (image.step, data[:4]) == (3, b"\x89PNG")
+    start = data.index(b"IDAT") + 4
+    packed = data[start : start + int.from_bytes(data[start - 8 : start - 4], "big")]
+    shades = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(image.height, image.width + 1)[:, 1:]
+    left, right = shades[:, : image.width // 2 - 4], shades[:, image.width // 2 + 4 :]
+    assert left.sum(axis=1).argmax() < 0.2 * image.height
+    assert right.sum(axis=1).argmax() > 0.8 * image.height
+
+
+def test_the_decoded_is_as_dark_as_it_is_softer_than_the_original() -> None:
+    original = np.array([[1.0, 0.1], [0.01, 0.0]], np.float32)
+    shades = side_by_side(original, 0.1 * original)
+    assert shades[::2].tolist() == [[127, 0, *[255] * 4, 63, 0], [255, 191, *[255] * 4, 191, 127]]
+    assert side_by_side(0 * original, 0 * original)[:, :2].max() == 0
+
+
+def test_histograms_tell_a_book_in_use_from_one_that_collapsed(run: Run) -> None:
+    counts = [np.full(256, 10), np.bincount([7] * 2560, minlength=256)]
+    with RunLog(run, 0, 16000) as log:
+        log.histograms(5, counts)
+    board = EventAccumulator(str(run.tensorboard))
+    board.Reload()
+    used, collapsed = (board.Histograms(f"codebook_hits/book_{k}")[0].histogram_value for k in (1, 2))
+    assert [used.num, collapsed.num] == [2560, 2560]
+    assert set(used.bucket) == {40.0}
+    assert collapsed.bucket[0] == 2560
+    assert sum(collapsed.bucket) == 2560
+    assert used.bucket_limit[-1] == used.max == 256

@@ -13,6 +13,7 @@ from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.validate import _QuickScorer
 from codecctl.inference.load import read_checkpoint, write_checkpoint
 from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.pace import Pace
 from codecctl.train.step import StepResult
 from tests.train.compare import assert_same_run, logged
 
@@ -42,7 +43,7 @@ class _InterruptAt(Watcher):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def stepped(self, step: int, result: StepResult, audio_seconds_per_second: float) -> None:
+    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
         if step == self.step:
             signal.raise_signal(signal.SIGINT)
 
