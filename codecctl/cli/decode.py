@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from codecctl.cli.checkpoint import CheckpointOption, require_checkpoint
+from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, say
 from codecctl.cli.pipes import as_file, binary_stdout
 
@@ -22,7 +22,7 @@ def decode(
 ) -> None:
     """Decode codes to audio, WAV or FLAC."""
     target = output or binary_stdout(f"codecctl decode {codes} -o out.wav")
-    checkpoint = require_checkpoint(checkpoint)
+    model = find_checkpoint(checkpoint)
 
     from rich.markup import escape
 
@@ -30,7 +30,7 @@ def decode(
     from codecctl.inference.load import Codec
 
     with as_file(codes) as (path, name):
-        decoded = decode_file(Codec.load(checkpoint, device), path, target, name=name)
+        decoded = decode_file(Codec.load(model, device), path, target, name=name)
     say(
         escape(
             f"{name} -> {output or 'stdout'}: {decoded.seconds:.2f} s at {decoded.sample_rate} Hz "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from codecctl.cli.checkpoint import CheckpointOption, require_checkpoint
+from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, say
 from codecctl.cli.pipes import as_file, binary_stdout
 from codecctl.errors import CodecctlError, UsageError
@@ -39,16 +39,16 @@ def encode(
     suffix = f".{form or 'npy'}"
     _check_request(inputs, output, out_dir, form)
     stdout = None if output or out_dir else binary_stdout(f"codecctl encode {inputs[0]} -o codes{suffix}")
-    checkpoint = require_checkpoint(checkpoint)
+    model = find_checkpoint(checkpoint)
 
     from codecctl.inference.load import Codec
 
     if out_dir:
-        _encode_many(Codec.load(checkpoint, device), inputs, out_dir, suffix, n_quantizers)
+        _encode_many(Codec.load(model, device), inputs, out_dir, suffix, n_quantizers)
         return
     with as_file(inputs[0]) as (path, name), tempfile.TemporaryDirectory(prefix="codecctl-") as folder:
         target = output or Path(folder, f"codes{suffix}")
-        _encode_one(Codec.load(checkpoint, device), path, target, n_quantizers, name, str(output or "stdout"))
+        _encode_one(Codec.load(model, device), path, target, n_quantizers, name, str(output or "stdout"))
         if stdout:
             with target.open("rb") as codes:
                 shutil.copyfileobj(codes, stdout)

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from codecctl import __version__
+from codecctl.cli.bench import bench
 from codecctl.cli.decode import decode
 from codecctl.cli.download import download
 from codecctl.cli.encode import encode
+from codecctl.cli.export import export
 from codecctl.cli.info import info
 from codecctl.cli.options import say
 from codecctl.cli.prepare import prepare
@@ -38,7 +40,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run one command; exit 0 when done, 1 when it failed, 2 for wrong use, 130 when interrupted."""
+    """Run one command; exit 0 when done, 1 when it failed, 2 for wrong use, 130 or 143 when interrupted."""
     sys.exit(run(sys.argv[1:]))
 
 
@@ -118,7 +120,7 @@ def _plain(text: str) -> str:
     return " ".join(text.replace("[", r"\[").split("\n"))
 
 
-for command in (quickstart, download, prepare, train, resume, validate, encode, decode, info):
+for command in (quickstart, download, prepare, train, resume, validate, encode, decode, info, export, bench):
     app.command()(_guarded(command))
 
 if __name__ == "__main__":

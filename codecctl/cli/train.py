@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecctl.cli.checkpoint import find_checkpoint
 from codecctl.cli.options import ConfigOption, DeviceOption, DevicesOption, NodesOption, SetOption, StepsOption
 
 if TYPE_CHECKING:
@@ -28,7 +29,8 @@ def train(
         Path | None, typer.Option("--run", metavar="DIR", help="The run's folder; else runs/ and the config's name.")
     ] = None,
     start_from: Annotated[
-        Path | None, typer.Option("--from", metavar="CKPT", help="Start with the weights of this checkpoint.")
+        str | None,
+        typer.Option("--from", metavar="CKPT", help="Start with the weights of this model, as --checkpoint names it."),
     ] = None,
     steps: StepsOption = None,
     device: DeviceOption = "auto",
@@ -54,8 +56,9 @@ def train(
         _print_plan(settings, steps, n_devices * n_nodes)
         return
     where = training_device(device, settings)
+    weights = find_checkpoint(start_from) if start_from else None
     if explain:
-        _print_losses(settings, where, start_from)
+        _print_losses(settings, where, weights)
         return
     with TrainingDisplay() as display:
         start(
@@ -64,7 +67,7 @@ def train(
             where,
             display,
             steps,
-            start_from=start_from,
+            start_from=weights,
             n_devices=n_devices,
             n_nodes=n_nodes,
         )
@@ -79,11 +82,11 @@ def _print_plan(settings: Config, steps: int | None, n_cards: int) -> None:
         typer.echo(f"{subject:{width}}  {words}")
 
 
-def _print_losses(settings: Config, device: torch.device, start_from: Path | None) -> None:
+def _print_losses(settings: Config, device: torch.device, weights: Path | None) -> None:
     from codecctl.train.explain import explain
 
     typer.echo("loss            value    weight  weighted   share  gradient at audio  at latents")
-    for loss in explain(settings, device, start_from):
+    for loss in explain(settings, device, weights):
         typer.echo(
             f"{loss.name:11} {loss.value:9.4g} {loss.weight:9.4g} {loss.weighted:9.4g} {loss.share:7.1%} "
             f"{loss.gradient_at_audio:18.3g} {loss.gradient_at_latents:11.3g}"

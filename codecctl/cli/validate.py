@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from codecctl.cli.checkpoint import require_checkpoint
+from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, SetOption, say
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 
@@ -31,9 +31,12 @@ _OF_GROUPS = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 def validate(
     checkpoint: Annotated[
-        Path | None, typer.Argument(metavar="CKPT", help="The model, e.g. runs/NAME/last.pt.", show_default=False)
+        str | None,
+        typer.Argument(
+            metavar="CKPT", help="The model, e.g. runs/NAME/last.pt; else --checkpoint.", show_default=False
+        ),
     ] = None,
-    checkpoint_option: Annotated[Path | None, typer.Option("--checkpoint", metavar="PATH", help="The same.")] = None,
+    checkpoint_option: CheckpointOption = None,
     data: Annotated[
         Path | None,
         typer.Option("--data", metavar="DIR|FILE", help="Audio; else the validation split that the model names."),
@@ -43,7 +46,7 @@ def validate(
     ] = None,
     overrides: SetOption = None,
     against: Annotated[
-        Path | None, typer.Option("--against", metavar="CKPT", help="Another model, compared recording by recording.")
+        str | None, typer.Option("--against", metavar="CKPT", help="Another model, compared recording by recording.")
     ] = None,
     report: Annotated[
         Path | None,
@@ -68,7 +71,7 @@ def validate(
         raise UsageError(f"two models given, {checkpoint} and --checkpoint {checkpoint_option}; give one")
     if go_on and report is None:
         raise UsageError("--continue goes on with a report; say which with --report DIR")
-    path = require_checkpoint(checkpoint or checkpoint_option)
+    path = find_checkpoint(checkpoint or checkpoint_option)
 
     from codecctl.config import override_config
     from codecctl.evaluate.recordings import choose, find_recordings
@@ -80,12 +83,13 @@ def validate(
     content = read_checkpoint(path)
     config = override_config(read_config(content, path), overrides or (), source=str(path))
     codec = Codec.load(path, device)
-    other = Codec.load(against, device) if against else None
+    other_path = find_checkpoint(against) if against else None
+    other = Codec.load(other_path, device) if other_path else None
     source = data or _usual_source(config)
     recordings = choose(find_recordings(source), limit or config.validation.n_utterances)
     if report:
         report.mkdir(parents=True, exist_ok=True)
-    identity = {"codec": _identity(path), "against": _identity(against) if against else None}
+    identity = {"codec": _identity(path), "against": _identity(other_path) if other_path else None}
     work = Work(other, curve=report is not None, folder=report, go_on=go_on, n_workers=n_workers, identity=identity)
     with _progress_bar() as progress:
         result = measure(codec, recordings, source=str(source), config=config.validation, work=work, progress=progress)

@@ -19,7 +19,7 @@ def first_bytes(path: str | Path, name: str) -> bytes:
     """The start of a file, by which it is recognised. Raises `CodecctlError` if there is no file or nothing in it."""
     try:
         with open(path, "rb") as file:
-            start = file.read(8)
+            start = file.read(16)
     except FileNotFoundError:
         raise CodecctlError(f"{name}: no such file") from None
     except IsADirectoryError:

@@ -23,7 +23,7 @@ def describe(path: str | Path, *, name: str | None = None) -> dict[str, Any]:
         return _describe_packed(path, name)
     if is_npy(start):
         return _describe_npy(path, name)
-    if start.startswith(b"PK\x03\x04"):  # the zip that torch writes
+    if start.startswith(b"PK\x03\x04") or start[8:10] == b'{"':  # the zip that torch writes, or safetensors
         return _describe_checkpoint(path)
     return _describe_audio(path, name)
 

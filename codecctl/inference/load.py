@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -15,6 +14,8 @@ from torch import Tensor
 from codecctl.config import Config, parse_config
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import replacing
+from codecctl.inference.compact import Precision, read_compact, write_compact
 from codecctl.model import codec as model
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
@@ -44,6 +45,20 @@ class Codec(model.Codec):
         return codec.eval().requires_grad_(False).to(where)
 
 
+def export_codec(source: str | Path, target: str | Path, precision: Precision = "int8") -> None:
+    """Write the codec of a checkpoint, without its training state, as `target`.safetensors.
+
+    Raises `CodecctlError` if `source` is no checkpoint, `UsageError` for another suffix of `target`.
+    """
+    if Path(target).suffix != ".safetensors":
+        raise UsageError(f"{target}: the suffix must be .safetensors")
+    content = read_checkpoint(source)
+    config = read_config(content, source)
+    write_compact(
+        target, config.model_dump(mode="json", by_alias=True), weights_in_use(content), content["step"], precision
+    )
+
+
 def save_codec(codec: model.Codec, path: str | Path) -> None:
     """Write a codec whose weight norm is not folded as a checkpoint without training state."""
     config = Config(model=codec.config)
@@ -54,16 +69,8 @@ def save_codec(codec: model.Codec, path: str | Path) -> None:
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
     """One file, written whole or not at all: tensors, numbers, text, and lists and dicts of them."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            _save({"format": CHECKPOINT_FORMAT, "schema_version": SCHEMA_VERSION, **content}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(path), durable=True) as partial, partial.open("wb") as file:
+        _save({"format": CHECKPOINT_FORMAT, "schema_version": SCHEMA_VERSION, **content}, file)
 
 
 def _save(content: dict[str, Any], file: BinaryIO) -> None:
@@ -77,12 +84,14 @@ def _save(content: dict[str, Any], file: BinaryIO) -> None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What `write_checkpoint` wrote; tensors stay on disk until they are used.
+    """What `write_checkpoint` or `export_codec` wrote; of the former, tensors stay on disk until they are used.
 
     Raises `CodecctlError` if there is no such file, or it is not a checkpoint of ours, or of a newer version.
     """
     if not Path(path).is_file():
         raise CodecctlError(f"{path}: no such file; give a checkpoint such as runs/NAME/last.pt")
+    if Path(path).suffix == ".safetensors":
+        return {"format": CHECKPOINT_FORMAT, "schema_version": SCHEMA_VERSION, **read_compact(path)}
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch.load raises whatever a foreign or broken file makes its parsers say

@@ -16,6 +16,8 @@ from torch import distributed as dist
 
 from codecctl.config.schema import QuantizerConfig
 
+_FRAMES_AT_ONCE = 64  # of a search over many paths: what it compares stays in the cache
+
 
 @dataclass(frozen=True)
 class Quantized:
@@ -43,7 +45,11 @@ class VectorQuantizer(nn.Module):
 
     def search(self, x: Tensor) -> Tensor:
         """[..., D] -> [...], the nearest codeword of each vector; the lower index in a tie."""
-        return (self.codebook.square().sum(dim=-1) - 2 * x @ self.codebook.mT).argmin(dim=-1)
+        return self.distances(x).argmin(dim=-1)
+
+    def distances(self, x: Tensor) -> Tensor:
+        """[..., D] -> [..., V], squared, less that of x to the origin."""
+        return self.codebook.square().sum(dim=-1) - 2 * x @ self.codebook.mT
 
     def lookup(self, codes: Tensor) -> Tensor:
         """[...] -> [..., D]"""
@@ -78,23 +84,47 @@ class ResidualVectorQuantizer(nn.Module):
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents if latents.dtype == torch.float64 else latents.float()
             target = latents.mT  # [B, T, D]
-            residual, codes, losses = target, [], []
+            codes = self.encode(latents.detach())
+            residual, losses = target, []
             for k, book in enumerate(self.books):
-                codes.append(book.search(residual.detach()))
-                chosen = book.lookup(codes[-1])
+                chosen = book.lookup(codes[:, k])
                 used = None if n_quantizers is None else (n_quantizers > k).to(target)[:, None, None]  # [B, 1, 1]
                 losses.append(_mean_square(residual - chosen, used))
                 residual = residual - (chosen if used is None else chosen * used)
             quantized = target - residual.detach()  # straight-through: value of the chosen sum, gradient of the latents
-            return Quantized(quantized.mT, torch.stack(codes, dim=1), torch.stack(losses))
+            return Quantized(quantized.mT, codes, torch.stack(losses))
 
     def encode(self, latents: Tensor, n_quantizers: int | None = None) -> Tensor:
         """[B, D, T] -> [B, K, T], K = `n_quantizers` or all books."""
+        if self.config.n_paths > 1:
+            frames = latents.mT.flatten(0, 1)
+            codes = torch.cat(
+                [self._search_paths(piece, n_quantizers) for piece in torch.split(frames, _FRAMES_AT_ONCE)]
+            )
+            return rearrange(codes, "(b t) k -> b k t", b=len(latents))
+        return self._search_greedily(latents, n_quantizers)
+
+    def _search_greedily(self, latents: Tensor, n_quantizers: int | None) -> Tensor:
+        """[B, D, T] -> [B, K, T]: each book's nearest codeword, once and for all."""
         residual, codes = latents.mT, []
         for book in self.books[:n_quantizers]:
             codes.append(book.search(residual))
             residual = residual - book.lookup(codes[-1])
         return torch.stack(codes, dim=1)
+
+    def _search_paths(self, target: Tensor, n_quantizers: int | None) -> Tensor:
+        """[N, D] -> [N, K]: after each book the `n_paths` best choices of codewords so far go on, and the best one wins
+        at the end (the M-algorithm, Jelinek and Anderson 1971). What a decoder does with the codes is the same."""
+        residual = target[:, None]  # [N, paths, D]
+        codes = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
+        for book in self.books[:n_quantizers]:
+            error = residual.square().sum(dim=-1, keepdim=True) + book.distances(residual)  # [N, paths, V]
+            n_paths = min(self.config.n_paths, error[0].numel())
+            best = error.flatten(1).topk(n_paths, largest=False).indices
+            path, code = best // error.shape[-1], best % error.shape[-1]
+            residual = _rows(residual, path) - book.lookup(code)
+            codes = torch.cat([_rows(codes, path), code[..., None]], dim=-1)
+        return codes[:, 0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """[B, K, T] -> [B, D, T], with the first K books."""
@@ -162,6 +192,11 @@ def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Hits [V] of each codeword and the sum [V, D] of the vectors [N, D] that chose it."""
     hits = torch.bincount(codes, minlength=size).to(vectors)
     return hits, vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
+
+
+def _rows(x: Tensor, rows: Tensor) -> Tensor:
+    """[N, M, D] and [N, M'] -> [N, M', D], each item's rows."""
+    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _draw(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:

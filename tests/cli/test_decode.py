@@ -75,7 +75,6 @@ def test_damaged_codes_are_one_line_and_no_output(codecctl: Command, model: Path
 
 def test_wrong_use(codecctl: Command, model: Path, packed: Path, tmp_path: Path) -> None:
     for arguments, message in (
-        ([packed], "no model given"),
         ([packed, "-o", tmp_path / "out.mp3", "--checkpoint", model], "the suffix must be .wav or .flac"),
         ([packed, "-o", tmp_path / "gone" / "out.wav", "--checkpoint", model], "there is no folder"),
     ):

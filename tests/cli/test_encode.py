@@ -62,7 +62,7 @@ def test_a_folder_with_a_bad_file(codecctl: Command, model: Path, wav: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.wav"], "no model given: train one with `codecctl quickstart`"),
+        (["in.wav", "--checkpoint", "started"], "no such file, and no shipped model (starter)"),
         (["in.wav", "in.wav"], "need --out-dir"),
         (["."], "need --out-dir"),
         (["in.wav", "-o", "x.npy", "--format", "cctl"], "leave out"),

@@ -28,9 +28,10 @@ def test_the_whole_life_in_one_command(codecctl: Program, tmp_path: Path, speech
     done = codecctl("quickstart")
     assert done.code == 0, done.stderr
     shown = [line.split()[2] for line in done.stderr.splitlines() if line.startswith("$ codecctl ")]
-    assert shown == ["prepare", "train", "resume", "validate", "encode", "info", "decode"]
+    assert shown == ["encode", "decode", "prepare", "train", "resume", "validate", "encode", "info", "decode"]
     out = tmp_path / "quickstart"
-    assert {path.name for path in out.iterdir()} == {"prepared", "run", "speech.cctl", "speech.wav"}
+    made = {"starter.cctl", "starter.wav", "prepared", "run", "speech.cctl", "speech.wav"}
+    assert {path.name for path in out.iterdir()} == made
     assert read_checkpoint(out / "run" / "last.pt")["step"] == 400
     clip = next(path for path in speech_files if path.name == "vm-forward.flac")
     assert soundfile.info(out / "speech.wav").frames == soundfile.info(clip).frames
@@ -43,7 +44,7 @@ def test_it_stops_at_the_step_that_fails(codecctl: Program, tmp_path: Path) -> N
     done = codecctl("quickstart", "--out", "here")
     assert done.code == 2
     assert "train.batch_size" in done.stderr.splitlines()[-1]
-    assert done.stderr.count("$ codecctl ") == 1
+    assert done.stderr.count("$ codecctl ") == 3
 
 
 def test_it_never_writes_over_a_folder(codecctl: Program, tmp_path: Path) -> None:

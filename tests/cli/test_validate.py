@@ -72,7 +72,7 @@ def test_a_missed_threshold_is_exit_code_1_and_its_line(
     ],
 )
 def test_wrong_use_is_exit_code_2(arguments: list[str], checkpoint: Path, speech_files: list[Path]) -> None:
-    model = [str(checkpoint)] if arguments else []
+    model = [str(checkpoint)] if arguments else ["startr"]  # neither a file nor a name
     assert run(["validate", *model, "--data", str(speech_files[0]), *arguments]) == 2
 
 

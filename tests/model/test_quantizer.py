@@ -102,3 +102,22 @@ def test_the_forward_pass_changes_no_buffer() -> None:
     before: list[Tensor] = [buffer.clone() for buffer in quantizer.buffers()]
     quantizer(torch.randn(2, 8, 50))
     assert all(map(torch.equal, before, quantizer.buffers()))
+
+
+def test_more_paths_come_closer_and_never_lie_farther_than_one() -> None:
+    latents = torch.randn(2, 8, 100, generator=torch.Generator().manual_seed(0))
+    errors = []
+    for n_paths in (1, 2, 16):
+        quantizer = rvq(16, 16, 16)
+        quantizer.config = quantizer.config.model_copy(update={"n_paths": n_paths})
+        codes = quantizer.encode(latents)
+        errors.append((quantizer.decode(codes) - latents).square().mean().item())
+        assert torch.equal(quantizer(latents).codes, codes)
+    assert errors[0] > errors[1] > errors[2]
+
+
+def test_one_path_is_the_greedy_search() -> None:
+    quantizer, latents = rvq(16, 16, 16), torch.randn(2, 8, 100)
+    assert torch.equal(
+        quantizer._search_paths(latents.mT.flatten(0, 1), None).reshape(2, 100, 3).mT, quantizer.encode(latents)
+    )
