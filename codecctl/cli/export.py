@@ -26,11 +26,11 @@ def export(
     from rich.markup import escape
 
     from codecctl.inference.card import write_card
-    from codecctl.inference.load import Codec, export_codec
+    from codecctl.inference.load import Codec, export_codec, read_checkpoint, read_config
 
     source = find_checkpoint(checkpoint)
     export_codec(source, output, precision)
-    card = write_card(output)
+    card = write_card(output, read_config(read_checkpoint(source), source).data.path)
     before, after = source.stat().st_size / 1e6, output.stat().st_size / 1e6
     fingerprint = Codec.load(output, "cpu").fingerprint
     say(escape(f"{source} -> {output}: {before:.1f} MB -> {after:.1f} MB, fingerprint {fingerprint}; card: {card}"))

@@ -18,11 +18,11 @@ _TEACHER_TERMS = {
 }
 
 
-def write_card(model: str | Path) -> Path:
+def write_card(model: str | Path, prepared: str | Path) -> Path:
     """Write the card beside an exported codec, as Markdown; returns its path.
 
-    What it was trained on is told while the prepared data that its config names is there. Raises `CodecctlError` if
-    `model` is no checkpoint.
+    What it was trained on is told from the `prepared` folder, if it is there. Raises `CodecctlError` if `model` is no
+    checkpoint.
     """
     content = read_checkpoint(model)
     config = read_config(content, model)
@@ -39,7 +39,7 @@ def write_card(model: str | Path) -> Path:
         "",
         "## Trained on",
         "",
-        *_data(config),
+        *_data(Path(prepared)),
         *_teacher(config),
         "",
         "## Measure it",
@@ -59,11 +59,11 @@ def _step_seconds(config: Config) -> float:
     return config.train.batch_size * config.train.accumulate * config.data.segment_seconds
 
 
-def _data(config: Config) -> list[str]:
+def _data(prepared: Path) -> list[str]:
     """A table of hours by language and licence."""
-    manifest = Path(config.data.path) / "manifest.jsonl"
+    manifest = prepared / "manifest.jsonl"
     if not manifest.is_file():
-        return [f"{config.data.path}, which is not here: fill in the corpora, their hours and their licences."]
+        return ["The prepared data is not here: fill in the corpora, their hours and their licences."]
     seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     for utterance in read_manifest(manifest):
         if utterance.split == "train":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from codecctl.config import Config, parse_config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.schema import DataConfig, ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 from codecctl.inference.compact import Precision, read_compact, write_compact
@@ -54,6 +54,8 @@ def export_codec(source: str | Path, target: str | Path, precision: Precision = 
         raise UsageError(f"{target}: the suffix must be .safetensors")
     content = read_checkpoint(source)
     config = read_config(content, source)
+    # Where the data lay on the machine of the training is nobody else's business.
+    config = config.model_copy(update={"data": config.data.model_copy(update={"path": DataConfig().path})})
     write_compact(
         target, config.model_dump(mode="json", by_alias=True), weights_in_use(content), content["step"], precision
     )

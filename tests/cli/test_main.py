@@ -113,13 +113,6 @@ def test_what_is_missing_is_named(codecctl: Program, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_is_asked_for(codecctl: Program, wav: Path) -> None:
-    for arguments in (["validate"], ["encode", wav, "-o", "x.npy"], ["decode", wav, "-o", "x.wav"]):
-        said = error_line(codecctl(*arguments), 2)
-        assert "codecctl quickstart" in said
-        assert "--checkpoint" in said
-
-
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_may_not_be_written(codecctl: Program, model: Path, wav: Path, tmp_path: Path) -> None:
     closed = tmp_path / "closed"
