@@ -216,5 +216,6 @@ def _facts(*names: str) -> dict[str, list[str]]:
 
 def _shape(line: str) -> str:
     """What is left of a line without its numbers, spaces and the frames of tables, in which the two runs differ."""
-    line = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?|±|; best so far", " ", line)
+    line = re.sub(r", [\d.]+ (s|min|h) left|; mel_distance .*", " ", line)  # how fast it was, and whether it got better
+    line = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?|[±↑→↓]", " ", line)
     return " ".join(re.sub(r"[─│┃━]+", " ", line).split())
