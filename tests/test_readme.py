@@ -80,7 +80,8 @@ def played(
     samples, rate = soundfile.read(speech_files[0])
     soundfile.write(folder / "in.wav", samples, rate)
     books = "model.quantizer.codebook_sizes=[32,16,16,16,16,16,16,16]"
-    tiny_yaml(folder, Path("data/prepared"), books, "data.validation_share=0.3").rename(folder / "smoke")
+    more = ("data.validation_share=0.3", "validate.metrics=[stoi]")
+    tiny_yaml(folder, Path("data/prepared"), books, *more).rename(folder / "smoke")
     clips = Path(codecctl.__file__).parent / "assets" / "clips"
     scale = {"../shared/speech/train": str(clips), "--steps 300": "--steps 4", "--steps 600": "--steps 8"}
     done = {}

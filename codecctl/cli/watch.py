@@ -48,8 +48,6 @@ class TrainingDisplay(Watcher):
             f"{run.folder}: {n_parameters / 1e6:.1f} M parameters, {config.model.bitrate_kbps:g} kbps, on {device}, "
             f"{begin} to step {stop_step}; an epoch is {steps_per_epoch:.0f} steps"
         )
-        if state.step == 0:
-            self._say("starting the codebooks by k-means")
         self._bar.update(self._task, completed=state.step, total=stop_step)
 
     def restored(self, what: dict[str, str]) -> None:

@@ -166,10 +166,10 @@ def _begin(
         seconds = len(piece.original) / renderer.sample_rate
         pending.signal.append(signal.score(piece.original, aligned, {s: r.n_bits for s, r in piece.renditions.items()}))
         at_rate = {
-            s: (_at_hearing_rate(a, renderer.sample_rate), _at_hearing_rate(b, renderer.sample_rate))
+            s: (at_hearing_rate(a, renderer.sample_rate), at_hearing_rate(b, renderer.sample_rate))
             for s, (a, b) in aligned.items()
         }
-        pending.heard.append(pool.submit(at_rate, _at_hearing_rate(piece.original, renderer.sample_rate), about))
+        pending.heard.append(pool.submit(at_rate, at_hearing_rate(piece.original, renderer.sample_rate), about))
         pending.seconds += seconds
         for system, rendition in piece.renditions.items():
             if rendition.n_bits is not None:
@@ -236,7 +236,8 @@ def _equal_codes(codes: Tensor, other: Tensor) -> tuple[int, ...] | None:
     return tuple((codes[:, :n_books] == other[:, :n_books]).sum(dim=(0, 2)).tolist())
 
 
-def _at_hearing_rate(audio: Audio, sample_rate: int) -> Audio:
+def at_hearing_rate(audio: Audio, sample_rate: int) -> Audio:
+    """[L] at `sample_rate` -> at that of the measures of hearing."""
     (mono,) = resample(audio[None], sample_rate, hearing.SAMPLE_RATE)
     return np.asarray(mono, np.float32)
 

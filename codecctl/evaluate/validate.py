@@ -6,6 +6,7 @@ import os
 import signal
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -15,20 +16,22 @@ from torch import Tensor
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.evaluate.baselines import curve_of, has_opus, opus_name
+from codecctl.evaluate.baselines import CODEC, curve_of, has_opus, opus_name
 from codecctl.evaluate.codebooks import BookStats, CodebookCounter, Counts
-from codecctl.evaluate.hearing import MEASURES, unavailable
+from codecctl.evaluate.hearing import MEASURES, About, unavailable
 from codecctl.evaluate.metrics import MelDistance, nan_mean, si_sdr_db, snr_db
+from codecctl.evaluate.pool import HearingPool
 from codecctl.evaluate.recordings import Recording, choose, find_recordings
 from codecctl.evaluate.result import Tally, Validation
 from codecctl.evaluate.rows import RowFile
-from codecctl.evaluate.scoring import Plan, Renderer, measure
+from codecctl.evaluate.scoring import Plan, Renderer, at_hearing_rate, measure
 from codecctl.evaluate.verdict import check_requirements
 from codecctl.evaluate.words import check_recogniser
 from codecctl.model.codec import Codec
 from codecctl.workers import hash_of
 
 ROWS_NAME = "rows.jsonl"
+_MOST_WORKERS = 4  # processes for the measures of hearing, while a training waits
 _DEFAULTS = ValidateConfig()
 
 
@@ -36,33 +39,43 @@ _DEFAULTS = ValidateConfig()
 class Scores:
     """What a training run asks for as it goes."""
 
-    values: dict[str, float]  # si_sdr_db, snr_db, mel_distance: means over the recordings; NaN: not defined on any
+    values: dict[str, float]  # means over the recordings; NaN: not defined on any
     books: list[BookStats]
     counts: list[Counts]  # [V] of each book: how often each codeword was chosen
 
 
 @dataclass(frozen=True)
 class ValidationSet:
-    """The recordings that a training run is measured on, the same every time."""
+    """The recordings that a training run is measured on, the same every time, and the measures of hearing."""
 
     recordings: list[Recording]
+    config: ValidateConfig
 
     @classmethod
-    def open(cls, data: str | Path, limit: int | None = None) -> Self:
-        """At most `limit` of the recordings in `data`. Raises `CodecctlError` if there are none."""
-        return cls(choose(find_recordings(data), limit))
+    def open(cls, data: str | Path, config: ValidateConfig) -> Self:
+        """The config's choice of the recordings in `data`. Raises `CodecctlError` if there are none."""
+        return cls(choose(find_recordings(data), config.n_utterances), config)
+
+    def in_words(self) -> str:
+        """How much is measured, by what measures of hearing, and why not by those that are asked for in vain."""
+        missing = unavailable(self.config.metrics, self.config.recogniser)
+        outputs = {name: MEASURES[name].names[0] for name in self.config.metrics}
+        taken = [name for name, output in outputs.items() if output not in missing]
+        lost = [f"{name} {missing[output]}" for name, output in outputs.items() if output in missing]
+        return "; ".join([f"{len(self.recordings)} recordings, {', '.join(taken) or 'no measure of hearing'}", *lost])
 
     def score(self, codec: Codec) -> Scores:
         """The codec's scores with all books. The codec is left in the mode in which it was found."""
-        training = codec.training
-        scorer = _QuickScorer(codec.eval())
+        training, measures = codec.training, installed(self.config)
+        n_workers = min(_MOST_WORKERS, os.cpu_count() or 1) if measures else 0
         try:
-            for recording in self.recordings:
-                scorer.add(recording)
+            with HearingPool(measures, n_workers) as pool:
+                scorer = _QuickScorer(codec.eval(), self.config.recogniser, pool)
+                for recording in self.recordings:
+                    scorer.add(recording)
+                return scorer.scores()
         finally:
             codec.train(training)
-        values = {name: nan_mean(torch.tensor(values)) for name, values in scorer.values.items()}
-        return Scores(values, scorer.counter.stats(), scorer.counter.counts)
 
 
 @dataclass(frozen=True)
@@ -138,12 +151,19 @@ def validate(
 
 def make_plan(codec: Codec, config: ValidateConfig, *, curve: bool) -> Plan:
     """What can be measured with what is installed."""
+    measures = installed(config)
+    recogniser = config.recogniser if "words" in measures else None
+    return Plan(config.opus_kbps if has_opus() else (), tuple(curve_of(codec, config)), curve, measures, recogniser)
+
+
+def installed(config: ValidateConfig) -> tuple[str, ...]:
+    """The measures of hearing that the config asks for and that can be taken here. Raises `CodecctlError` for a
+    recogniser that is none."""
     missing = unavailable(config.metrics, config.recogniser)
     measures = tuple(name for name in config.metrics if MEASURES[name].names[0] not in missing)
-    recogniser = config.recogniser if "words" in measures else None
-    if recogniser is not None:
-        check_recogniser(recogniser)
-    return Plan(config.opus_kbps if has_opus() else (), tuple(curve_of(codec, config)), curve, measures, recogniser)
+    if "words" in measures and config.recogniser is not None:
+        check_recogniser(config.recogniser)
+    return measures
 
 
 def signal_scores(reference: Tensor, decoded: Tensor, mel_distance: MelDistance) -> dict[str, Tensor]:
@@ -156,28 +176,45 @@ def signal_scores(reference: Tensor, decoded: Tensor, mel_distance: MelDistance)
 
 
 class _QuickScorer:
-    """Running scores of the signal alone, on the codec's device."""
+    """Running scores of one codec, on its device; what is heard is scored in the processes of `pool` meanwhile."""
 
-    def __init__(self, codec: Codec) -> None:
-        self.codec = codec
+    def __init__(self, codec: Codec, recogniser: str | None, pool: HearingPool) -> None:
+        self.codec, self.recogniser, self.pool = codec, recogniser, pool
         self.device = next(codec.parameters()).device
         self.mel_distance = MelDistance(codec.sample_rate).to(self.device)
         self.counter = CodebookCounter(codec.config.quantizer.codebook_sizes)
-        self.values: dict[str, list[float]] = defaultdict(list)
+        self.seen: list[dict[str, list[float]]] = []  # of each recording, a value for each piece
+        self.heard: list[list[Future[dict[str, dict[str, float]]]]] = []
 
     @torch.inference_mode()
     def add(self, recording: Recording) -> None:
-        """A recording's score is the mean over its pieces."""
-        pieces: dict[str, list[Tensor]] = defaultdict(list)
-        for audio in recording.pieces(self.codec.sample_rate):
-            audio = audio.to(self.device)[None]  # [1, 1, L]
-            codes = self.codec.encode(audio)
-            decoded = self.codec.decode(codes, length=audio.shape[-1])
-            for name, value in signal_scores(audio[:, 0], decoded[:, 0].clamp(-1, 1), self.mel_distance).items():
-                pieces[name].append(value)
+        rate = self.codec.sample_rate
+        seen: dict[str, list[float]] = defaultdict(list)
+        heard = []
+        for audio in recording.pieces(rate):
+            on_device = audio.to(self.device)[None]  # [1, 1, L]
+            codes = self.codec.encode(on_device)
+            decoded = self.codec.decode(codes, length=audio.shape[-1]).clamp(-1, 1)
+            for name, value in signal_scores(on_device[:, 0], decoded[:, 0], self.mel_distance).items():
+                seen[name].append(float(value))
+            if self.pool.measures:
+                pair = at_hearing_rate(audio[0].numpy(), rate), at_hearing_rate(decoded[0, 0].cpu().numpy(), rate)
+                about = About(recording.language, recogniser=self.recogniser)
+                heard.append(self.pool.submit({CODEC: pair}, pair[0], about))
             self.counter.update(codes)
-        for name, values in pieces.items():
-            self.values[name].append(nan_mean(torch.cat(values)))
+        self.seen.append(seen)
+        self.heard.append(heard)
+
+    def scores(self) -> Scores:
+        """Once all is scored. A recording's score is the mean over its pieces, NaN where a measure could not say."""
+        values: dict[str, list[float]] = defaultdict(list)
+        for seen, heard in zip(self.seen, self.heard, strict=True):
+            pieces = [future.result()[CODEC] for future in heard]
+            by_name = seen | {name: [piece[name] for piece in pieces] for name in (pieces[0] if pieces else ())}
+            for name, of_pieces in by_name.items():
+                values[name].append(nan_mean(torch.tensor(of_pieces)))
+        means = {name: nan_mean(torch.tensor(of_recordings)) for name, of_recordings in values.items()}
+        return Scores(means, self.counter.stats(), self.counter.counts)
 
 
 def _leave_cores(n_workers: int) -> None:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -144,6 +144,7 @@ class _Trainer:
         self.state = start_state(config, fabric.device, head, self.steps_per_epoch)
         self.machine = assemble(self.state, config, fabric, teacher)
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank's codes
+        self.validation = ValidationSet.open(config.data.path, config.validation)
         self._saved_step: int | None = None  # of last.pt
 
     @property
@@ -167,18 +168,18 @@ class _Trainer:
 
     def check(self) -> None:
         """Raises `CodecctlError` if a first batch, or the disk, says that this run would fail."""
-        self.watcher.checked(preflight(self.state, self.machine, self.config, self.crops, self.run.folder))
+        found = preflight(self.state, self.machine, self.config, self.crops, self.run.folder)
+        self.watcher.checked({**found, "validation": self.validation.in_words()})
 
     def go(self, stop_step: int | None) -> None:
         """Train until `stop_step` or a signal."""
         state, settings = self.state, self.config.train
         stop_step = stop_step or settings.n_steps
         self.watcher.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
-        validation = ValidationSet.open(self.config.data.path, self.config.validation.n_utterances)
         clock = Clock(self.step_samples / self.config.model.sample_rate)
         with StopSignals() as signals, self._open_log() as log:
             if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
-                self._validate(validation, log, signals)  # a signal had ended it
+                self._validate(log, signals)  # a signal had ended it
             while state.step < stop_step:
                 for batches in clock.waiting(self._batches(state.step, stop_step)):
                     result = train_step(state, batches, self.machine, self.config)
@@ -198,7 +199,7 @@ class _Trainer:
                         self.counter.reset()
                         self._watch_books(books, log)
                     if _due(state.step, settings.validate_every_steps, stop_step):
-                        self._validate(validation, log, signals)
+                        self._validate(log, signals)
                     stop = largest(self.fabric, signals.received or 0)
                     if _due(state.step, settings.checkpoint_every_steps, stop_step) or stop:
                         problem = self._save(log)
@@ -222,19 +223,20 @@ class _Trainer:
                 if step + 1 >= stop_step:
                     return
 
-    def _validate(self, validation: ValidationSet, log: RunLog, signals: StopSignals) -> None:
+    def _validate(self, log: RunLog, signals: StopSignals) -> None:
         """Score the average, let TensorBoard keep some of what it says, and keep it if it is the best so far. A signal
         ends it; then the resumed run validates again."""
         state = self.state
         self._gather_counts()
         if self.fabric.is_global_zero:
             with contextlib.suppress(StopAsked):
-                scores = ValidationSet(UntilStopped(validation.recordings, signals)).score(state.ema)
+                recordings = UntilStopped(self.validation.recordings, signals)
+                scores = replace(self.validation, recordings=recordings).score(state.ema)
                 state.validated_step = state.step
                 distance = scores.values["mel_distance"]
                 words = f"mel_distance {trend(log.earlier(state.step, 'validation', 'mel_distance'), distance)}"
                 self._log(log, "validation", scores.values, scores.books, words)
-                self._try("NOT LOGGED", lambda: self._illustrate(validation, scores, log))
+                self._try("NOT LOGGED", lambda: self._illustrate(scores, log))
                 if distance < state.best_score:
                     state.best_score = distance
                     self._try(
@@ -243,11 +245,11 @@ class _Trainer:
                 self.watcher.validated(state.step, scores, words)
         state.best_score, state.validated_step = self.fabric.broadcast((state.best_score, state.validated_step))
 
-    def _illustrate(self, validation: ValidationSet, scores: Scores, log: RunLog) -> None:
+    def _illustrate(self, scores: Scores, log: RunLog) -> None:
         """What TensorBoard keeps of a validation to hear and to see."""
         log.histograms(self.state.step, scores.counts)
         step, rate = self.state.step, self.config.model.sample_rate
-        for recording in validation.recordings[:_N_LISTENED]:
+        for recording in self.validation.recordings[:_N_LISTENED]:
             original = next(recording.pieces(rate))
             decoded = _through(self.state.ema, original)
             log.audio(step, f"{recording.id}/decoded", decoded)

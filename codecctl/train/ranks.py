@@ -91,10 +91,11 @@ def together(ranks: Ranks, folder: Path, failed: Callable[[str], None]) -> Itera
         lost = _is_lost(error)
         if lost and dist.is_initialized() and dist.get_rank():
             time.sleep(1)  # the first process knows better how the others died
-        may_tell = _may_tell(folder)
-        if isinstance(error, Interrupted):
-            _wait_for(children)  # they ask this process whether they may tell
+        if isinstance(error, Interrupted):  # all of them raise it, after the same step
+            may_tell = not (dist.is_initialized() and dist.get_rank())
+            _wait_for(children)
         else:
+            may_tell = _may_tell(folder)
             _do_not_hang_at_exit()
         if not may_tell:
             raise Told(error.exit_code if isinstance(error, CodecctlError) else 1) from None
