@@ -7,7 +7,7 @@ import soxr
 
 from codecctl.audio.files import Audio
 
-_PIECE = 16_384  # samples in one call: the library's buffers then stay in the processor's cache, a third faster
+_PIECE = 32_768  # samples in one call: the library's buffers then stay in the processor's cache, a third faster
 
 
 def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:

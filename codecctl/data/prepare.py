@@ -30,8 +30,7 @@ from codecctl.workers import mark_done, run_units
 
 Progress = Callable[[int, int], None]  # recordings done, recordings in all
 
-_PIECES = 10  # of a second each, checked and stored together
-_RULES = 4  # raised when the same input is to give another output: then everything is done anew
+_RULES = 5  # raised when the same input is to give another output: then everything is done anew
 
 
 def prepare(
@@ -150,23 +149,17 @@ def _prepare_entry(entry: Entry, opener: _Opener, writer: ShardWriter, config: D
 def _copy(reader: AudioReader, entry: Entry, writer: ShardWriter) -> Measurement:
     """Decode, mix down and resample one recording into the shard, in constant memory."""
     measured, resampler = Measurement(), Resampler(reader.sample_rate, SAMPLE_RATE)
-    pieces: list[Audio] = []
-    # Decoded by the second, which stays in the processor's cache; checked and stored by ten.
-    for block in reader.blocks(1.0, start_seconds=entry.start_seconds or 0.0, n_seconds=entry.n_seconds):
+    for block in reader.blocks(start_seconds=entry.start_seconds or 0.0, n_seconds=entry.n_seconds):
         measured.add_source(block, reader.lowest, reader.highest)
-        pieces.append(resampler.push(to_mono(block)))
-        if len(pieces) == _PIECES:
-            _store(pieces, measured, writer)
-            pieces = []
-    _store([*pieces, resampler.flush()], measured, writer)
+        _store(resampler.push(to_mono(block)), measured, writer)
+    _store(resampler.flush(), measured, writer)
     return measured
 
 
-def _store(pieces: list[Audio], measured: Measurement, writer: ShardWriter) -> None:
-    samples = np.concatenate(pieces, axis=1)[0]
-    if samples.size:
-        measured.add(samples)
-        writer.append(to_pcm16(samples))
+def _store(audio: Audio, measured: Measurement, writer: ShardWriter) -> None:
+    """[1, L]"""
+    measured.add(audio[0])
+    writer.append(to_pcm16(audio[0]))
 
 
 def _expand(sources: Iterable[Path]) -> Iterator[Path]:

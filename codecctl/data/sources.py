@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from codecctl.audio.files import find_audio
+from codecctl.audio.files import find_audio, find_files
 from codecctl.data.corpus import AudioFile, ParquetFile, describe, is_unfinished, read_marker
 from codecctl.data.lists import Told, known_of, read_list
 from codecctl.data.manifest import read_lines
@@ -77,7 +77,11 @@ def read_source(source: Path, name: str) -> list[Entry]:
     if marker is not None:
         entries = _corpus_entries(describe(marker.corpus, source), source)
     elif source.is_dir():
-        rows = [entry for path in sorted(source.rglob("*.parquet")) for entry in _row_entries(path, source, name)]
+        rows = [
+            entry
+            for path in sorted(map(Path, find_files(source, (".parquet",))))
+            for entry in _row_entries(path, source, name)
+        ]
         entries = rows + _folder_entries(source, name)
     elif source.suffix == ".jsonl":
         entries = list(_listed_entries(source, name))

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from os.path import splitext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from codecctl.data.sources import Entry, root_of
 from codecctl.errors import CodecctlError
 from codecctl.workers import hash_of, is_done, read_marker
 
+_FIELDS = tuple(field.name for field in fields(Entry))
 _MOST_FILES = 250
 _MOST_BYTES = 128 * 2**20
 
@@ -41,7 +43,7 @@ class Unit:
     def input_hash(self, settings: Any) -> str:
         """Changes when a recording, what is known of it, or a setting of `prepare` changes, and when a decoder that the
         unit asks for gets installed."""
-        asks = any(Path(entry.file or entry.place).suffix.lower() in pyav.SUFFIXES for entry in self.entries)
+        asks = any(splitext(entry.file or entry.place)[1].lower() in pyav.SUFFIXES for entry in self.entries)
         return hash_of(list(map(_as_json, self.entries)), settings, asks and find_spec("av") is not None)
 
 
@@ -156,7 +158,7 @@ def _origins(out: Path) -> dict[str, str]:
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
-    return {field.name: value for field in fields(entry) if (value := getattr(entry, field.name)) is not None}
+    return {name: value for name in _FIELDS if (value := getattr(entry, name)) is not None}
 
 
 def _write_unit(out: Path, unit: Unit) -> None:
