@@ -20,8 +20,7 @@ def export(
 ) -> None:
     """Write a codec without its training state, a fraction of a checkpoint's size, and its model card beside it.
 
-    What is exported is used like any checkpoint: --checkpoint OUT.safetensors. In int8 and float16 its weights are
-    rounded, so its codes belong to a fingerprint of its own.
+    It is used like any checkpoint. int8 and float16 round the weights, so its codes get a fingerprint of its own.
     """
     from rich.markup import escape
 
