@@ -59,10 +59,10 @@ def prepare(
         unit = read_unit(out, name)
         hashes[name], counts[name] = unit.input_hash(_settings(config)), len(unit.entries)
     mine = names[shard[0] - 1 :: shard[1]]
-    todo = [name for name in mine if not UnitFiles(out, name).is_done(hashes[name])]
-    n_all, n_done = sum(counts[name] for name in todo), 0
+    todo = [(name, hashes[name]) for name in mine if not UnitFiles(out, name).is_done(hashes[name])]
+    n_all, n_done = sum(counts[name] for name, _ in todo), 0
     work = partial(prepare_unit, out=out, config=config)
-    for name, _ in run_units(work, todo, n_workers=n_workers, executor=executor):
+    for (name, _), _ in run_units(work, todo, n_workers=n_workers, executor=executor):
         n_done += counts[name]
         if on_progress:
             on_progress(n_done, n_all)
@@ -76,8 +76,9 @@ def prepare(
     return report
 
 
-def prepare_unit(name: str, *, out: Path, config: DataConfig) -> None:
-    """Decode, check and store the recordings of one unit, then mark it done."""
+def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> None:
+    """Decode, check and store the recordings of one unit, then mark it done; `todo` is its name and input hash."""
+    name, input_hash = todo
     # glibc learns from the first large array that is freed: it keeps the memory of smaller ones for the next recording
     # instead of handing it back to the system and asking for it anew, which costs a tenth of the time.
     np.empty(1 << 24, np.uint8)
@@ -90,7 +91,7 @@ def prepare_unit(name: str, *, out: Path, config: DataConfig) -> None:
         if "rejected" not in record:
             record["shard"] = shard
     write_lines(files.results, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    mark_done(files.marker, unit.input_hash(_settings(config)), shard=shard)
+    mark_done(files.marker, input_hash, shard=shard)
 
 
 class _Opener:
