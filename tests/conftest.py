@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +21,10 @@ from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConf
 from codecctl.data.prepare import prepare
 from codecctl.model.codec import Codec
 
+# Where the suite runs in the background of a script, the shell has it ignore SIGINT, and a process hands that down to
+# those that it starts: Ctrl-C could not be tested.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tensors are tiny, and several test processes may share the cores
 
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
