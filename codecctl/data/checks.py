@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio.files import STRETCH, Audio
 from codecctl.config.schema import DataConfig
 from codecctl.data.manifest import SAMPLE_RATE
 
@@ -43,13 +43,16 @@ class Measurement:
         self._n_heard = self._n_tonal = 0
         self._n_pairs = self._n_still = 0
 
-    def add_source(self, block: Audio, lowest: float, highest: float) -> None:
-        """`[C, L]` as it stands in the file, and its extremes: clipping shows before resampling smears it."""
+    def add_source(self, block: Audio, lows: Audio, highs: Audio) -> None:
+        """`[C, L]` as it stands in the file, and the extremes of each `STRETCH` of it: clipping shows before resampling
+        smears it."""
         self._n_source += block.size
+        lowest, highest = float(lows.min()), float(highs.max())
         if max(highest, -lowest) >= _FULL_SCALE:
             self._n_clipped += int(np.count_nonzero(np.abs(block) >= _FULL_SCALE))
-        for top, extreme in zip(self._tops, (lowest, highest), strict=True):
-            top.add(block, extreme)
+        below, above = self._tops
+        below.add(block, lowest, lows)
+        above.add(block, highest, highs)
 
     def add(self, samples: Audio) -> None:
         """`[L]`, the same sound as it will be kept."""
@@ -57,7 +60,7 @@ class Measurement:
             return
         self.n_samples += len(samples)
         self._sum += float(samples.sum())
-        self._squares += float(np.einsum("i,i", samples, samples))
+        self._squares += float(samples @ samples)
         if self._n_heard and len(samples) < len(_WINDOW):
             return  # the resampler's last drops tell nothing of the spectrum
         spectrum = np.fft.rfft(_spread(samples, len(_WINDOW), _FRAMES_A_BLOCK) * _WINDOW)[:, 1:]
@@ -134,20 +137,23 @@ class _FlatTop:
         self._extreme = _FLAT_LEAST
         self.n_samples = self.n_runs = 0
 
-    def add(self, block: Audio, extreme: float) -> None:
-        """`[C, L]` and its extreme on this side. What an earlier block with a smaller one had does not count."""
+    def add(self, block: Audio, extreme: float, extremes: Audio) -> None:
+        """`[C, L]`, its extreme on this side, and that of each stretch. What an earlier block with a smaller one had
+        does not count."""
         if abs(extreme) < self._extreme:
             return
         if abs(extreme) > self._extreme:
             self._extreme, self.n_samples, self.n_runs = abs(extreme), 0, 0
-        at_top = block == np.float32(extreme)  # [C, L]
-        if np.count_nonzero(at_top) < _FLAT:
-            return
-        edges = np.diff(np.pad(at_top, ((0, 0), (1, 1))).ravel().astype(np.int8))
-        lengths = np.flatnonzero(edges < 0) - np.flatnonzero(edges > 0)
-        flat = lengths[lengths >= _FLAT]
-        self.n_samples += int(flat.sum())
-        self.n_runs += len(flat)
+        starts = STRETCH * np.flatnonzero(extremes == np.float32(extreme))
+        for channel in block:
+            tops = [start + np.flatnonzero(channel[start : start + STRETCH] == np.float32(extreme)) for start in starts]
+            places = np.concatenate(tops)
+            if len(places) >= _FLAT:
+                ends = np.flatnonzero(np.diff(places, append=len(channel) + 1) > 1)
+                lengths = np.diff(ends, prepend=-1)
+                flat = lengths[lengths >= _FLAT]
+                self.n_samples += int(flat.sum())
+                self.n_runs += len(flat)
 
 
 def _still(pairs: Audio) -> tuple[int, int]:

@@ -71,15 +71,16 @@ def read_manifest(path: str | Path) -> Iterator[Utterance]:
 
 def parse_utterance(record: dict[str, Any], *, where: str) -> Utterance:
     """One line's JSON object as an `Utterance`; `where` stands in messages."""
-    for name in _FIELDS:
-        if name not in record:
-            raise CodecctlError(f"{where}: '{name}' is missing")
-        value = record[name]
-        if name in _TYPES and (not isinstance(value, _TYPES[name]) or isinstance(value, bool)):
+    try:
+        known = {name: record[name] for name in _FIELDS}
+    except KeyError as error:
+        raise CodecctlError(f"{where}: {error} is missing") from None
+    for name, types in _TYPES.items():
+        if not isinstance(value := known[name], types) or value is True or value is False:
             raise CodecctlError(f"{where}: '{name}' cannot be {value!r}")
-    if record["split"] not in SPLITS:
-        raise CodecctlError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, not {record['split']!r}")
-    return Utterance(**{name: record[name] for name in _FIELDS})
+    if known["split"] not in SPLITS:
+        raise CodecctlError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, not {known['split']!r}")
+    return Utterance(**known)
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:

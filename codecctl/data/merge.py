@@ -53,15 +53,11 @@ class PrepareReport:
 
 def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareReport:
     """Write index, manifest and `rejected.jsonl` of a folder whose units are all done."""
-    groups: dict[str, Group] = {}
-    for record, reason in _records(out, names):
-        if reason is None:
-            group = groups.setdefault(record["speaker"] or record["id"], Group(record["language"]))
-            group.seconds += record["n_samples"] / SAMPLE_RATE
+    report, rows, groups = PrepareReport(), _RowCollector(), dict[str, Group]()
+    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups))
     splits = assign_splits(
         groups, seed=config.split_seed, share=config.validation_share, before=_splits_before(out, config)
     )
-    report, rows = PrepareReport(), _RowCollector()
 
     def lines() -> Iterator[str]:
         for utterance in _kept(out, names, splits):
@@ -70,7 +66,6 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
             yield to_line(utterance)
 
     write_lines(out / "manifest.jsonl", lines())
-    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report))
     index = rows.index()
     write_index(out, index, split_seed=config.split_seed, validation_share=config.validation_share)
     for key in ("bandwidth", "level"):
@@ -132,9 +127,13 @@ def _kept(out: Path, names: Sequence[str], splits: dict[str, Split]) -> Iterator
             yield parse_utterance({**record, "split": split}, where=record["where"])
 
 
-def _rejected_lines(out: Path, names: Sequence[str], report: PrepareReport) -> Iterator[str]:
+def _rejected_lines(out: Path, names: Sequence[str], report: PrepareReport, groups: dict[str, Group]) -> Iterator[str]:
+    """What was turned away; the speakers of the rest are gathered on the way, as reading all results takes time."""
     for record, reason in _records(out, names):
-        if reason is not None:
+        if reason is None:
+            group = groups.setdefault(record["speaker"] or record["id"], Group(record["language"]))
+            group.seconds += record["n_samples"] / SAMPLE_RATE
+        else:
             report.n_rejected += 1
             report.rejected[kind_of(reason)] += 1
             line = {key: record[key] for key in ("id", "source", "dataset")} | {"reason": reason}
@@ -188,12 +187,11 @@ class _RowCollector:
         self._rows: list[tuple[Any, ...]] = []
 
     def add(self, utterance: Utterance) -> None:
-        numbers = {
-            key: self._names[key][getattr(utterance, key)] for key in ("shard", "dataset", "language", "licence")
-        }
-        speaker = self._names["speaker"][utterance.dataset, utterance.speaker, utterance.speaker or utterance.id]
-        values = {**numbers, "speaker": speaker, "split": SPLITS.index(utterance.split)}
-        self._rows.append(tuple(values.get(key, getattr(utterance, key)) for key in ROW.names or ()))
+        numbers, it = self._names, utterance
+        speaker = numbers["speaker"][it.dataset, it.speaker, it.speaker or it.id]
+        names = numbers["dataset"][it.dataset], numbers["language"][it.language], numbers["licence"][it.licence]
+        place = numbers["shard"][it.shard], it.first_sample, it.n_samples
+        self._rows.append((*place, speaker, *names, SPLITS.index(it.split), it.bandwidth_hz, it.level_db))  # as in ROW
         if len(self._rows) == 10_000:
             self._pack()
 

@@ -7,6 +7,7 @@ put together (`merge.py`). So a run that was killed goes on where it was, and a 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path, PurePath
@@ -98,7 +99,7 @@ class _Opener:
     """Opens the recordings of a unit; what several of them are read from in one go is kept for the next."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self._root = str(root)
         self._part: tuple[str, int] | None = None
         self._cells: list[tuple[bytes | None, str]] = []
 
@@ -106,9 +107,11 @@ class _Opener:
         if entry.fault:
             raise CodecctlError(entry.fault)
         if entry.part is None:
-            return AudioReader(self._root / (entry.file or entry.place), name=entry.place, raw_rate=entry.raw_rate)
+            # Text, for there may be a million: pathlib takes as long as opening the file.
+            path = os.path.join(self._root, entry.file or entry.place)
+            return AudioReader(path, name=entry.place, raw_rate=entry.raw_rate)
         if entry.part != self._part:
-            self._cells = read_row_group(self._root / entry.part[0], entry.part[1], entry.column or "")
+            self._cells = read_row_group(Path(self._root, entry.part[0]), entry.part[1], entry.column or "")
             self._part = entry.part
         data, told_name = self._cells[entry.row or 0]
         if not data:
@@ -151,7 +154,7 @@ def _copy(reader: AudioReader, entry: Entry, writer: ShardWriter) -> Measurement
     """Decode, mix down and resample one recording into the shard, in constant memory."""
     measured, resampler = Measurement(), Resampler(reader.sample_rate, SAMPLE_RATE)
     for block in reader.blocks(start_seconds=entry.start_seconds or 0.0, n_seconds=entry.n_seconds):
-        measured.add_source(block, reader.lowest, reader.highest)
+        measured.add_source(block, reader.lows, reader.highs)
         _store(resampler.push(to_mono(block)), measured, writer)
     _store(resampler.flush(), measured, writer)
     return measured

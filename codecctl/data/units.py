@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
+from operator import attrgetter
 from os.path import splitext
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from codecctl.errors import CodecctlError
 from codecctl.workers import hash_of, is_done, read_marker
 
 _FIELDS = tuple(field.name for field in fields(Entry))
+_values = attrgetter(*_FIELDS)
 _MOST_FILES = 250
 _MOST_BYTES = 128 * 2**20
 
@@ -158,7 +160,7 @@ def _origins(out: Path) -> dict[str, str]:
 
 
 def _as_json(entry: Entry) -> dict[str, Any]:
-    return {name: value for name in _FIELDS if (value := getattr(entry, name)) is not None}
+    return {name: value for name, value in zip(_FIELDS, _values(entry), strict=True) if value is not None}
 
 
 def _write_unit(out: Path, unit: Unit) -> None:
