@@ -62,6 +62,12 @@ class DataConfig(Section):
     crop_level_db: float | None = Field(
         None, lt=0, description="RMS in dB of full scale that training crops are brought to before; null: as they are"
     )
+    speed_augmentation: float = Field(
+        0.0, ge=0, le=0.5, description="training crops run faster or slower by up to this share, pitch and all"
+    )
+    colour_augmentation_db: float = Field(
+        0.0, ge=0, description="training crops go through smooth random filters of up to this, like other microphones"
+    )
     mix: MixConfig = MixConfig()
     filter: FilterConfig = FilterConfig()
     n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
@@ -203,6 +209,7 @@ class LossConfig(Section):
     spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
     complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
+    loudness_weight: Weight = Field(0.0, description="loudness in critical bands, as PESQ hears it; 0: off")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
     semantic_weight: Weight = Field(10.0, description="book 1 to the teacher's hidden states; 0: no teacher")
     adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codecctl.audio.files import Audio, to_pcm16
+from codecctl.audio.resample import resample
 from codecctl.config.schema import DataConfig
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, read_manifest
 from codecctl.data.mix import chosen_rows, mix_factors
@@ -22,6 +25,11 @@ from codecctl.errors import CodecctlError
 Batch = TypeVar("Batch")
 
 _SILENCE = 1e-3  # RMS, -60 dB: below it a crop is noise, and is not brought to the level of speech
+_LOWEST_COLOUR = 62.5  # Hz: below it a filter does what it does there
+N_COLOURS = 3  # cosines of a random filter: a tilt, a hump, and one finer
+_CROP = np.dtype([
+    ("run", "<i8"), ("start", "<i8"), ("n_source", "<i8"), ("gain", "<f4"), ("colour", "<f4", (N_COLOURS,)),
+])  # fmt: skip
 
 
 class Crops:
@@ -29,7 +37,7 @@ class Crops:
 
     Every speaker's recordings are joined into runs; a crop lies inside one run, and a run shorter than a crop is padded
     with zeros behind its end. `config` says what is left out (`filter`), how often the rest is heard (`mix`), and
-    how its level is varied. Raises `CodecctlError` if nothing is left of this split.
+    how its level, speed and colour are varied. Raises `CodecctlError` if nothing is left of this split.
     """
 
     def __init__(
@@ -44,7 +52,7 @@ class Crops:
         if not len(rows):
             raise CodecctlError(f"{folder}: data.filter leaves nothing of the {split} split")
         self.segment_samples, self.seed = segment_samples, seed
-        self._augmentation_db, self._level_db = config.level_augmentation_db, config.crop_level_db
+        self._config = config
         self._reader, self._shards = ShardReader(folder), index.shards
         self.n_samples = int(rows["n_samples"].sum())
         factors = mix_factors(rows, index, config.mix)
@@ -66,36 +74,66 @@ class Crops:
 
     def batch(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Tensor:
         """float32 `[B, 1, L]` in [-1, 1]: this rank's part of the step's n_ranks x B crops, the same anywhere."""
-        chosen, starts, gains = self._draw(step, batch_size * n_ranks)
-        mine = slice(rank * batch_size, (rank + 1) * batch_size)
+        drawn = self._draw(step, batch_size * n_ranks)[rank * batch_size : (rank + 1) * batch_size]
         audio = np.zeros((batch_size, self.segment_samples), np.int16)
-        for row, run, start in zip(audio, chosen[mine].tolist(), starts[mine].tolist(), strict=True):
-            n_samples = min(self.segment_samples, int(self._length[run]))
-            shard = self._shards[self._shard[run]]
-            row[:n_samples] = self._reader.samples(shard, int(self._first[run]) + start, n_samples)
+        for row, crop in zip(audio, drawn, strict=True):
+            samples = self._read(crop)
+            row[: len(samples)] = samples
         crops = to_float(audio)
-        gains = gains[mine]
-        if self._level_db is not None:
+        config = self._config
+        if config.colour_augmentation_db:
+            crops = coloured(crops, drawn["colour"], config.colour_augmentation_db)
+        gains = drawn["gain"]
+        if config.crop_level_db is not None:
             loudness = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
-            gains = gains * np.float32(10 ** (self._level_db / 20)) / loudness
-        if self._augmentation_db or self._level_db is not None:
+            gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / loudness
+        if config.level_augmentation_db or config.colour_augmentation_db or config.crop_level_db is not None:
             peaks = np.abs(crops).max(axis=1).clip(1e-6)
             crops *= np.minimum(gains, 1 / peaks)[:, None]  # louder, but never clipped
         return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
 
-    def _draw(self, step: int, n_crops: int) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]:
-        """Which runs, where in them, and how loud.
+    def _read(self, crop: NDArray[np.void]) -> NDArray[np.int16]:
+        """The samples of one crop at its speed, up to L of them."""
+        run, n_source = crop["run"], int(crop["n_source"])
+        first = int(self._first[run]) + int(crop["start"])
+        n_samples = min(n_source, int(self._length[run]))
+        samples: NDArray[np.int16] = self._reader.samples(self._shards[self._shard[run]], first, n_samples)
+        if n_source == self.segment_samples:
+            return samples
+        return to_pcm16(resample(to_float(samples)[None], n_source, self.segment_samples)[0])
+
+    def _draw(self, step: int, n_crops: int) -> NDArray[np.void]:
+        """Which runs, where in them, how much of them, how loud and how coloured, a row of `_CROP` each.
 
         One place in each n-th part of the data, in random order, so that the crops of a step do not crowd.
         """
         random = np.random.Generator(np.random.Philox(key=[self.seed, step]))
+        config, drawn = self._config, np.empty(n_crops, _CROP)
         places = (random.permutation(n_crops) + random.random(n_crops)) * (self._ends[-1] / n_crops)
         chosen = np.minimum(np.searchsorted(self._ends, places, side="right"), len(self._ends) - 1)
         share = (places - (self._ends[chosen] - self._mass[chosen])) / self._mass[chosen]  # of the run, in [0, 1)
-        n_starts = np.maximum(self._length[chosen] - self.segment_samples, 0) + 1
-        gains_db = random.uniform(-self._augmentation_db, self._augmentation_db, n_crops)
-        starts = np.clip((share * n_starts).astype(np.int64), 0, n_starts - 1)
-        return chosen, starts, (10 ** (gains_db / 20)).astype(np.float32)
+        gains_db = random.uniform(-config.level_augmentation_db, config.level_augmentation_db, n_crops)
+        speeds = 1 + random.uniform(-config.speed_augmentation, config.speed_augmentation, n_crops)
+        n_source = np.rint(self.segment_samples * speeds).astype(np.int64)
+        n_starts = np.maximum(self._length[chosen] - n_source, 0) + 1
+        drawn["run"], drawn["n_source"] = chosen, n_source
+        drawn["start"] = np.clip((share * n_starts).astype(np.int64), 0, n_starts - 1)
+        drawn["gain"] = 10 ** (gains_db / 20)
+        drawn["colour"] = random.uniform(-1, 1, (n_crops, N_COLOURS))
+        return drawn
+
+
+def coloured(crops: Audio, colours: Audio, most_db: float) -> Audio:
+    """`[B, L]` through smooth filters without a delay: in dB a sum of cosines over the octaves, up to `most_db`.
+
+    `colours` `[B, N_COLOURS]` from -1 to 1 are the cosines' weights, slow ones first.
+    """
+    hertz = np.fft.rfftfreq(crops.shape[1], 1 / SAMPLE_RATE).clip(_LOWEST_COLOUR)
+    octaves = np.log2(hertz / _LOWEST_COLOUR) / math.log2(SAMPLE_RATE / 2 / _LOWEST_COLOUR)  # from 0 to 1
+    number = np.arange(1, N_COLOURS + 1)
+    waves = np.cos(np.pi * number[:, None] * octaves) / number[:, None] / (1 / number).sum()
+    curves = 10 ** (most_db / 20 * (colours @ waves))
+    return np.fft.irfft(np.fft.rfft(crops) * curves, crops.shape[1]).astype(np.float32)
 
 
 class Prefetcher(Generic[Batch]):

@@ -165,6 +165,48 @@ def test_crops_are_brought_to_one_level(mixed: Path) -> None:
     assert (levels_db + 26).abs().max() < 0.01
 
 
+def test_speed_augmentation_moves_the_pitch(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    for seed in (0, 1):
+        spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(160_000))
+        spectrum[10_000:] = 0  # 1 kHz
+        soundfile.write(tmp_path / "raw" / f"{seed}.wav", 0.3 * np.fft.irfft(spectrum), 16_000)
+    prepare([tmp_path / "raw"], tmp_path / "out", DataConfig(validation_share=0.5))
+    crops = Crops(tmp_path / "out", "train", 16_000, 0, DataConfig(speed_augmentation=0.2))
+    energy = torch.fft.rfft(crops.batch(0, 64)[:, 0]).abs().square().cumsum(dim=1)
+    ends = (energy > 0.995 * energy[:, -1:]).int().argmax(dim=1)  # Hz
+    assert 780 < ends.min() < 850
+    assert 1150 < ends.max() < 1220
+    assert torch.equal(torch.cat([crops.batch(7, 2, rank, n_ranks=2) for rank in range(2)]), crops.batch(7, 4))
+
+
+def test_a_slow_crop_of_a_short_run_is_padded(tmp_path: Path) -> None:
+    (tmp_path / "raw").mkdir()
+    audio = 0.3 * np.random.default_rng(0).standard_normal(4000)
+    for name in ("a", "b"):
+        soundfile.write(tmp_path / "raw" / f"{name}.wav", audio[: 4000 if name == "a" else 3999], 16_000)
+    prepare([tmp_path / "raw"], tmp_path / "out", DataConfig(validation_share=0.5))
+    batch = Crops(tmp_path / "out", "train", 8000, 0, DataConfig(speed_augmentation=0.5)).batch(0, 16)[:, 0]
+    lengths = [int(crop.nonzero().max()) + 1 for crop in batch]
+    assert min(lengths) < 3800
+    assert 4200 < max(lengths) <= 8000
+
+
+def test_colour_augmentation_is_a_smooth_filter_without_a_delay(mixed: Path) -> None:
+    plain = Crops(mixed, "train", 16_000, 0).batch(3, 16)[:, 0].double()
+    varied = Crops(mixed, "train", 16_000, 0, DataConfig(colour_augmentation_db=6)).batch(3, 16)[:, 0].double()
+    response = torch.fft.rfft(varied)[:, 100:7900] / torch.fft.rfft(plain)[:, 100:7900]  # lines of 1 Hz
+    peak = varied.abs().amax(dim=1)
+    not_softened = peak < 0.999
+    response = response[not_softened & (plain.abs().amax(dim=1) > 0.01)]
+    assert len(response) >= 8
+    curves_db = 20 * response.abs().log10()
+    middle = curves_db.median(dim=1, keepdim=True).values
+    assert (response.angle().abs().median(dim=1).values < 0.01).all()
+    assert curves_db.median(dim=0).values.abs().max() < 7
+    assert (curves_db - middle).abs().quantile(0.9) > 0.5
+
+
 def test_level_augmentation_moves_no_crop_and_clips_none(mixed: Path) -> None:
     plain = Crops(mixed, "train", 1000, 0).batch(3, 64)
     varied = Crops(mixed, "train", 1000, 0, DataConfig(level_augmentation_db=12)).batch(3, 64)

@@ -10,11 +10,12 @@ from codecctl.config.schema import LossConfig
 from codecctl.train.losses import ReconstructionLosses
 
 RATE = 16000
+ONLY_LOUDNESS = LossConfig(waveform_weight=0, spectral_weight=0, mel_weight=0, loudness_weight=1)
 
 
 @pytest.fixture(scope="module")
 def losses() -> ReconstructionLosses:
-    return ReconstructionLosses(LossConfig(), RATE)
+    return ReconstructionLosses(LossConfig(complex_weight=1, loudness_weight=1), RATE)
 
 
 def noise(seed: int, level: float, n_items: int = 2, n_samples: int = 6400) -> Tensor:
@@ -33,7 +34,7 @@ SIGNALS = {
 def test_every_loss_is_zero_for_equal_signals(losses: ReconstructionLosses) -> None:
     for name, signal in SIGNALS.items():
         values = losses(signal, signal.clone())
-        assert set(values) == {"waveform", "spectral", "mel"}
+        assert set(values) == {"waveform", "spectral", "mel", "complex", "loudness"}
         assert all(float(value) == 0 for value in values.values()), name
 
 
@@ -52,6 +53,29 @@ def test_every_loss_grows_with_the_error(losses: ReconstructionLosses) -> None:
     signal = noise(0, 0.1)
     little, much = losses(signal, signal + noise(1, 0.01)), losses(signal, signal + noise(1, 0.1))
     assert all(0 < little[name] < much[name] for name in little)
+
+
+def test_loudness_ignores_the_level_of_both_but_not_of_a_band() -> None:
+    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE)
+    distance = lambda reference, decoded: float(losses(reference, decoded)["loudness"])  # noqa: E731
+    signal = noise(0, 0.1, n_samples=16_000)
+    spectrum = torch.fft.rfft(signal)
+    softer_highs, softer_lows = spectrum.clone(), spectrum.clone()
+    softer_highs[..., 4000:] *= 0.3
+    softer_lows[..., 500:4000] *= 0.3
+    unheard = distance(signal, 0.1 * signal)
+    assert unheard < 0.02 < distance(signal, torch.fft.irfft(softer_highs))
+    assert unheard < 0.02 < distance(signal, torch.fft.irfft(softer_lows))
+    other = noise(1, 0.1, n_samples=16_000)
+    assert distance(signal, other) > distance(signal, signal + 0.1 * other)
+
+
+def test_added_sound_disturbs_more_than_missing_sound() -> None:
+    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE)
+    time = torch.arange(16_000) / RATE
+    voice = 0.1 * torch.sin(2 * torch.pi * 440 * time).expand(1, 1, -1)
+    both = voice + 0.05 * torch.sin(2 * torch.pi * 2500 * time)
+    assert float(losses(voice, both)["loudness"]) > 1.5 * float(losses(both, voice)["loudness"])
 
 
 def test_a_loss_of_weight_zero_is_not_computed() -> None:
@@ -80,7 +104,9 @@ def test_autocast_changes_nothing(losses: ReconstructionLosses) -> None:
 @pytest.mark.parametrize("n_samples", [1, 63, 64, 2049])
 def test_any_length_has_a_loss(losses: ReconstructionLosses, n_samples: int) -> None:
     values = losses(noise(0, 0.1, 1, n_samples), noise(1, 0.1, 1, n_samples))
-    assert all(value.isfinite() and value > 0 for value in values.values())
+    assert all(value.isfinite() for value in values.values())
+    values.pop("loudness")  # brings both to one level: single samples are then alike
+    assert all(value > 0 for value in values.values())
 
 
 def test_the_complex_loss_knows_phase_and_forgets_level() -> None:
