@@ -210,6 +210,7 @@ class LossConfig(Section):
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
     complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
     loudness_weight: Weight = Field(0.0, description="loudness in critical bands, as PESQ hears it; 0: off")
+    neurogram_weight: Weight = Field(0.0, description="patterns over time and critical bands, as in ViSQOL; 0: off")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
     semantic_weight: Weight = Field(10.0, description="book 1 to the teacher's hidden states; 0: no teacher")
     adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from codecctl.audio.spectrum import MelSpectrogram, Stft
 from codecctl.config.schema import LossConfig
-from codecctl.train import loudness
+from codecctl.train import loudness, neurogram
 
 _FLOOR = 1e-5  # of magnitudes, under their logarithm
 _QUIET = 1e-2  # RMS magnitude, -40 dB of full scale
@@ -24,14 +24,16 @@ class ReconstructionLosses(nn.Module):
     waveform: L1 of the samples. spectral: spectral convergence plus log-magnitude L1 (Yamamoto et al. 2020, eqs. 4
     and 5), mean over the windows. mel: log-mel L1, mean over the windows (Kumar et al. 2023, section 3.4). complex:
     squared error of spectra whose magnitudes went through a power law, with and without their phases (Braun and
-    Tashev 2020, eq. 7), mean over the windows. loudness: `LoudnessDistance`.
+    Tashev 2020, eq. 7), mean over the windows. loudness: `LoudnessDistance`. neurogram:
+    `NeurogramDistance`.
     """
 
     def __init__(self, config: LossConfig, sample_rate: int) -> None:
         super().__init__()
         self.config = config
         windows = {"spectral": config.spectral_windows, "complex": config.complex_windows, "mel": config.mel_windows}
-        windows["loudness"] = (loudness.WINDOW,)
+        self._neurogram_window = round(neurogram.WINDOW_SECONDS * sample_rate)
+        windows |= {"loudness": (loudness.WINDOW,), "neurogram": (self._neurogram_window,)}
         used = {window for name, each in windows.items() if config.weights[name] for window in each}
         self.stfts = nn.ModuleDict({str(window): Stft(window) for window in sorted(used)})
         self.mels: Sequence[MelSpectrogram] = nn.ModuleList(  # type: ignore[assignment]
@@ -39,6 +41,7 @@ class ReconstructionLosses(nn.Module):
             for window, n_mels in zip(config.mel_windows, config.mel_bins, strict=True)
         )
         self.loudness = loudness.LoudnessDistance(sample_rate)
+        self.neurogram = neurogram.NeurogramDistance(sample_rate)
 
     def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         config = self.config
@@ -58,6 +61,8 @@ class ReconstructionLosses(nn.Module):
                 losses["complex"] = _mean([_complex(*spectra[window]) for window in config.complex_windows])
             if config.loudness_weight:
                 losses["loudness"] = self.loudness(*spectra[loudness.WINDOW])
+            if config.neurogram_weight:
+                losses["neurogram"] = self.neurogram(*spectra[self._neurogram_window])
             return losses
 
 

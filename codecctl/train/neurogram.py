@@ -1,0 +1,62 @@
+"""Whether the pattern of levels over time and critical bands is the same: what ViSQOL judges by.
+
+After NSIM (Hines and Harte 2012) on the spectrograms of ViSQOL (Hines et al. 2015), as a loss: the pattern is compared
+neighbourhood by neighbourhood. Contrast counts, as in the measure of images that NSIM comes from (Wang et al. 2004,
+eq. 13); levels do not, other losses see to them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WINDOW_SECONDS = 0.08
+
+_N_BANDS, _LOWEST_HZ = 21, 50.0
+_EAR_Q, _LEAST_HZ = 9.26449, 24.7  # of the ear's filters: bandwidth = frequency / _EAR_Q + _LEAST_HZ (Glasberg, Moore)
+_NEIGHBOURS = (0.1068, 0.7864, 0.1068)  # a Gaussian over three bands and three frames
+_SMALL = 1e-3  # variance of log power, under which a pattern is as good as flat
+_FLOOR = 1e-7  # power
+_HEARD = 1e-4  # of the loudest moment's power: softer ones are pauses
+
+
+class NeurogramDistance(nn.Module):
+    """Complex spectra [B, F, T'] of reference and decoded speech, by a `Stft` of `WINDOW_SECONDS` -> a mean over what
+    is heard: 0 for the same pattern, 1 for another one."""
+
+    bands: Tensor  # [bands, F] gammatone filters' power responses
+    neighbours: Tensor  # [1, 1, 3, 3]
+
+    def __init__(self, sample_rate: int) -> None:
+        super().__init__()
+        hertz = torch.linspace(0, sample_rate / 2, round(WINDOW_SECONDS * sample_rate) // 2 + 1, dtype=torch.float64)
+        offset = _EAR_Q * _LEAST_HZ
+        step = math.log((sample_rate / 2 + offset) / (_LOWEST_HZ + offset)) / _N_BANDS
+        middle = (_LOWEST_HZ + offset) * torch.exp(step * torch.arange(_N_BANDS, dtype=torch.float64)) - offset
+        width = 1.019 * (middle / _EAR_Q + _LEAST_HZ)
+        response = (1 + ((hertz - middle[:, None]) / width[:, None]).square()) ** -4
+        weights = torch.tensor(_NEIGHBOURS)
+        self.register_buffer("bands", (response / response.sum(dim=1, keepdim=True)).float(), persistent=False)
+        self.register_buffer("neighbours", torch.outer(weights, weights)[None, None], persistent=False)
+
+    def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
+        power, a = self._levels(reference)
+        b = self._levels(decoded)[1]
+        a_mean, b_mean = self._around(a), self._around(b)
+        variances = self._around(a.square()) - a_mean.square() + self._around(b.square()) - b_mean.square()
+        covariance = self._around(a * b) - a_mean * b_mean
+        same = (2 * covariance + _SMALL) / (variances + _SMALL)  # [B, bands, T'], 1 at most
+        heard = power >= _HEARD * power.amax(dim=1, keepdim=True)  # [B, T']
+        return 1 - (same.mean(dim=1) * heard).sum() / heard.sum()
+
+    def _levels(self, spectrum: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, F, T'] -> power [B, T'], and its logarithm in each band [B, bands, T']."""
+        power = spectrum.real.square() + spectrum.imag.square()
+        return power.sum(dim=1), (self.bands @ power).clamp(min=_FLOOR).log()
+
+    def _around(self, x: Tensor) -> Tensor:
+        """[B, bands, T'] -> the same, means over each neighbourhood."""
+        return F.conv2d(F.pad(x[:, None], (1, 1, 1, 1), mode="replicate"), self.neighbours)[:, 0]
