@@ -51,13 +51,13 @@ def test_the_gradient_of_the_samples_l1_is_known(config: Config, explained: dict
 
 class _OneMore(ReconstructionLosses):
     def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-        return {**super().forward(reference, decoded), "loudness": (reference - decoded).mean()}
+        return {**super().forward(reference, decoded), "sharpness": (reference - decoded).mean()}
 
 
 def test_a_loss_without_a_weight_is_a_configuration_error(config: Config) -> None:
     state = start_state(config, CPU, steps_per_epoch=0)
     machine = replace(tiny_machine(state, config), losses=_OneMore(config.loss, config.model.sample_rate))
-    with pytest.raises(ConfigError, match=r"loss\.loudness_weight: there is no such key"):
+    with pytest.raises(ConfigError, match=r"loss\.sharpness_weight: there is no such key"):
         train_step(state, [torch.zeros(2, 1, 3200)], machine, config)
 
 
