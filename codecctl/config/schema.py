@@ -264,6 +264,11 @@ class TrainConfig(Section):
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema_decay: Probability = Field(0.999, description="of the average of the weights that is validated and exported")
     freeze: tuple[Literal["encoder", "quantizer", "decoder"], ...] = Field((), description="parts that do not learn")
+    band_weight: float = Field(
+        1.0,
+        gt=0,
+        description="at the start the levels of high bands weigh so much more in the books (front: transform)",
+    )
     adversarial: AdversarialConfig = AdversarialConfig()
     semantic: SemanticConfig = SemanticConfig()
     kmeans_vectors: Positive = Field(40_960, description="latent frames from which the codebooks start")

@@ -122,6 +122,17 @@ class Codec(nn.Module):
             self.encoder.fit(audio)
             self.decoder.fit(self.encoder)
 
+    @torch.no_grad()
+    def weigh_bands(self, weight: float) -> None:
+        """Let the levels of the high bands weigh so many times more against the low coefficients in the books'
+        distance (transform front only). What codes decode to stays the same; which codes are chosen does not."""
+        if weight != 1 and isinstance(self.encoder, TransformEncoder) and isinstance(self.decoder, TransformDecoder):
+            self.encoder.shrink_low(weight)
+            self.decoder.shrink_low(weight)
+            for book in self.quantizer.books:
+                book.codebook[:, : self.encoder.outline.n_low] /= weight
+                book.codeword_sum[:, : self.encoder.outline.n_low] /= weight
+
     def fold_weight_norm(self) -> None:
         """Replace each weight-normed convolution by the plain one it equals: for inference."""
         for module in self.modules():

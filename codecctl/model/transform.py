@@ -51,6 +51,12 @@ class TransformEncoder(nn.Module):
         self.transform.fit(coefficients)
         self.outline.fit(coefficients)
 
+    def shrink_low(self, factor: float) -> None:
+        """Divide the low coefficients' latents by `factor`."""
+        self.outline.low_scale *= factor
+        self.network.last.weight[: self.outline.n_low] /= factor
+        self.network.last.bias[: self.outline.n_low] /= factor
+
     def _frames(self, x: Tensor) -> Tensor:
         return rearrange(x, "b 1 (t n) -> b t n", n=self.transform.block)
 
@@ -87,6 +93,11 @@ class TransformDecoder(nn.Module):
         *gains, more = self.refine_last(self.refine_norm(y)).chunk(4, dim=-1)
         mixed = parts[0] + more + sum(gain * part for gain, part in zip(gains, parts, strict=True))
         return self.transform.inverse(self.transform.expand(mixed)).flatten(1)[:, None]  # [B, 1, L]
+
+    def shrink_low(self, factor: float) -> None:
+        """Expect the low coefficients' latents divided by `factor`."""
+        self.outline.low_scale *= factor
+        self.network.first.weight[:, : self.outline.n_low] *= factor
 
     def fit(self, encoder: TransformEncoder) -> None:
         """Take over what the encoder was fitted to."""

@@ -172,11 +172,12 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
         setattr(state, name, content[name])
 
 
-def take_weights(state: TrainState, path: Path) -> None:
+def take_weights(state: TrainState, path: Path, band_weight: float = 1.0) -> None:
     """Begin with the weights and codebooks that are used of a checkpoint, and with nothing else of it."""
     weights = weights_in_use(read_checkpoint(path))
-    load_weights(state.codec, weights, path)
-    load_weights(state.ema, weights, path)
+    for codec in (state.codec, state.ema):
+        load_weights(codec, weights, path)
+        codec.weigh_bands(band_weight)
 
 
 def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:

@@ -90,7 +90,7 @@ def train(
         if start_from is None:
             start_codebooks(trainer.state, config, crops, fabric)
         else:
-            take_weights(trainer.state, start_from)
+            take_weights(trainer.state, start_from, config.train.band_weight)
         with _held(run, fabric):
             if fabric.is_global_zero:
                 run.create(config)
@@ -354,6 +354,7 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fab
     n_crops = -(-n_frames * config.model.hop_length // crops.segment_samples)
     audio = crops.batch(0, n_crops).to(state.device)
     state.codec.fit_front(audio)
+    state.codec.weigh_bands(config.train.band_weight)
     with torch.no_grad():
         parts = torch.split(audio, config.train.batch_size)
         latents = torch.cat([state.codec.encoder(part).mT.flatten(0, 1) for part in parts])  # [B x T, D]

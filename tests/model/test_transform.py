@@ -43,6 +43,26 @@ def test_every_part_of_a_fresh_codec_learns(fresh: Codec, speech: Tensor) -> Non
     assert not silent
 
 
+def test_bands_that_weigh_more_are_coded_better_and_codes_mean_the_same(fresh: Codec, speech: Tensor) -> None:
+    audio = speech[..., :12000].double()
+    fresh.fit_front(audio)
+    with torch.no_grad():
+        for layer in (fresh.encoder.network.last, fresh.decoder.network.last):  # as if they had learned
+            layer.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
+        latents = fresh.encoder(audio)
+        fresh.quantizer.fit(latents[0].mT, torch.Generator().manual_seed(0))
+        codes, low = fresh.encode(audio), fresh.config.low_coefficients
+        errors, decoded = [], []
+        for weight in (1, 4):
+            fresh.weigh_bands(weight)
+            latents = fresh.encoder(audio)
+            error = latents - fresh.quantizer.decode(fresh.quantizer.encode(latents))
+            errors.append(float(error[:, low:].square().mean()))
+            decoded.append(fresh.decode(codes))
+    assert errors[1] < 0.8 * errors[0]
+    torch.testing.assert_close(*decoded)
+
+
 def test_the_transform_is_orthonormal() -> None:
     transform = CosineTransform(320, 0.7)
     torch.testing.assert_close(transform.basis @ transform.basis.mT, torch.eye(320), rtol=0, atol=2e-6)
