@@ -7,7 +7,9 @@ nothing makes up for a wrong level or colour, so that the codec learns to keep b
 
 from __future__ import annotations
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 WINDOW = 512
@@ -39,19 +41,21 @@ class LoudnessDistance(nn.Module):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        hertz = torch.linspace(0, sample_rate / 2, WINDOW // 2 + 1, dtype=torch.float64)
-        edges = torch.linspace(float(_bark(hertz[1])), float(_bark(hertz[-1])), _N_BANDS + 1, dtype=torch.float64)
-        lower, upper = (_bark((hertz + sign * hertz[1] / 2).clamp(min=0)) for sign in (-1, 1))
-        overlap = torch.minimum(upper, edges[1:, None]) - torch.maximum(lower, edges[:-1, None])
-        bands = overlap.clamp(min=0) / (upper - lower) * (hertz > _LOWEST_HZ)
+        hertz = np.linspace(0, sample_rate / 2, WINDOW // 2 + 1)
+        edges = np.linspace(_bark(hertz[1]), _bark(hertz[-1]), _N_BANDS + 1)
+        lower, upper = (_bark((hertz + sign * hertz[1] / 2).clip(0)) for sign in (-1, 1))
+        overlap = np.minimum(upper, edges[1:, None]) - np.maximum(lower, edges[:-1, None])
         middle = (edges[1:] + edges[:-1]) / 2
-        threshold = 10 ** ((_quiet_threshold_db(_hertz(middle)) + _THRESHOLD_DB) / 10)
-        exponent = 0.23 * (6 / (middle + 2)).clamp(1, 2) ** 0.15
         self.width = float(edges[1] - edges[0])  # Bark
-        self.register_buffer("bands", bands.float(), persistent=False)
-        self.register_buffer("threshold", threshold.float()[:, None], persistent=False)
-        self.register_buffer("exponent", exponent.float()[:, None], persistent=False)
-        self.register_buffer("speech", ((hertz > _SPEECH_HZ[0]) & (hertz < _SPEECH_HZ[1])).float(), persistent=False)
+        constants = {
+            "bands": overlap.clip(0) / (upper - lower) * (hertz > _LOWEST_HZ),
+            "threshold": 10 ** ((_quiet_threshold_db(_hertz(middle)) + _THRESHOLD_DB) / 10)[:, None],
+            "exponent": 0.23 * (6 / (middle + 2)).clip(1, 2)[:, None] ** 0.15,
+            "speech": (hertz > _SPEECH_HZ[0]) & (hertz < _SPEECH_HZ[1]),
+        }
+        for name, values in constants.items():
+            # By way of a list: under a fake tensor mode too this makes a tensor of that mode.
+            self.register_buffer(name, torch.tensor(values.astype(np.float32).tolist()), persistent=False)
 
     def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
         wanted, heard = self._power(reference), self._power(decoded)
@@ -91,14 +95,14 @@ def _root(x: Tensor, degree: int) -> Tensor:
     return root
 
 
-def _bark(hertz: Tensor) -> Tensor:
+def _bark(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
     return 26.81 * hertz / (1960 + hertz) - 0.53
 
 
-def _hertz(bark: Tensor) -> Tensor:
+def _hertz(bark: NDArray[np.float64]) -> NDArray[np.float64]:
     return 1960 * (bark + 0.53) / (26.28 - bark)
 
 
-def _quiet_threshold_db(hertz: Tensor) -> Tensor:
+def _quiet_threshold_db(hertz: NDArray[np.float64]) -> NDArray[np.float64]:
     khz = hertz / 1000
-    return 3.64 * khz**-0.8 - 6.5 * torch.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4
+    return np.asarray(3.64 * khz**-0.8 - 6.5 * np.exp(-0.6 * (khz - 3.3) ** 2) + 1e-3 * khz**4)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,15 +33,17 @@ class NeurogramDistance(nn.Module):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__()
-        hertz = torch.linspace(0, sample_rate / 2, round(WINDOW_SECONDS * sample_rate) // 2 + 1, dtype=torch.float64)
+        hertz = np.linspace(0, sample_rate / 2, round(WINDOW_SECONDS * sample_rate) // 2 + 1)
         offset = _EAR_Q * _LEAST_HZ
         step = math.log((sample_rate / 2 + offset) / (_LOWEST_HZ + offset)) / _N_BANDS
-        middle = (_LOWEST_HZ + offset) * torch.exp(step * torch.arange(_N_BANDS, dtype=torch.float64)) - offset
+        middle = (_LOWEST_HZ + offset) * np.exp(step * np.arange(_N_BANDS)) - offset
         width = 1.019 * (middle / _EAR_Q + _LEAST_HZ)
-        response = (1 + ((hertz - middle[:, None]) / width[:, None]).square()) ** -4
-        weights = torch.tensor(_NEIGHBOURS)
-        self.register_buffer("bands", (response / response.sum(dim=1, keepdim=True)).float(), persistent=False)
-        self.register_buffer("neighbours", torch.outer(weights, weights)[None, None], persistent=False)
+        response = (1 + np.square((hertz - middle[:, None]) / width[:, None])) ** -4
+        bands = response / response.sum(axis=1, keepdims=True)
+        # By way of lists: under a fake tensor mode too these make tensors of that mode.
+        self.register_buffer("bands", torch.tensor(bands.astype(np.float32).tolist()), persistent=False)
+        neighbours = torch.tensor(np.outer(_NEIGHBOURS, _NEIGHBOURS)[None, None].astype(np.float32).tolist())
+        self.register_buffer("neighbours", neighbours, persistent=False)
 
     def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
         power, a = self._levels(reference)
