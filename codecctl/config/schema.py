@@ -309,3 +309,9 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # pydantic owns the plain name
+
+    @model_validator(mode="after")
+    def _check_bands(self) -> Config:
+        if self.train.band_weight != 1 and self.model.front != "transform":
+            raise ValueError("train.band_weight is for model.front=transform; other fronts have no bands")
+        return self

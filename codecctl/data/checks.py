@@ -60,7 +60,7 @@ class Measurement:
             return
         self.n_samples += len(samples)
         self._sum += float(samples.sum())
-        self._squares += float(samples @ samples)
+        self._squares += float(np.einsum("i,i", samples, samples))  # a BLAS would sum by its number of threads
         if self._n_heard and len(samples) < len(_WINDOW):
             return  # the resampler's last drops tell nothing of the spectrum
         spectrum = np.fft.rfft(_spread(samples, len(_WINDOW), _FRAMES_A_BLOCK) * _WINDOW)[:, 1:]

@@ -112,6 +112,11 @@ def test_a_wrong_value_is_named_with_its_key() -> None:
     assert "(and 1 more)" in refused("smoke", "train.batch_size=0", "train.seed=-1")
 
 
+def test_a_band_weight_needs_bands() -> None:
+    assert "train.band_weight is for model.front=transform" in refused("smoke", "train.band_weight=2")
+    assert load_config("starter", overrides=["train.band_weight=2"]).train.band_weight == 2
+
+
 def test_set_without_a_key_or_a_value_shows_how() -> None:
     for text in ("train", "=3", ""):
         assert "expected a.b=c, such as train.batch_size=8" in refused("smoke", text)
