@@ -96,6 +96,7 @@ class QuantizerConfig(Section):
     ema_decay: Probability = Field(0.99, description="how much of a codeword's past survives an update")
     revive_below: Probability = Field(0.1, description="share of the even hit rate that counts as dead")
     n_paths: Positive = Field(1, description="choices of codewords that encoding follows; more: slower, and better")
+    gain: bool = Field(False, description="book 1's choice says how large the codewords of the later books are")
     quantizer_dropout: Probability = Field(0.5, description="share of training crops coded with fewer books")
 
     @field_validator("codebook_sizes")

@@ -37,11 +37,18 @@ class Crops:
 
     Every speaker's recordings are joined into runs; a crop lies inside one run, and a run shorter than a crop is padded
     with zeros behind its end. `config` says what is left out (`filter`), how often the rest is heard (`mix`), and
-    how its level, speed and colour are varied. Raises `CodecctlError` if nothing is left of this split.
+    how its level, speed and colour are varied, `highest_peak` how loud that may make it. Raises `CodecctlError` if
+    nothing is left of this split.
     """
 
     def __init__(
-        self, folder: str | Path, split: Split, segment_samples: int, seed: int, config: DataConfig | None = None
+        self,
+        folder: str | Path,
+        split: Split,
+        segment_samples: int,
+        seed: int,
+        config: DataConfig | None = None,
+        highest_peak: float = 1.0,
     ) -> None:
         config = config or DataConfig()
         index = read_index(folder)
@@ -52,7 +59,7 @@ class Crops:
         if not len(rows):
             raise CodecctlError(f"{folder}: data.filter leaves nothing of the {split} split")
         self.segment_samples, self.seed = segment_samples, seed
-        self._config = config
+        self._config, self._highest_peak = config, highest_peak
         self._reader, self._shards = ShardReader(folder), index.shards
         self.n_samples = int(rows["n_samples"].sum())
         factors = mix_factors(rows, index, config.mix)
@@ -73,7 +80,7 @@ class Crops:
         return self.n_samples / SAMPLE_RATE
 
     def batch(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Tensor:
-        """float32 `[B, 1, L]` in [-1, 1]: this rank's part of the step's n_ranks x B crops, the same anywhere."""
+        """float32 `[B, 1, L]`: this rank's part of the step's n_ranks x B crops, the same anywhere."""
         drawn = self._draw(step, batch_size * n_ranks)[rank * batch_size : (rank + 1) * batch_size]
         audio = np.zeros((batch_size, self.segment_samples), np.int16)
         for row, crop in zip(audio, drawn, strict=True):
@@ -89,7 +96,7 @@ class Crops:
             gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / loudness
         if config.level_augmentation_db or config.colour_augmentation_db or config.crop_level_db is not None:
             peaks = np.abs(crops).max(axis=1).clip(1e-6)
-            crops *= np.minimum(gains, 1 / peaks)[:, None]  # louder, but never clipped
+            crops *= np.minimum(gains, self._highest_peak / peaks)[:, None]
         return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
 
     def _read(self, crop: NDArray[np.void]) -> NDArray[np.int16]:

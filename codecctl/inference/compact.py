@@ -37,7 +37,7 @@ def write_compact(
         raise UsageError(f"--precision {precision}: expected {', '.join(get_args(Precision))}")
     tensors: dict[str, Tensor] = {}
     for name, weight in weights.items():
-        if name.endswith((".codeword_sum", ".cluster_size")):
+        if name.endswith((".codeword_sum", ".cluster_size", ".left_over")):
             continue
         tensors.update(_packed(name, weight.detach().float().cpu().contiguous(), precision))
     about = {
@@ -90,3 +90,5 @@ def _unpacked(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         if name.endswith(".codebook"):
             yield name.replace(".codebook", ".codeword_sum"), weight.clone()
             yield name.replace(".codebook", ".cluster_size"), torch.ones(len(weight))
+        if name.endswith(".gains"):
+            yield name.replace(".gains", ".left_over"), weight.square()

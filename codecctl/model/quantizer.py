@@ -6,7 +6,7 @@ The forward pass changes nothing: it compiles whole, and a skipped step leaves n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,9 @@ from torch import distributed as dist
 
 from codecctl.config.schema import QuantizerConfig
 
-_FRAMES_AT_ONCE = 64  # of a search over many paths: what it compares stays in the cache
+_LEAST_GAIN = 1e-3  # of the latents' unit: where book 1 says silence, what it leaves is nothing
+_FRAMES_AT_ONCE = 128  # of a search over many paths: what it compares stays in the cache
+_BLOCK = 16  # distances, of which the search looks at the smallest first
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class VectorQuantizer(nn.Module):
 
     def distances(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., V], squared, less that of x to the origin."""
-        return self.codebook.square().sum(dim=-1) - 2 * x @ self.codebook.mT
+        lengths = self.codebook.square().sum(dim=-1)
+        flat = torch.addmm(lengths, x.flatten(0, -2), self.codebook.mT, alpha=-2)
+        return flat.view(*x.shape[:-1], len(self.codebook))
 
     def lookup(self, codes: Tensor) -> Tensor:
         """[...] -> [..., D]"""
@@ -70,13 +74,23 @@ class VectorQuantizer(nn.Module):
 
 
 class ResidualVectorQuantizer(nn.Module):
-    """A stack of books, each coding what the ones before left over (Zeghidour et al. 2021, algorithm 1)."""
+    """A stack of books, each coding what the ones before left over (Zeghidour et al. 2021, algorithm 1).
+
+    With `config.gain` each codeword of book 1 brings a gain, the root mean square of what it leaves over, by which the
+    codewords of the later books are multiplied: soft frames are coded as finely, for their level, as loud ones (the
+    gain-shape idea of Gersho and Gray 1992, chapter 12, at no bits).
+    """
 
     books: Sequence[VectorQuantizer]
+    gains: Tensor  # [V] of book 1's codewords; with `config.gain` only
+    left_over: Tensor  # [V] and the running sums of those squares, beside `cluster_size`
 
     def __init__(self, config: QuantizerConfig, width: int) -> None:
         super().__init__()
         self.config = config
+        if config.gain:
+            self.register_buffer("gains", torch.ones(config.codebook_sizes[0]))
+            self.register_buffer("left_over", torch.ones(config.codebook_sizes[0]))
         self.books = nn.ModuleList(VectorQuantizer(width, size) for size in config.codebook_sizes)  # type: ignore[assignment]
 
     def forward(self, latents: Tensor, n_quantizers: Tensor | None = None) -> Quantized:
@@ -86,8 +100,7 @@ class ResidualVectorQuantizer(nn.Module):
             target = latents.mT  # [B, T, D]
             codes = self.encode(latents.detach())
             residual, losses = target, []
-            for k, book in enumerate(self.books):
-                chosen = book.lookup(codes[:, k])
+            for k, chosen in enumerate(self._chosen(codes)):
                 used = None if n_quantizers is None else (n_quantizers > k).to(target)[:, None, None]  # [B, 1, 1]
                 losses.append(_mean_square(residual - chosen, used))
                 residual = residual - (chosen if used is None else chosen * used)
@@ -107,28 +120,44 @@ class ResidualVectorQuantizer(nn.Module):
     def _search_greedily(self, latents: Tensor, n_quantizers: int | None) -> Tensor:
         """[B, D, T] -> [B, K, T]: each book's nearest codeword, once and for all."""
         residual, codes = latents.mT, []
-        for book in self.books[:n_quantizers]:
+        for k, book in enumerate(self.books[:n_quantizers]):
             codes.append(book.search(residual))
             residual = residual - book.lookup(codes[-1])
+            if k == 0:
+                residual = residual / self._gain(codes[0])[..., None]
         return torch.stack(codes, dim=1)
 
     def _search_paths(self, target: Tensor, n_quantizers: int | None) -> Tensor:
         """[N, D] -> [N, K]: after each book the `n_paths` best choices of codewords so far go on, and the best one wins
         at the end (the M-algorithm, Jelinek and Anderson 1971). What a decoder does with the codes is the same."""
-        residual = target[:, None]  # [N, paths, D]
+        residual = target[:, None]  # [N, paths, D], in units of the path's gain
+        gain = residual.new_ones(len(target), 1)
         codes = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
-        for book in self.books[:n_quantizers]:
-            error = residual.square().sum(dim=-1, keepdim=True) + book.distances(residual)  # [N, paths, V]
-            n_paths = min(self.config.n_paths, error[0].numel())
-            best = error.flatten(1).topk(n_paths, largest=False).indices
-            path, code = best // error.shape[-1], best % error.shape[-1]
+        for k, book in enumerate(self.books[:n_quantizers]):
+            offsets = residual.square().sum(dim=-1)
+            best = _smallest(book.distances(residual), offsets, gain.square(), self.config.n_paths)
+            path, code = best // len(book.codebook), best % len(book.codebook)
             residual = _rows(residual, path) - book.lookup(code)
             codes = torch.cat([_rows(codes, path), code[..., None]], dim=-1)
+            gain = gain.gather(1, path)
+            if k == 0:
+                gain = self._gain(code)
+                residual = residual / gain[..., None]
         return codes[:, 0]
 
     def decode(self, codes: Tensor) -> Tensor:
         """[B, K, T] -> [B, D, T], with the first K books."""
-        return sum(book.lookup(code) for book, code in zip(self.books, codes.unbind(dim=1), strict=False)).mT  # type: ignore[union-attr]
+        return sum(self._chosen(codes)).mT  # type: ignore[union-attr]
+
+    def _chosen(self, codes: Tensor) -> Iterator[Tensor]:
+        """[B, K, T] -> [B, T, D] of each of the first K books, whose sum is what the codes stand for."""
+        for k, (book, code) in enumerate(zip(self.books, codes.unbind(dim=1), strict=False)):
+            chosen = book.lookup(code)
+            yield chosen * self._gain(codes[:, 0])[..., None] if k and self.config.gain else chosen
+
+    def _gain(self, first_codes: Tensor) -> Tensor:
+        """[...], the choices of book 1 -> [...], what the later books' codewords are multiplied by."""
+        return self.gains[first_codes] if self.config.gain else self.books[0].codebook.new_ones(first_codes.shape)
 
     @torch.no_grad()
     def fit(self, latents: Tensor, generator: torch.Generator, n_iterations: int = 10) -> None:
@@ -148,7 +177,14 @@ class ResidualVectorQuantizer(nn.Module):
                 book.codebook.copy_(sums / hits.clamp(min=1)[:, None])
                 book.codebook[empty] = _draw(residual, len(empty), generator)
             book.set_codewords(everywhere, book.codebook.clone(), 1.0)
-            residual = residual - book.lookup(book.search(residual))
+            codes = book.search(residual)
+            residual = residual - book.lookup(codes)
+            if self.config.gain and book is self.books[0]:
+                hits, powers = _tally(residual.square().mean(dim=-1, keepdim=True), codes, size)
+                # One more vector of the mean size each: few win, or none.
+                self.left_over.copy_((powers[:, 0] + residual.square().mean()) / (hits + 1))
+                self._set_gains()
+                residual = residual / self._gain(codes)[:, None]
 
     @torch.no_grad()
     def update(self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, generator: torch.Generator) -> None:
@@ -165,11 +201,21 @@ class ResidualVectorQuantizer(nn.Module):
             given.append(residual[item_uses].flatten(0, 1))  # [N, D]
             tallies.append(_tally(given[-1], codes[:, k][item_uses].flatten(), len(book.codebook)))
             residual = residual - book.lookup(codes[:, k])
-        for book, vectors, (hits, sums) in zip(self.books, given, _sum_over_ranks(tallies), strict=True):
+            if k == 0:
+                powers = residual.square().mean(dim=-1, keepdim=True).flatten(0, 1)
+                residual = residual / self._gain(codes[:, 0])[..., None]
+        if self.config.gain:
+            tallies.append(_tally(powers, codes[:, 0].flatten(), len(self.gains)))
+        tallies = _sum_over_ranks(tallies)
+        if self.config.gain:
+            self.left_over.lerp_(tallies.pop()[1][:, 0], 1 - self.config.ema_decay)
+        for book, vectors, (hits, sums) in zip(self.books, given, tallies, strict=True):
             if hits.sum() == 0:  # dropout left this book out everywhere
                 continue
             book.follow(hits, sums, self.config.ema_decay)
             self._revive(book, vectors, hits, generator)
+        if self.config.gain:
+            self._set_gains()
 
     def _revive(self, book: VectorQuantizer, vectors: Tensor, hits: Tensor, generator: torch.Generator) -> None:
         """Give codewords that hardly win any more a vector of this step and the sums of an average codeword."""
@@ -177,6 +223,13 @@ class ResidualVectorQuantizer(nn.Module):
         dead = (book.cluster_size < self.config.revive_below * even_rate).nonzero()[:, 0]
         if len(dead):
             book.set_codewords(dead, _draw(_gather_over_ranks(vectors), len(dead), generator), even_rate)
+            if self.config.gain and book is self.books[0]:
+                self.left_over[dead] = even_rate * self.gains.square().mean()
+
+    def _set_gains(self) -> None:
+        """From the running sums."""
+        hits = self.books[0].cluster_size.clamp(min=torch.finfo(self.left_over.dtype).tiny)
+        self.gains.copy_((self.left_over / hits).sqrt().clamp(min=_LEAST_GAIN))
 
 
 def _mean_square(difference: Tensor, used: Tensor | None) -> Tensor:
@@ -192,6 +245,26 @@ def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Hits [V] of each codeword and the sum [V, D] of the vectors [N, D] that chose it."""
     hits = torch.bincount(codes, minlength=size).to(vectors)
     return hits, vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
+
+
+def _smallest(distances: Tensor, offsets: Tensor, scales: Tensor, n: int) -> Tensor:
+    """[N, P, V], to each of whose V [N, P] is added and then [N, P] multiplied -> [N, min(n, P x V)], where in a row of
+    P x V the smallest are, in rising order.
+
+    They lie in the `n` blocks whose minima are smallest: sorting those alone takes a third of the time of all.
+    """
+    n_paths, size = distances.shape[1:]
+    if size % _BLOCK or n_paths * size // _BLOCK <= n:
+        errors = ((distances + offsets[..., None]) * scales[..., None]).flatten(1)
+        return errors.topk(min(n, errors.shape[1]), largest=False).indices
+    step = size // _BLOCK  # between the members of a block: so its minimum takes no look at neighbours
+    minima = (distances.view(-1, n_paths, _BLOCK, step).amin(dim=2) + offsets[..., None]) * scales[..., None]
+    chosen = minima.flatten(1).topk(n, largest=False).indices
+    first = chosen // step * size + chosen % step
+    members = (first[..., None] + torch.arange(0, size, step, device=first.device)).flatten(1)  # [N, n x _BLOCK]
+    path = members // size
+    errors = (distances.flatten(1).gather(1, members) + offsets.gather(1, path)) * scales.gather(1, path)
+    return members.gather(1, errors.topk(n, largest=False).indices)
 
 
 def _rows(x: Tensor, rows: Tensor) -> Tensor:

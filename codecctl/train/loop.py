@@ -371,7 +371,8 @@ def segment_samples(config: Config) -> int:
 
 def open_crops(config: Config) -> Crops:
     """What the config trains on. Raises `CodecctlError` if the prepared folder is not there."""
-    return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data)
+    bound = 1.0 if config.model.front == "strided" else math.inf  # tanh, or whatever the transform gives
+    return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data, bound)
 
 
 @torch.inference_mode()

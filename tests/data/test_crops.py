@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from pathlib import Path
 
@@ -216,3 +217,6 @@ def test_level_augmentation_moves_no_crop_and_clips_none(mixed: Path) -> None:
     gains_db = 20 * gains.log10()
     assert -12.01 < gains_db.min() < -6
     assert 3 < gains_db.max() < 12.01
+    unbound = Crops(mixed, "train", 1000, 0, DataConfig(level_augmentation_db=12), math.inf).batch(3, 64)
+    assert unbound.abs().max() > 1  # where a codec can say it
+    assert 11 < 20 * (unbound.abs().amax() / plain.abs().amax()).log10() < 12.01

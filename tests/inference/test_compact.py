@@ -31,6 +31,22 @@ def test_float32_loses_nothing(checkpoint: Path, tmp_path: Path, speech: Tensor)
     assert after.fingerprint == before.fingerprint
 
 
+def test_gains_go_along_and_count_for_the_fingerprint(tiny_codec: model.Codec, tmp_path: Path, speech: Tensor) -> None:
+    config = tiny_codec.config
+    shaped = config.model_copy(update={"quantizer": config.quantizer.model_copy(update={"gain": True})})
+    codec = model.Codec(shaped).eval()
+    codec.quantizer.gains.uniform_(0.5, 2, generator=torch.Generator().manual_seed(0))
+    save_codec(codec, tmp_path / "codec.pt")
+    export_codec(tmp_path / "codec.pt", tmp_path / "codec.safetensors", "float32")
+    before, after = Codec.load(tmp_path / "codec.pt", "cpu"), Codec.load(tmp_path / "codec.safetensors", "cpu")
+    assert torch.equal(after.encode(speech), before.encode(speech))
+    assert torch.equal(after.quantizer.left_over, after.quantizer.gains.square())
+    assert after.fingerprint == before.fingerprint
+    codec.quantizer.gains *= 1.1
+    save_codec(codec, tmp_path / "other.pt")
+    assert Codec.load(tmp_path / "other.pt", "cpu").fingerprint != before.fingerprint
+
+
 def test_int8_rounds_each_row_by_half_a_step_at_most(tmp_path: Path) -> None:
     from codecctl.inference.compact import read_compact, write_compact
 

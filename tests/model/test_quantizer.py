@@ -7,7 +7,7 @@ from torch import Tensor
 
 from codecctl.config.schema import QuantizerConfig
 from codecctl.model.codec import Codec
-from codecctl.model.quantizer import ResidualVectorQuantizer, VectorQuantizer
+from codecctl.model.quantizer import ResidualVectorQuantizer, VectorQuantizer, _smallest
 
 
 def rvq(*sizes: int, **settings: float) -> ResidualVectorQuantizer:
@@ -121,3 +121,63 @@ def test_one_path_is_the_greedy_search() -> None:
     assert torch.equal(
         quantizer._search_paths(latents.mT.flatten(0, 1), None).reshape(2, 100, 3).mT, quantizer.encode(latents)
     )
+
+
+def loud_and_soft(n_frames: int) -> Tensor:
+    """[1, 8, T] of all levels over 40 dB."""
+    levels = 10 ** -(2 * torch.rand(n_frames, generator=seeded()))
+    return torch.randn(1, 8, n_frames, generator=torch.Generator().manual_seed(5)) * levels
+
+
+def relative_error(quantizer: ResidualVectorQuantizer, latents: Tensor) -> float:
+    """Median over the frames."""
+    error = quantizer.decode(quantizer.encode(latents)) - latents
+    return float((error.square().sum(dim=1) / latents.square().sum(dim=1)).median())
+
+
+def test_with_gains_soft_frames_are_coded_as_finely_as_loud_ones() -> None:
+    latents = loud_and_soft(8000)
+    for n_paths in (1, 4):
+        plain, shaped = rvq(64, 64, 64, n_paths=n_paths), rvq(64, 64, 64, n_paths=n_paths, gain=True)
+        for quantizer in (plain, shaped):
+            quantizer.fit(latents[0].mT, seeded())
+        assert relative_error(shaped, latents) < 0.6 * relative_error(plain, latents)
+
+
+def test_with_gains_the_forward_pass_says_what_decoding_says() -> None:
+    quantizer, latents = rvq(16, 16, 16, gain=True, n_paths=4), loud_and_soft(200)
+    quantizer.fit(latents[0].mT, seeded())
+    quantized = quantizer(latents)
+    torch.testing.assert_close(quantized.latents, quantizer.decode(quantized.codes))
+    assert torch.equal(quantized.codes, quantizer.encode(latents))
+    greedy = rvq(16, 16, 16, gain=True)
+    greedy.load_state_dict(quantizer.state_dict())
+    assert torch.equal(greedy.encode(latents), greedy._search_paths(latents[0].mT, None).mT[None])
+
+
+def test_gains_follow_what_book_1_leaves_over() -> None:
+    quantizer, latents = rvq(2, 4, gain=True, ema_decay=0.5, revive_below=0), torch.ones(1, 8, 6)
+    quantizer.books[0].codebook.copy_(torch.stack([torch.zeros(8), torch.full((8,), 9.0)]))
+    codes = quantizer.encode(latents)
+    assert not codes[:, 0].any()  # each is 1 away from the first codeword in every direction
+    before = quantizer.left_over.clone()
+    quantizer.update(latents, codes, None, seeded())
+    torch.testing.assert_close(quantizer.left_over, 0.5 * before + 0.5 * torch.tensor([6.0, 0.0]))
+    torch.testing.assert_close(quantizer.gains, (quantizer.left_over / quantizer.books[0].cluster_size).sqrt())
+
+
+def test_silence_that_book_1_hits_exactly_has_a_gain() -> None:
+    quantizer = rvq(2, 4, gain=True)
+    quantizer.fit(torch.zeros(100, 8), seeded())
+    assert bool((quantizer.gains > 0).all())
+    assert bool(quantizer.decode(quantizer.encode(torch.zeros(1, 8, 3))).isfinite().all())
+
+
+def test_the_search_over_blocks_finds_what_sorting_everything_finds() -> None:
+    distances, offsets = torch.randn(7, 5, 64, generator=seeded()), torch.randn(7, 5)
+    scales = torch.rand(7, 5)
+    everything = ((distances + offsets[..., None]) * scales[..., None]).flatten(1)
+    for n in (1, 3, 19, 20, 400):
+        found = _smallest(distances, offsets, scales, n)
+        expected = everything.sort(dim=1).values[:, : min(n, 320)]
+        torch.testing.assert_close(everything.gather(1, found), expected, rtol=0, atol=0)

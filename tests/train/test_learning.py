@@ -140,8 +140,9 @@ def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path) -> Non
 def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
     """Two processes of half the batch, started by torchrun: the same gradient as one of the whole, and one set of
     codebooks."""
-    one = tiny_yaml(tmp_path, prepared, *ADVERSARIAL, "train.batch_size=4")
-    train(tiny_config(prepared, *ADVERSARIAL, "train.batch_size=4"), tmp_path / "one", CPU, Watcher(), stop_step=1)
+    changes = [*ADVERSARIAL, "train.batch_size=4", "model.quantizer.gain=true"]
+    one = tiny_yaml(tmp_path, prepared, *changes)
+    train(tiny_config(prepared, *changes), tmp_path / "one", CPU, Watcher(), stop_step=1)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "--", "codecctl.cli.main", "train", "--config", one, "--set", "train.batch_size=2"]
     process = subprocess.run(
@@ -151,8 +152,9 @@ def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     first, second = (json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[0]) for n in ("one", "two"))
     assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=1e-3)
-    books = [read_checkpoint(tmp_path / n / "last.pt")["model"]["quantizer.books.0.codebook"] for n in ("one", "two")]
-    torch.testing.assert_close(books[0], books[1], rtol=1e-3, atol=1e-4)
+    models = [read_checkpoint(tmp_path / n / "last.pt")["model"] for n in ("one", "two")]
+    for name in ("quantizer.books.0.codebook", "quantizer.gains"):
+        torch.testing.assert_close(models[0][name], models[1][name], rtol=1e-3, atol=1e-4)
 
 
 def test_a_codec_without_training_is_used_but_not_resumed(prepared: Path, tmp_path: Path) -> None:
