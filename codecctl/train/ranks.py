@@ -26,6 +26,7 @@ from codecctl.errors import CodecctlError, Interrupted, Told, UsageError
 
 _PARENT = "CODECCTL_PARENT"  # a pipe that closes when the process dies which started this one
 _GRACE_SECONDS = 5.0  # to end in good order once a process of the run is gone
+_ASKING_SECONDS = 3  # that the first process stays for the others to hear whether the end has been told
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")  # in the errors of a lost connection
 
 
@@ -199,7 +200,12 @@ def _is_lost(error: BaseException) -> bool:
 def _may_tell(folder: Path) -> bool:
     """Whether this process is the first of the run to tell how it ends. To be asked once."""
     try:
-        store = dist.distributed_c10d._get_default_store()
-        return int(store.add(f"told {folder}", 1)) == 1
+        store, key = dist.distributed_c10d._get_default_store(), f"told {folder}"
+        is_first = int(store.add(key, 1)) == 1
+        if dist.get_rank() == 0:  # the store goes with it, and the others have yet to ask
+            until = time.monotonic() + _ASKING_SECONDS
+            while int(store.add(key, 0)) < dist.get_world_size() and time.monotonic() < until:
+                time.sleep(0.02)
+        return is_first
     except Exception:  # no connection yet, or the process is gone that keeps the store
         return True
