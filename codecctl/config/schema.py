@@ -209,6 +209,7 @@ class LossConfig(Section):
     waveform_weight: Weight = Field(1.0, description="L1 of the samples")
     spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
+    average_spectrum_weight: Weight = Field(0.0, description="mean power of each mel band over a crop; 0: off")
     complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
     loudness_weight: Weight = Field(0.0, description="loudness in critical bands, as PESQ hears it; 0: off")
     neurogram_weight: Weight = Field(0.0, description="patterns over time and critical bands, as in ViSQOL; 0: off")

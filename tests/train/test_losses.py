@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -10,12 +12,13 @@ from codecctl.config.schema import LossConfig
 from codecctl.train.losses import ReconstructionLosses
 
 RATE = 16000
+OPTIONAL = ("average_spectrum", "complex", "loudness", "neurogram")
 ONLY_LOUDNESS = LossConfig(waveform_weight=0, spectral_weight=0, mel_weight=0, loudness_weight=1)
 
 
 @pytest.fixture(scope="module")
 def losses() -> ReconstructionLosses:
-    return ReconstructionLosses(LossConfig(complex_weight=1, loudness_weight=1, neurogram_weight=1), RATE)
+    return ReconstructionLosses(LossConfig(**{f"{name}_weight": 1 for name in OPTIONAL}), RATE)
 
 
 def noise(seed: int, level: float, n_items: int = 2, n_samples: int = 6400) -> Tensor:
@@ -34,7 +37,7 @@ SIGNALS = {
 def test_every_loss_is_zero_for_equal_signals(losses: ReconstructionLosses) -> None:
     for name, signal in SIGNALS.items():
         values = losses(signal, signal.clone())
-        assert set(values) == {"waveform", "spectral", "mel", "complex", "loudness", "neurogram"}
+        assert set(values) == {"waveform", "spectral", "mel", *OPTIONAL}
         assert all(float(value) == 0 for value in values.values()), name
 
 
@@ -86,6 +89,16 @@ def test_the_neurogram_knows_patterns_and_forgets_levels() -> None:
     assert distances == sorted(distances)
     assert abs(distances[0]) < 1e-3
     assert 0.5 < distances[2] < 1.1
+
+
+def test_the_average_spectrum_is_that_of_power_whenever_it_comes(losses: ReconstructionLosses) -> None:
+    distance = lambda reference, decoded: float(losses(reference, decoded)["average_spectrum"])  # noqa: E731
+    signal = noise(0, 0.1, n_samples=32_000)
+    assert distance(signal, signal / 2) == pytest.approx(math.log(2), abs=1e-4)
+    assert distance(signal, noise(1, 0.1, n_samples=32_000)) < 0.05  # other noise of the same colour
+    # Half the time silent and the rest twice as strong in power: wrong at every moment, right on average.
+    bursts = signal * (torch.arange(32_000) // 1600 % 2) * 2**0.5
+    assert distance(signal, bursts) < 0.1 < 0.3 < float(losses(signal, bursts)["mel"])
 
 
 def test_a_loss_of_weight_zero_is_not_computed() -> None:

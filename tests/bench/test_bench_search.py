@@ -1,0 +1,59 @@
+"""What following several paths through the books costs, and what sorting only promising blocks of codewords saves."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from codecctl.cli.checkpoint import find_checkpoint
+from codecctl.inference.load import Codec
+from codecctl.model import quantizer
+
+pytestmark = pytest.mark.bench
+
+Smallest = Callable[[Tensor, Tensor, Tensor, int], Tensor]
+
+
+def by_sorting_all(distances: Tensor, offsets: Tensor, scales: Tensor, n: int) -> Tensor:
+    errors = ((distances + offsets[..., None]) * scales[..., None]).flatten(1)
+    return errors.topk(min(n, errors.shape[1]), largest=False).indices
+
+
+@torch.inference_mode()
+def test_blocks_against_all(speech_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The starter's books and its latents of real speech, one thread, medians of five rounds in turn."""
+    codec = Codec.load(find_checkpoint(None), "cpu")
+    files = sorted(speech_folder.rglob("*.flac"))[:6]
+    latents = [codec(torch.from_numpy(soundfile.read(file, dtype="float32")[0])[None, None]).latents for file in files]
+    seconds = sum(each.shape[-1] for each in latents) * codec.hop_length / codec.sample_rate
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for n_paths in (1, 6, 16, 24):
+            codec.quantizer.config = codec.quantizer.config.model_copy(update={"n_paths": n_paths})
+            rounds = [time_round(codec, latents, monkeypatch) for _ in range(5)]
+            blocks, everything = (statistics.median(each) / seconds for each in zip(*rounds, strict=True))
+            print(f"{n_paths} paths: {blocks:.4f} of real time, {everything:.4f} by sorting all")
+            assert n_paths == 1 or blocks < everything
+    finally:
+        torch.set_num_threads(threads)
+
+
+def time_round(codec: Codec, latents: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
+    """Seconds by blocks and by sorting all; their codes are the same."""
+    spent, codes = [], []
+    for smallest in (quantizer._smallest, by_sorting_all):
+        with monkeypatch.context() as patch:
+            patch.setattr(quantizer, "_smallest", smallest)
+            start = time.perf_counter()
+            codes.append([codec.quantizer.encode(each) for each in latents])
+            spent.append(time.perf_counter() - start)
+    assert all(torch.equal(*pair) for pair in zip(*codes, strict=True))
+    return spent[0], spent[1]
