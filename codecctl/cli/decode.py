@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 
 from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, say
-from codecctl.cli.pipes import as_file, binary_stdout
+from codecctl.cli.pipes import as_file, binary_stdout, naming_stdout
 
 
 def decode(
@@ -29,7 +30,7 @@ def decode(
     from codecctl.inference.files import decode_file
     from codecctl.inference.load import Codec
 
-    with as_file(codes) as (path, name):
+    with as_file(codes) as (path, name), contextlib.nullcontext() if output else naming_stdout():
         decoded = decode_file(Codec.load(model, device), path, target, name=name)
     say(
         escape(

@@ -11,7 +11,7 @@ import typer
 
 from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, say
-from codecctl.cli.pipes import as_file, binary_stdout
+from codecctl.cli.pipes import as_file, binary_stdout, naming_stdout
 from codecctl.errors import CodecctlError, UsageError
 
 if TYPE_CHECKING:
@@ -50,9 +50,9 @@ def encode(
         target = output or Path(folder, f"codes{suffix}")
         _encode_one(Codec.load(model, device), path, target, n_quantizers, name, str(output or "stdout"))
         if stdout:
-            with target.open("rb") as codes:
+            with target.open("rb") as codes, naming_stdout():
                 shutil.copyfileobj(codes, stdout)
-            stdout.flush()
+                stdout.flush()
 
 
 def _check_request(inputs: list[Path], output: Path | None, out_dir: Path | None, form: str | None) -> None:

@@ -21,6 +21,16 @@ def binary_stdout(hint: str) -> BinaryIO:
 
 
 @contextlib.contextmanager
+def naming_stdout() -> Iterator[None]:
+    """Around writing to stdout: the system does not say which file is full."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or "stdout"
+        raise
+
+
+@contextlib.contextmanager
 def as_file(source: Path) -> Iterator[tuple[Path, str]]:
     """A path that can be read and a name for messages; `-` is stdin, copied to a temporary file."""
     if str(source) != "-":

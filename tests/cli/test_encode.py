@@ -141,7 +141,7 @@ def test_a_full_disk_and_a_closed_pipe(model: Path, wav: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
     assert done.returncode == 1
-    assert "No space left on device" in done.stderr.splitlines()[-1]
+    assert done.stderr.splitlines()[-1] == "error: stdout: No space left on device"
     assert "Traceback" not in done.stderr
     reading, writing = os.pipe()
     os.close(reading)
