@@ -16,6 +16,7 @@ from torch import distributed as dist
 
 from codecctl.config.schema import QuantizerConfig
 
+_ASIDE = 0.3  # of the way from a codeword to a vector near it; at the vector itself hardly another one is won
 _LEAST_GAIN = 1e-3  # of the latents' unit: where book 1 says silence, what it leaves is nothing
 _FRAMES_AT_ONCE = 128  # of a search over many paths: what it compares stays in the cache
 _BLOCK = 16  # distances, of which the search looks at the smallest first
@@ -218,13 +219,16 @@ class ResidualVectorQuantizer(nn.Module):
             self._set_gains()
 
     def _revive(self, book: VectorQuantizer, vectors: Tensor, hits: Tensor, generator: torch.Generator) -> None:
-        """Give codewords that hardly win any more a vector of this step and the sums of an average codeword."""
+        """Put codewords that hardly win any more beside one that does, a step towards a vector of it, with the sums of
+        an average codeword. So those that win most are split first."""
         even_rate = book.cluster_size.mean()
         dead = (book.cluster_size < self.config.revive_below * even_rate).nonzero()[:, 0]
         if len(dead):
-            book.set_codewords(dead, _draw(_gather_over_ranks(vectors), len(dead), generator), even_rate)
+            drawn = _draw(_gather_over_ranks(vectors), len(dead), generator)
+            nearest = book.search(drawn)
+            book.set_codewords(dead, book.lookup(nearest).lerp(drawn, _ASIDE), even_rate)
             if self.config.gain and book is self.books[0]:
-                self.left_over[dead] = even_rate * self.gains.square().mean()
+                self.left_over[dead] = even_rate * self.gains[nearest].square()
 
     def _set_gains(self) -> None:
         """From the running sums."""

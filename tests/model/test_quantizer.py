@@ -10,9 +10,9 @@ from codecctl.model.codec import Codec
 from codecctl.model.quantizer import ResidualVectorQuantizer, VectorQuantizer, _smallest
 
 
-def rvq(*sizes: int, **settings: float) -> ResidualVectorQuantizer:
+def rvq(*sizes: int, width: int = 8, **settings: float) -> ResidualVectorQuantizer:
     torch.manual_seed(0)
-    return ResidualVectorQuantizer(QuantizerConfig(codebook_sizes=sizes, **settings), width=8)
+    return ResidualVectorQuantizer(QuantizerConfig(codebook_sizes=sizes, **settings), width)
 
 
 def seeded() -> torch.Generator:
@@ -85,6 +85,17 @@ def test_revival_resets_every_buffer_of_a_dead_codeword() -> None:
     assert book.codebook[5].abs().max() < 10
     torch.testing.assert_close(book.codeword_sum[5], book.codebook[5] * book.cluster_size[5])
     assert (quantizer.encode(vectors)[:, 0] == 5).any()
+
+
+def test_dead_codewords_share_what_a_popular_one_wins() -> None:
+    quantizer, vectors = rvq(16, width=32, ema_decay=0.9), torch.randn(1, 32, 4000, generator=seeded())
+    (book,) = quantizer.books
+    book.set_codewords(torch.arange(16), torch.full((16, 32), 1000.0), 1.0)
+    book.set_codewords(torch.tensor([3]), torch.zeros(1, 32), 1.0)  # wins everything
+    for _ in range(20):
+        quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
+    hits = torch.bincount(quantizer.encode(vectors).flatten(), minlength=16)
+    assert hits.min() > 0.5 * hits.float().mean()
 
 
 def test_dropped_books_neither_learn_nor_lose(tiny_codec: Codec) -> None:
