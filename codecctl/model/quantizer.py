@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from codecctl.config.schema import QuantizerConfig
 
-_ASIDE = 0.3  # of the way from a codeword to a vector near it; at the vector itself hardly another one is won
+_ASIDE = 0.3  # of the way from a codeword to a vector that it won; at the vector itself hardly another one is won
 _LEAST_GAIN = 1e-3  # of the latents' unit: where book 1 says silence, what it leaves is nothing
 _FRAMES_AT_ONCE = 128  # of a search over many paths: what it compares stays in the cache
 _BLOCK = 16  # distances, of which the search looks at the smallest first
@@ -199,8 +199,8 @@ class ResidualVectorQuantizer(nn.Module):
         given, tallies = [], []
         for k, book in enumerate(self.books):
             item_uses = slice(None) if n_quantizers is None else n_quantizers > k
-            given.append(residual[item_uses].flatten(0, 1))  # [N, D]
-            tallies.append(_tally(given[-1], codes[:, k][item_uses].flatten(), len(book.codebook)))
+            given.append((residual[item_uses].flatten(0, 1), codes[:, k][item_uses].flatten()))  # [N, D], [N]
+            tallies.append(_tally(*given[-1], len(book.codebook)))
             residual = residual - book.lookup(codes[:, k])
             if k == 0:
                 powers = residual.square().mean(dim=-1, keepdim=True).flatten(0, 1)
@@ -210,25 +210,25 @@ class ResidualVectorQuantizer(nn.Module):
         tallies = _sum_over_ranks(tallies)
         if self.config.gain:
             self.left_over.lerp_(tallies.pop()[1][:, 0], 1 - self.config.ema_decay)
-        for book, vectors, (hits, sums) in zip(self.books, given, tallies, strict=True):
+        for book, (vectors, chosen), (hits, sums) in zip(self.books, given, tallies, strict=True):
             if hits.sum() == 0:  # dropout left this book out everywhere
                 continue
             book.follow(hits, sums, self.config.ema_decay)
-            self._revive(book, vectors, hits, generator)
+            self._revive(book, vectors, chosen, generator)
         if self.config.gain:
             self._set_gains()
 
-    def _revive(self, book: VectorQuantizer, vectors: Tensor, hits: Tensor, generator: torch.Generator) -> None:
-        """Put codewords that hardly win any more beside one that does, a step towards a vector of it, with the sums of
-        an average codeword. So those that win most are split first."""
+    def _revive(self, book: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> None:
+        """Put codewords that hardly win any more beside one that does, a step towards one of the `vectors` [N, D] that
+        it won, with the sums of an average codeword. `codes` [N]: who won them. So who wins most is split first."""
         even_rate = book.cluster_size.mean()
         dead = (book.cluster_size < self.config.revive_below * even_rate).nonzero()[:, 0]
         if len(dead):
-            drawn = _draw(_gather_over_ranks(vectors), len(dead), generator)
-            nearest = book.search(drawn)
-            book.set_codewords(dead, book.lookup(nearest).lerp(drawn, _ASIDE), even_rate)
+            beside = torch.cat([book.lookup(codes).lerp(vectors, _ASIDE), codes[:, None].to(vectors)], dim=1)
+            drawn = _draw(_gather_over_ranks(beside), len(dead), generator)
+            book.set_codewords(dead, drawn[:, :-1], even_rate)
             if self.config.gain and book is self.books[0]:
-                self.left_over[dead] = even_rate * self.gains[nearest].square()
+                self.left_over[dead] = even_rate * self.gains[drawn[:, -1].long()].square()
 
     def _set_gains(self) -> None:
         """From the running sums."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from tests.conftest import lively
 from tests.inference.conftest import TINY
 
 Command = Callable[..., Any]
+PROGRAM = [sys.executable, "-m", "codecctl.cli.main"]
 
 
 @pytest.fixture
@@ -40,6 +43,14 @@ def test_wav_on_stdout_is_that_of_the_file(codecctl: Command, model: Path, packe
     assert done.code == 0
     streamed, _ = soundfile.read(io.BytesIO(done.stdout))
     assert np.array_equal(streamed, soundfile.read(tmp_path / "out.wav")[0])
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_stdout_is_named(model: Path, packed: Path) -> None:
+    arguments = [*PROGRAM, "decode", str(packed), "--checkpoint", str(model)]
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(arguments, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
 
 
 def test_codes_are_recognised_by_their_bytes(codecctl: Command, model: Path, wav: Path, tmp_path: Path) -> None:
