@@ -18,6 +18,7 @@ from codecctl.train.step import (
     Machinery,
     assemble,
     check_weights,
+    draw_heard,
     draw_n_quantizers,
     fully_on,
     hear,
@@ -68,7 +69,8 @@ def explain_batch(state: TrainState, machine: Machinery, config: Config, audio: 
     output = Generated(*machine.generator(audio, n_quantizers))
     losses = judge(audio, output, machine, config)
     if machine.adversary is not None:
-        losses |= hear(audio, output.audio, machine.adversary.discriminators, machine.fabric)
+        heard = draw_heard(config, state.step, audio.shape[-1])
+        losses |= hear(audio[..., heard], output.audio[..., heard], machine.adversary.discriminators, machine.fabric)
     weights = loss_weights(config, state.step, state.adversarial_step)
     check_weights(losses, weights, config)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
@@ -81,6 +83,11 @@ def explain_batch(state: TrainState, machine: Machinery, config: Config, audio: 
 
 def _pull(loss: Tensor, output: Generated) -> list[float]:
     """Norms of a loss's gradients at the decoded audio and at the latents."""
-    places = (output.audio, output.latents)
-    gradients = torch.autograd.grad(loss, places, retain_graph=True, allow_unused=True)
-    return [0.0 if gradient is None else float(gradient.norm()) for gradient in gradients]
+    return [_gradient_norm(loss, place) for place in (output.audio, output.latents)]
+
+
+def _gradient_norm(loss: Tensor, place: Tensor) -> float:
+    if not (loss.requires_grad and place.requires_grad):  # a part is frozen
+        return 0.0
+    (gradient,) = torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)
+    return 0.0 if gradient is None else float(gradient.norm())

@@ -26,7 +26,7 @@ from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import TrainState, follow, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
 
-_DROPOUT, _REVIVAL = 0, 1  # purposes of a step's randomness
+_DROPOUT, _REVIVAL, _STRETCH = range(3)  # purposes of a step's randomness
 _ADVERSARIAL = {"adversarial", "feature"}
 _THEIR_OWN = "discriminator"  # what the discriminators minimise, without a weight
 
@@ -125,12 +125,13 @@ def gradients(state: TrainState, batches: Sequence[Tensor], machine: Machinery, 
     n_quantizers = draw_n_quantizers(config, state.step, len(batches) * len(batches[0]), machine.fabric)
     outputs, values = [], []
     adversary = machine.adversary if state.step >= first_discriminator_step(state, config) else None
+    heard = draw_heard(config, state.step, batches[0].shape[-1])
     machine.optimizer.zero_grad()
     if adversary is not None:
         adversary.optimizer.zero_grad()
     for i, (audio, n) in enumerate(zip(batches, n_quantizers.to(batches[0].device).chunk(len(batches)), strict=True)):
         is_last = i + 1 == len(batches)
-        output, losses = _backward(audio, n, weights, machine, adversary, config, 1 / len(batches), is_last)
+        output, losses = _backward(audio, n, weights, machine, adversary, heard, config, 1 / len(batches), is_last)
         outputs.append(output)
         values.append(losses)
 
@@ -169,6 +170,18 @@ def draw_n_quantizers(config: Config, step: int, batch_size: int, fabric: Fabric
     return torch.where(dropped, drawn, n_codebooks).chunk(fabric.world_size)[fabric.global_rank]
 
 
+def draw_heard(config: Config, step: int, n_samples: int) -> slice:
+    """What the discriminators hear of crops of `n_samples`: a stretch that may begin anywhere. Transformers want long
+    crops, discriminators judge tenths of a second and cost more than the codec."""
+    seconds = config.train.adversarial.segment_seconds
+    if seconds is None:
+        return slice(0, n_samples)
+    n_heard = min(round(seconds * config.model.sample_rate), n_samples)
+    generator = step_generator(config.train.seed, step, _STRETCH)
+    start = int(torch.randint(n_samples - n_heard + 1, (), generator=generator))
+    return slice(start, start + n_heard)
+
+
 def _set_rates(state: TrainState, config: Config) -> float:
     """Both learning rates of this step; returns the generator's."""
     share = schedule(config.train, state.step) * state.rate_factor
@@ -187,6 +200,7 @@ def _backward(
     weights: dict[str, float],
     machine: Machinery,
     adversary: Adversary | None,
+    heard: slice,
     config: Config,
     share: float,
     is_last: bool,
@@ -198,10 +212,11 @@ def _backward(
         output = Generated(*machine.generator(audio, n_quantizers))
         losses = judge(audio, output, machine, config)
         if adversary is not None:
+            real, decoded = audio[..., heard], output.audio[..., heard]
             with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
-                losses[_THEIR_OWN] = _teach(audio, output.audio, adversary.wrapped, fabric, share)
+                losses[_THEIR_OWN] = _teach(real, decoded, adversary.wrapped, fabric, share)
             if _ADVERSARIAL & weights.keys():
-                losses |= hear(audio, output.audio, adversary.discriminators, fabric)
+                losses |= hear(real, decoded, adversary.discriminators, fabric)
         check_weights(losses, weights, config)
         total = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
         fabric.backward(total * share)

@@ -49,6 +49,13 @@ def test_the_gradient_of_the_samples_l1_is_known(config: Config, explained: dict
     assert explained["waveform"].gradient_at_audio == pytest.approx(n_samples**-0.5, rel=0.01)
 
 
+def test_what_is_frozen_has_no_gradient(config: Config) -> None:
+    frozen = config.model_copy(update={"train": config.train.model_copy(update={"freeze": ("encoder",)})})
+    explained = {loss.name: loss for loss in explain(frozen, CPU)}
+    assert all(loss.gradient_at_latents == 0 for loss in explained.values())
+    assert explained["waveform"].gradient_at_audio > 0
+
+
 class _OneMore(ReconstructionLosses):
     def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         return {**super().forward(reference, decoded), "sharpness": (reference - decoded).mean()}

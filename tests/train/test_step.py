@@ -11,8 +11,8 @@ from torch import Tensor
 
 from codecctl.config import Config, load_config
 from codecctl.train.state import TrainState, start_state
-from codecctl.train.step import Machinery, draw_n_quantizers, train_step
-from tests.train.tiny import tiny_config, tiny_machine
+from codecctl.train.step import Machinery, draw_heard, draw_n_quantizers, train_step
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
 
 CPU = torch.device("cpu")
 ALONE = Fabric(accelerator="cpu", devices=1)
@@ -60,6 +60,26 @@ def test_what_is_drawn_follows_from_the_step() -> None:
     first, again = draw_n_quantizers(config, 5, 16, ALONE), draw_n_quantizers(config, 5, 16, ALONE)
     assert torch.equal(first, again)
     assert any(not torch.equal(first, draw_n_quantizers(config, step, 16, ALONE)) for step in range(6, 9))
+
+
+def test_discriminators_hear_a_stretch_of_each_crop(crops: Tensor) -> None:
+    heard: list[tuple[int, ...]] = []
+    config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.segment_seconds=0.05")
+    state = start_state(config, CPU, steps_per_epoch=1)
+    machine = tiny_machine(state, config)
+    assert state.discriminators is not None
+    state.discriminators.register_forward_pre_hook(lambda _, inputs: heard.append(tuple(inputs[0].shape)))
+    train_step(state, [crops], machine, config)
+    assert heard == [(2, 1, 800)] * 4  # original and decoded, to learn and to judge
+    starts = {draw_heard(config, step, 3200).start for step in range(400)}
+    assert min(starts) < 50
+    assert 2350 < max(starts) <= 2400
+
+
+@pytest.mark.parametrize("seconds", ["null", "1.0"])
+def test_a_crop_no_longer_than_the_stretch_is_heard_whole(seconds: str) -> None:
+    config = load_config("smoke", overrides=[f"train.adversarial.segment_seconds={seconds}"])
+    assert all(draw_heard(config, step, 3200) == slice(0, 3200) for step in range(9))
 
 
 def test_a_step_says_what_it_did(state: TrainState, crops: Tensor, machine: Machinery, config: Config) -> None:
