@@ -175,8 +175,8 @@ class AdversarialConfig(Section):
         (2048, 1024, 512), description="samples; a discriminator each, of complex spectra; []: none"
     )
     channels: Positive = Field(32, description="of their first layers; all others in proportion")
-    segment_seconds: float | None = Field(
-        None, gt=0, description="what they hear of each crop, a stretch drawn anew at each step; null: all"
+    heard_seconds: float | None = Field(
+        None, ge=0.01, description="what they hear of each crop, a stretch drawn anew at each step; null: all"
     )
     start_epoch: Count = Field(5, description="epoch at whose start the codec begins to hear them")
     warmup_steps: Count = Field(1000, description="steps before that in which they learn alone")

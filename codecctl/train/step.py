@@ -171,9 +171,9 @@ def draw_n_quantizers(config: Config, step: int, batch_size: int, fabric: Fabric
 
 
 def draw_heard(config: Config, step: int, n_samples: int) -> slice:
-    """What the discriminators hear of crops of `n_samples`: a stretch that may begin anywhere. Transformers want long
-    crops, discriminators judge tenths of a second and cost more than the codec."""
-    seconds = config.train.adversarial.segment_seconds
+    """What the discriminators hear of crops of `n_samples`, a stretch that may begin anywhere: transformers want long
+    crops, discriminators see tenths of a second at a time, and those of a small codec cost more than it does."""
+    seconds = config.train.adversarial.heard_seconds
     if seconds is None:
         return slice(0, n_samples)
     n_heard = min(round(seconds * config.model.sample_rate), n_samples)

@@ -64,7 +64,7 @@ def test_what_is_drawn_follows_from_the_step() -> None:
 
 def test_discriminators_hear_a_stretch_of_each_crop(crops: Tensor) -> None:
     heard: list[tuple[int, ...]] = []
-    config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.segment_seconds=0.05")
+    config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05")
     state = start_state(config, CPU, steps_per_epoch=1)
     machine = tiny_machine(state, config)
     assert state.discriminators is not None
@@ -78,7 +78,7 @@ def test_discriminators_hear_a_stretch_of_each_crop(crops: Tensor) -> None:
 
 @pytest.mark.parametrize("seconds", ["null", "1.0"])
 def test_a_crop_no_longer_than_the_stretch_is_heard_whole(seconds: str) -> None:
-    config = load_config("smoke", overrides=[f"train.adversarial.segment_seconds={seconds}"])
+    config = load_config("smoke", overrides=[f"train.adversarial.heard_seconds={seconds}"])
     assert all(draw_heard(config, step, 3200) == slice(0, 3200) for step in range(9))
 
 
