@@ -216,6 +216,7 @@ class LossConfig(Section):
     complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
     loudness_weight: Weight = Field(0.0, description="loudness in critical bands, as PESQ hears it; 0: off")
     neurogram_weight: Weight = Field(0.0, description="patterns over time and critical bands, as in ViSQOL; 0: off")
+    repetition_weight: Weight = Field(0.0, description="frames too much alike above 1 kHz, a buzz; 0: off")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
     semantic_weight: Weight = Field(10.0, description="book 1 to the teacher's hidden states; 0: no teacher")
     adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")
@@ -319,4 +320,13 @@ class Config(Section):
     def _check_bands(self) -> Config:
         if self.train.band_weight != 1 and self.model.front != "transform":
             raise ValueError("train.band_weight is for model.front=transform; other fronts have no bands")
+        return self
+
+    @model_validator(mode="after")
+    def _check_frame(self) -> Config:
+        if self.loss.repetition_weight and self.model.hop_length % 16:
+            raise ValueError(
+                f"loss.repetition_weight is for frames of a multiple of 16 samples, and model.strides make "
+                f"{self.model.hop_length}; set it to 0"
+            )
         return self

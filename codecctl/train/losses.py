@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from codecctl.audio.spectrum import MelSpectrogram, Stft
 from codecctl.config.schema import LossConfig
 from codecctl.train import loudness, neurogram
+from codecctl.train.repetition import RepetitionDistance
 
 _FLOOR = 1e-5  # of magnitudes, under their logarithm
 _QUIET = 1e-2  # RMS magnitude, -40 dB of full scale
@@ -28,10 +29,11 @@ class ReconstructionLosses(nn.Module):
     spectrum. L1 of logarithms frame by frame asks for the median, which is below the mean wherever the bits leave a
     choice: speech comes out duller than it was. complex: squared error of spectra whose magnitudes went through a power
     law, with and without their phases (Braun and Tashev 2020, eq. 7), mean over the windows. loudness:
-    `LoudnessDistance`. neurogram: `NeurogramDistance`.
+    `LoudnessDistance`. neurogram: `NeurogramDistance`. repetition: `RepetitionDistance`; `frame` is the codec's, in
+    samples.
     """
 
-    def __init__(self, config: LossConfig, sample_rate: int) -> None:
+    def __init__(self, config: LossConfig, sample_rate: int, frame: int) -> None:
         super().__init__()
         self.config = config
         windows = {"spectral": config.spectral_windows, "complex": config.complex_windows, "mel": config.mel_windows}
@@ -47,6 +49,7 @@ class ReconstructionLosses(nn.Module):
         self.average_bands = MelSpectrogram(sample_rate, _AVERAGE_WINDOW, _AVERAGE_BANDS)
         self.loudness = loudness.LoudnessDistance(sample_rate)
         self.neurogram = neurogram.NeurogramDistance(sample_rate)
+        self.repetition = RepetitionDistance(sample_rate, frame)
 
     def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
         config = self.config
@@ -71,6 +74,8 @@ class ReconstructionLosses(nn.Module):
                 losses["loudness"] = self.loudness(*spectra[loudness.WINDOW])
             if config.neurogram_weight:
                 losses["neurogram"] = self.neurogram(*spectra[self._neurogram_window])
+            if config.repetition_weight:
+                losses["repetition"] = self.repetition(reference, decoded)
             return losses
 
 

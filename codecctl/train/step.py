@@ -63,7 +63,7 @@ def assemble(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher
     if state.discriminators is not None and state.discriminator_optimizer is not None:
         wrapped = fabric.setup(whole(state.discriminators), state.discriminator_optimizer, move_to_device=False)
         adversary = Adversary(state.discriminators, *wrapped)
-    losses = ReconstructionLosses(config.loss, config.model.sample_rate).to(fabric.device)
+    losses = ReconstructionLosses(config.loss, config.model.sample_rate, config.model.hop_length).to(fabric.device)
     return Machinery(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device))
 
 

@@ -57,7 +57,7 @@ class Bare:
         crops = open_crops(config)
         start_codebooks(self.state, config, crops, tiny_machine(self.state, config).fabric)
         self.audio = crops.batch(0, config.train.batch_size)
-        self.losses = ReconstructionLosses(config.loss, config.model.sample_rate)
+        self.losses = ReconstructionLosses(config.loss, config.model.sample_rate, config.model.hop_length)
         self.n_quantizers = torch.full((len(self.audio),), config.model.n_codebooks)
         self.weights = {name: weight for name, weight in config.loss.weights.items() if weight}
 

@@ -117,6 +117,12 @@ def test_a_band_weight_needs_bands() -> None:
     assert load_config("starter", overrides=["train.band_weight=2"]).train.band_weight == 2
 
 
+def test_repetition_is_measured_in_frames_of_whole_places() -> None:
+    wrong = ("model.strides=[2,4,5,5]", "loss.repetition_weight=1")
+    assert "loss.repetition_weight is for frames of a multiple of 16 samples" in refused("smoke", *wrong)
+    assert load_config("smoke", overrides=["loss.repetition_weight=1"]).loss.repetition_weight == 1
+
+
 def test_set_without_a_key_or_a_value_shows_how() -> None:
     for text in ("train", "=3", ""):
         assert "expected a.b=c, such as train.batch_size=8" in refused("smoke", text)

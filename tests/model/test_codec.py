@@ -76,7 +76,7 @@ def test_no_signal_makes_a_nan(smoke_model: ModelConfig, signal: str) -> None:
     }[signal]
     codec = Codec(smoke_model)
     output = codec(audio)
-    losses = ReconstructionLosses(load_config("smoke").loss, 16000)(audio, output.audio)
+    losses = ReconstructionLosses(load_config("smoke").loss, 16000, 320)(audio, output.audio)
     total = torch.stack([*losses.values(), output.commitment_loss.mean()]).sum()
     total.backward()
     assert output.audio.isfinite().all()
@@ -98,7 +98,7 @@ def test_every_tensor_of_a_step_lives_on_the_card() -> None:
     """Fake CUDA tensors need no card, and mixing them with a forgotten CPU tensor is an error."""
     config = Config()
     with torch.device("cpu"):
-        losses = ReconstructionLosses(config.loss, 16000)  # mel filters look at values: built first, moved then
+        losses = ReconstructionLosses(config.loss, 16000, 320)  # mel filters look at values: built first, moved then
     with FakeTensorMode(allow_non_fake_inputs=True):
         with torch.device("cuda"):
             codec = Codec(config.model)

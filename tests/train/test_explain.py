@@ -63,7 +63,9 @@ class _OneMore(ReconstructionLosses):
 
 def test_a_loss_without_a_weight_is_a_configuration_error(config: Config) -> None:
     state = start_state(config, CPU, steps_per_epoch=0)
-    machine = replace(tiny_machine(state, config), losses=_OneMore(config.loss, config.model.sample_rate))
+    machine = replace(
+        tiny_machine(state, config), losses=_OneMore(config.loss, config.model.sample_rate, config.model.hop_length)
+    )
     with pytest.raises(ConfigError, match=r"loss\.sharpness_weight: there is no such key"):
         train_step(state, [torch.zeros(2, 1, 3200)], machine, config)
 

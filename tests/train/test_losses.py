@@ -11,14 +11,14 @@ from torch import Tensor
 from codecctl.config.schema import LossConfig
 from codecctl.train.losses import ReconstructionLosses
 
-RATE = 16000
-OPTIONAL = ("average_spectrum", "complex", "loudness", "neurogram")
+RATE, FRAME = 16000, 320
+OPTIONAL = ("average_spectrum", "complex", "loudness", "neurogram", "repetition")
 ONLY_LOUDNESS = LossConfig(waveform_weight=0, spectral_weight=0, mel_weight=0, loudness_weight=1)
 
 
 @pytest.fixture(scope="module")
 def losses() -> ReconstructionLosses:
-    return ReconstructionLosses(LossConfig(**{f"{name}_weight": 1 for name in OPTIONAL}), RATE)
+    return ReconstructionLosses(LossConfig(**{f"{name}_weight": 1 for name in OPTIONAL}), RATE, FRAME)
 
 
 def noise(seed: int, level: float, n_items: int = 2, n_samples: int = 6400) -> Tensor:
@@ -59,7 +59,7 @@ def test_every_loss_grows_with_the_error(losses: ReconstructionLosses) -> None:
 
 
 def test_loudness_ignores_the_level_of_both_but_not_of_a_band() -> None:
-    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE)
+    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE, FRAME)
     distance = lambda reference, decoded: float(losses(reference, decoded)["loudness"])  # noqa: E731
     signal = noise(0, 0.1, n_samples=16_000)
     spectrum = torch.fft.rfft(signal)
@@ -74,7 +74,7 @@ def test_loudness_ignores_the_level_of_both_but_not_of_a_band() -> None:
 
 
 def test_added_sound_disturbs_more_than_missing_sound() -> None:
-    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE)
+    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE, FRAME)
     time = torch.arange(16_000) / RATE
     voice = 0.1 * torch.sin(2 * torch.pi * 440 * time).expand(1, 1, -1)
     both = voice + 0.05 * torch.sin(2 * torch.pi * 2500 * time)
@@ -83,12 +83,29 @@ def test_added_sound_disturbs_more_than_missing_sound() -> None:
 
 def test_the_neurogram_knows_patterns_and_forgets_levels() -> None:
     none = dict.fromkeys(("waveform_weight", "spectral_weight", "mel_weight"), 0)
-    losses = ReconstructionLosses(LossConfig(**none, neurogram_weight=1), RATE)
+    losses = ReconstructionLosses(LossConfig(**none, neurogram_weight=1), RATE, FRAME)
     signal, other = noise(0, 0.1, n_samples=32_000), noise(1, 0.1, n_samples=32_000)
     distances = [float(losses(signal, x)["neurogram"]) for x in (0.1 * signal, signal + 0.1 * other, other)]
     assert distances == sorted(distances)
     assert abs(distances[0]) < 1e-3
     assert 0.5 < distances[2] < 1.1
+
+
+def test_repetition_is_one_waveform_over_and_over_whatever_the_levels() -> None:
+    none = dict.fromkeys(("waveform_weight", "spectral_weight", "mel_weight"), 0)
+    losses = ReconstructionLosses(LossConfig(**none, repetition_weight=1), RATE, FRAME)
+    distance = lambda reference, decoded: float(losses(reference, decoded)["repetition"])  # noqa: E731
+    signal, other = noise(0, 0.1, n_samples=32_000), noise(1, 0.1, n_samples=32_000)
+    repeated = signal[..., :FRAME].repeat(1, 1, 100)
+    signs = noise(2, 1, n_samples=100).sign().repeat_interleave(FRAME, dim=2)
+    shaped = other * (torch.arange(32_000) % FRAME < FRAME // 2)  # never the same waveform, always in the first half
+    assert distance(signal, 0.1 * signal) < 0.01
+    assert distance(signal, other) < 0.1
+    assert distance(signal, 0.1 * repeated) > 0.9
+    assert distance(signal, signs * repeated) > 0.9
+    assert distance(repeated, signal) > 0.9
+    assert 0.5 < distance(signal, shaped) < 1.2
+    assert distance(repeated, repeated) == 0
 
 
 def test_the_average_spectrum_is_that_of_power_whenever_it_comes(losses: ReconstructionLosses) -> None:
@@ -103,7 +120,7 @@ def test_the_average_spectrum_is_that_of_power_whenever_it_comes(losses: Reconst
 
 def test_a_loss_of_weight_zero_is_not_computed() -> None:
     config = LossConfig(spectral_weight=0, mel_weight=0)
-    assert set(ReconstructionLosses(config, RATE)(noise(0, 0.1), noise(1, 0.1))) == {"waveform"}
+    assert set(ReconstructionLosses(config, RATE, FRAME)(noise(0, 0.1), noise(1, 0.1))) == {"waveform"}
     assert config.weights["spectral"] == 0
     assert config.weights["commitment"] == config.commitment_weight
 
@@ -128,13 +145,13 @@ def test_autocast_changes_nothing(losses: ReconstructionLosses) -> None:
 def test_any_length_has_a_loss(losses: ReconstructionLosses, n_samples: int) -> None:
     values = losses(noise(0, 0.1, 1, n_samples), noise(1, 0.1, 1, n_samples))
     assert all(value.isfinite() for value in values.values())
-    blind = {"loudness", "neurogram"}  # they bring both to one level, where single samples are alike
+    blind = {"loudness", "neurogram", "repetition"}  # they bring both to one level, where single samples are alike
     assert all(value > 0 for name, value in values.items() if name not in blind or n_samples > 1)
 
 
 def test_the_complex_loss_knows_phase_and_forgets_level() -> None:
     config = LossConfig(complex_weight=1.0)
-    losses = ReconstructionLosses(config, RATE)
+    losses = ReconstructionLosses(config, RATE, FRAME)
     speech = noise(3, 0.1)
     noisy = speech + noise(4, 0.03)
     assert losses(speech, speech)["complex"] < 1e-9
