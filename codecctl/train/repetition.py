@@ -19,16 +19,16 @@ _FRAMES_APART = 8
 _SILENCE = 1e-4  # of the reference's mean power: a frame softer than that is like no other
 _PLACE_WINDOW = 64  # samples; places are a hop apart
 _PLACE_OCTAVES_HZ = _OCTAVES_HZ[1:]  # below, so short a window hears the lows as well
-_PLACE_FLOOR = 1e-8  # power, -80 dB of full scale
+_FLOOR = 1e-8  # power, -80 dB of full scale
 
 
 class RepetitionDistance(nn.Module):
-    """Reference and decoded samples [B, L] -> the sum of two differences between them, each the mean over octaves from
-    1 kHz up; 0 for the same samples, close to 0 for two noises.
+    """Reference and decoded samples [B, L] -> the sum of two differences between them, each the mean over octaves; 0
+    for the same samples, close to 0 for two noises.
 
-    How much alike the frames are: the mean square of the correlation of each two at most 8 frames apart; 1 for noise
-    against one waveform over and over. How power lies within a frame: the share of each place, over an even share,
-    averaged over the frames of a crop. A frame has a multiple of 16 samples.
+    How much alike the frames are, from 1 kHz up: the mean square of the correlation of each two at most 8 frames apart;
+    1 for noise against one waveform over and over. How power lies within a frame, from 2 kHz up: the share of each
+    place, over an even share, averaged over the frames of a crop. A frame has a multiple of 16 samples.
     """
 
     def __init__(self, sample_rate: int, frame: int) -> None:
@@ -52,7 +52,7 @@ class RepetitionDistance(nn.Module):
         distances = []
         for band in self.bands:
             bins = [each[:, :, band].flatten(2) for each in spectra]  # [B, T, 2F]
-            silence = _SILENCE * bins[0].square().sum(dim=2, keepdim=True).mean(dim=1, keepdim=True) + _PLACE_FLOOR
+            silence = _SILENCE * bins[0].square().sum(dim=2, keepdim=True).mean(dim=1, keepdim=True) + _FLOOR
             alike = [(_correlations(each, silence).square() * near).sum(dim=(1, 2)) for each in bins]
             distances.append((alike[0] - alike[1]).abs().mean() / near.sum().clamp(min=1))
         return torch.stack(distances).mean()
@@ -63,7 +63,7 @@ class RepetitionDistance(nn.Module):
         n_places = self.frame // self.stft.hop_length
         octaves = torch.stack([power[:, band].sum(dim=1) for band in self.place_bands])
         frames = octaves.reshape(*octaves.shape[:2], -1, n_places)
-        return (frames / (frames.mean(dim=3, keepdim=True) + _PLACE_FLOOR)).mean(dim=2)
+        return (frames / (frames.mean(dim=3, keepdim=True) + _FLOOR)).mean(dim=2)
 
 
 def _correlations(frames: Tensor, silence: Tensor) -> Tensor:

@@ -169,7 +169,7 @@ def test_autocast_is_followed(teacher: Teacher, voices: Tensor) -> None:
     assert rough.dtype == torch.float32
     assert not torch.equal(rough, teacher(voices))
     # 0.99 where float32 units do the sums, 0.96 where the processor has units for bfloat16; other voices have 0.56.
-    assert F.cosine_similarity(rough, teacher(voices), dim=-1).mean() > 0.9
+    assert F.cosine_similarity(rough, teacher(voices), dim=-1).mean() > 0.95
 
 
 def test_a_teacher_can_be_planned_without_a_card() -> None:
