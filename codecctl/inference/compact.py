@@ -1,7 +1,8 @@
 """A codec for use alone: one `.safetensors` file of a few megabytes, its config inside, and no pickle to trust.
 
-Matrices may be kept as 8-bit integers with one float32 scale a row, about a quarter of float32. Reading gives back a
-checkpoint like any other: to encode and decode with, to validate, and to start a training from.
+Matrices may be kept as 8-bit integers with one float32 scale a row, about a quarter of float32; the codebooks and the
+last layers, whose rounding is heard as it is, then have 16 bits. Reading gives back a checkpoint like any other: to encode
+and decode with, to validate, and to start a training from.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ COMPACT_FORMAT = "codecctl.codec"
 COMPACT_VERSION = 1
 Precision = Literal["int8", "float16", "float32"]
 _SCALE = ".row_scale"
+_FINE = (".codebook", ".last.weight", ".refine_first.weight", ".refine_last.weight")  # never fewer than 16 bits
 _SMALL = 4096  # values: vectors and small matrices stay as they are, they weigh nothing
 
 
@@ -72,7 +74,7 @@ def read_compact(path: str | Path) -> dict[str, Any]:
 def _packed(name: str, weight: Tensor, precision: Precision) -> dict[str, Tensor]:
     if precision == "float32" or weight.dim() < 2 or weight.numel() < _SMALL:
         return {name: weight}
-    if precision == "float16":
+    if precision == "float16" or name.endswith(_FINE):
         return {name: weight.half()}
     rows = weight.flatten(1)
     scale = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
