@@ -1,8 +1,8 @@
 """A codec for use alone: one `.safetensors` file of a few megabytes, its config inside, and no pickle to trust.
 
 Matrices may be kept as 8-bit integers with one float32 scale a row, about a quarter of float32; the codebooks and the
-last layers, whose rounding is heard as it is, then have 16 bits. Reading gives back a checkpoint like any other: to encode
-and decode with, to validate, and to start a training from.
+last layers, whose rounding is heard as it is, then have 16 bits. Reading gives back a checkpoint like any other: to
+encode and decode with, to validate, and to start a training from.
 """
 
 from __future__ import annotations

@@ -42,6 +42,9 @@ class TransformEncoder(nn.Module):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         coefficients = self.transform(self._frames(x))
         y: Tensor = self.outline(coefficients) + self.network(self.transform.compress(coefficients), state)
+        if self.training:
+            low, bands = y.tensor_split([self.outline.n_low], dim=-1)
+            y = torch.cat([_of_fixed_scale(low), _of_fixed_scale(bands)], dim=-1)
         return y.mT  # [B, D, T]
 
     @torch.no_grad()
@@ -281,6 +284,16 @@ def _bands(n_low: int, block: int, n_bands: int) -> tuple[Tensor, Tensor]:
 def _power(x: Tensor, exponent: float) -> Tensor:
     """sign(x) |x|^exponent, its slope bounded at zero."""
     return x * (x.square() + _QUIET**2).pow((exponent - 1) / 2)
+
+
+def _of_fixed_scale(x: Tensor) -> Tensor:
+    """x itself, with the gradient that dividing by its root mean square would have: none along x.
+
+    Books shrink what they code, more so what they code coarsely, so every decoder asks its encoder for more of it; the
+    books follow, and the low coefficients grow at the cost of the bands for as long as the encoder learns.
+    """
+    scale = (x.square().mean() + _QUIET**2).sqrt()
+    return x * (scale.detach() / scale)
 
 
 def _silent(layer: nn.Linear) -> nn.Linear:

@@ -77,3 +77,14 @@ def test_the_noise_of_a_stream_is_that_of_the_file() -> None:
     parts = [noise(torch.zeros(1, n, 4), state) for n in (1, 126, 1, 172)]
     assert torch.equal(torch.cat(parts), whole)
     assert whole.std().item() == pytest.approx(1, abs=0.05)
+
+
+def test_no_gradient_makes_the_latents_larger(fresh: Codec, speech: Tensor) -> None:
+    """Or the encoder amplifies the low coefficients, and the books code the bands less and less finely."""
+    audio, weight = speech[..., :2400].double(), fresh.encoder.network.last.weight
+    latents = fresh.encoder(audio)
+    torch.testing.assert_close(latents, fresh.eval().encoder(audio), rtol=0, atol=0)
+    for part in latents.tensor_split([fresh.config.low_coefficients], dim=1):
+        sums = part.square().sum(), part.abs().sum()
+        larger, other = (torch.autograd.grad(x, weight, retain_graph=True)[0].abs().max() for x in sums)
+        assert larger < 1e-6 * other
