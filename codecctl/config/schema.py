@@ -68,6 +68,9 @@ class DataConfig(Section):
     colour_augmentation_db: float = Field(
         0.0, ge=0, description="training crops go through smooth random filters of up to this, like other microphones"
     )
+    noise_snr_db: tuple[float, float] | None = Field(
+        None, description="training crops get noise of random colour, so many dB softer, e.g. [20, 60]; null: none"
+    )
     mix: MixConfig = MixConfig()
     filter: FilterConfig = FilterConfig()
     n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")

@@ -26,9 +26,11 @@ Batch = TypeVar("Batch")
 
 _SILENCE = 1e-3  # RMS, -60 dB: below it a crop is noise, and is not brought to the level of speech
 _LOWEST_COLOUR = 62.5  # Hz: below it a filter does what it does there
+_NOISE_COLOUR_DB = 20.0  # from a rumble to a hiss
 N_COLOURS = 3  # cosines of a random filter: a tilt, a hump, and one finer
 _CROP = np.dtype([
     ("run", "<i8"), ("start", "<i8"), ("n_source", "<i8"), ("gain", "<f4"), ("colour", "<f4", (N_COLOURS,)),
+    ("noise", "<i8"), ("noise_gain", "<f4"), ("noise_colour", "<f4", (N_COLOURS,)),
 ])  # fmt: skip
 
 
@@ -37,8 +39,8 @@ class Crops:
 
     Every speaker's recordings are joined into runs; a crop lies inside one run, and a run shorter than a crop is padded
     with zeros behind its end. `config` says what is left out (`filter`), how often the rest is heard (`mix`), and
-    how its level, speed and colour are varied, `highest_peak` how loud that may make it. Raises `CodecctlError` if
-    nothing is left of this split.
+    how its level, speed, colour and noise are varied, `highest_peak` how loud that may make it. Raises
+    `CodecctlError` if nothing is left of this split.
     """
 
     def __init__(
@@ -90,13 +92,15 @@ class Crops:
         config = self._config
         if config.colour_augmentation_db:
             crops = coloured(crops, drawn["colour"], config.colour_augmentation_db)
+        loudness = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
+        if config.noise_snr_db is not None:
+            levels = drawn["noise_gain"] * loudness
+            crops += levels[:, None] * noises(drawn["noise"], drawn["noise_colour"], self.segment_samples)
         gains = drawn["gain"]
         if config.crop_level_db is not None:
-            loudness = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
             gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / loudness
-        if config.level_augmentation_db or config.colour_augmentation_db or config.crop_level_db is not None:
-            peaks = np.abs(crops).max(axis=1).clip(1e-6)
-            crops *= np.minimum(gains, self._highest_peak / peaks)[:, None]
+        peaks = np.abs(crops).max(axis=1).clip(1e-6)
+        crops *= np.minimum(gains, self._highest_peak / peaks)[:, None]
         return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
 
     def _read(self, crop: NDArray[np.void]) -> NDArray[np.int16]:
@@ -127,6 +131,10 @@ class Crops:
         drawn["start"] = np.clip((share * n_starts).astype(np.int64), 0, n_starts - 1)
         drawn["gain"] = 10 ** (gains_db / 20)
         drawn["colour"] = random.uniform(-1, 1, (n_crops, N_COLOURS))
+        drawn["noise"] = random.integers(np.iinfo(np.int64).max, size=n_crops)
+        least_db, most_db = config.noise_snr_db or (0.0, 0.0)
+        drawn["noise_gain"] = 10 ** (-random.uniform(least_db, most_db, n_crops) / 20)
+        drawn["noise_colour"] = random.uniform(-1, 1, (n_crops, N_COLOURS))
         return drawn
 
 
@@ -141,6 +149,15 @@ def coloured(crops: Audio, colours: Audio, most_db: float) -> Audio:
     waves = np.cos(np.pi * number[:, None] * octaves) / number[:, None] / (1 / number).sum()
     curves = 10 ** (most_db / 20 * (colours @ waves))
     return np.fft.irfft(np.fft.rfft(crops) * curves, crops.shape[1]).astype(np.float32)
+
+
+def noises(seeds: NDArray[np.int64], colours: Audio, n_samples: int) -> Audio:
+    """`[B, n_samples]` of RMS 1, each the one of its seed `[B]` and its colour `[B, N_COLOURS]` from -1 to 1."""
+    sources = [np.random.Generator(np.random.Philox(key=int(seed))) for seed in seeds]
+    white = np.stack([source.standard_normal(n_samples, np.float32) for source in sources])
+    noise = coloured(white, colours, _NOISE_COLOUR_DB)
+    rms: Audio = np.sqrt(np.square(noise).mean(axis=1, keepdims=True))
+    return noise / rms
 
 
 class Prefetcher(Generic[Batch]):

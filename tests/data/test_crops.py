@@ -220,3 +220,18 @@ def test_level_augmentation_moves_no_crop_and_clips_none(mixed: Path) -> None:
     unbound = Crops(mixed, "train", 1000, 0, DataConfig(level_augmentation_db=12), math.inf).batch(3, 64)
     assert unbound.abs().max() > 1  # where a codec can say it
     assert 11 < 20 * (unbound.abs().amax() / plain.abs().amax()).log10() < 12.01
+
+
+def test_noise_is_so_many_decibels_softer_than_its_crop_and_of_any_colour(mixed: Path) -> None:
+    plain = Crops(mixed, "train", 16_000, 0).batch(3, 64)[:, 0]
+    crops = Crops(mixed, "train", 16_000, 0, DataConfig(noise_snr_db=(20, 40)), math.inf)
+    noise = crops.batch(3, 64)[:, 0] - plain
+    snr_db = 10 * (plain.square().mean(dim=1) / noise.square().mean(dim=1)).log10()
+    assert (snr_db > 19.9).all()
+    assert (snr_db < 40.1).all()
+    assert snr_db.std() > 4
+    power = torch.fft.rfft(noise).abs().square()
+    tilt_db = 10 * (power[:, 100:1000].mean(dim=1) / power[:, 4000:8000].mean(dim=1)).log10()
+    assert tilt_db.min() < -5
+    assert tilt_db.max() > 5
+    assert torch.equal(crops.batch(3, 32, 1, 2)[:, 0], crops.batch(3, 64)[32:, 0])
