@@ -69,11 +69,17 @@ class DataConfig(Section):
         0.0, ge=0, description="training crops go through smooth random filters of up to this, like other microphones"
     )
     noise_snr_db: tuple[float, float] | None = Field(
-        None, description="training crops get noise of random colour, so many dB softer, e.g. [20, 60]; null: none"
+        None, description="training crops get noise of random colour, so many dB softer, e.g. [20, 100]; null: none"
     )
     mix: MixConfig = MixConfig()
     filter: FilterConfig = FilterConfig()
     n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
+
+    @model_validator(mode="after")
+    def _check_noise(self) -> DataConfig:
+        if self.noise_snr_db is not None and self.noise_snr_db[0] > self.noise_snr_db[1]:
+            raise ValueError(f"noise_snr_db: expected the smaller number first, got {list(self.noise_snr_db)}")
+        return self
 
 
 class TransformerConfig(Section):

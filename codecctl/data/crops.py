@@ -92,15 +92,16 @@ class Crops:
         config = self._config
         if config.colour_augmentation_db:
             crops = coloured(crops, drawn["colour"], config.colour_augmentation_db)
-        loudness = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
         if config.noise_snr_db is not None:
-            levels = drawn["noise_gain"] * loudness
+            levels = drawn["noise_gain"] * _loudness(crops)
             crops += levels[:, None] * noises(drawn["noise"], drawn["noise_colour"], self.segment_samples)
         gains = drawn["gain"]
         if config.crop_level_db is not None:
-            gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / loudness
-        peaks = np.abs(crops).max(axis=1).clip(1e-6)
-        crops *= np.minimum(gains, self._highest_peak / peaks)[:, None]
+            gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / _loudness(crops)
+        changes = config.level_augmentation_db, config.colour_augmentation_db, config.noise_snr_db, config.crop_level_db
+        if any(changes):
+            peaks = np.abs(crops).max(axis=1).clip(1e-6)
+            crops *= np.minimum(gains, self._highest_peak / peaks)[:, None]
         return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
 
     def _read(self, crop: NDArray[np.void]) -> NDArray[np.int16]:
@@ -136,6 +137,12 @@ class Crops:
         drawn["noise_gain"] = 10 ** (-random.uniform(least_db, most_db, n_crops) / 20)
         drawn["noise_colour"] = random.uniform(-1, 1, (n_crops, N_COLOURS))
         return drawn
+
+
+def _loudness(crops: Audio) -> Audio:
+    """RMS of each crop of `[B, L]`, -60 dB at least."""
+    rms: Audio = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
+    return rms
 
 
 def coloured(crops: Audio, colours: Audio, most_db: float) -> Audio:

@@ -1,7 +1,7 @@
 """A codec for use alone: one `.safetensors` file of a few megabytes, its config inside, and no pickle to trust.
 
 Matrices may be kept as 8-bit integers with one float32 scale a row, about a quarter of float32; the codebooks and the
-last layers, whose rounding is heard as it is, then have 16 bits. Reading gives back a checkpoint like any other: to
+last layers, whose rounding costs most, then have 16 bits. Reading gives back a checkpoint like any other: to
 encode and decode with, to validate, and to start a training from.
 """
 

@@ -112,6 +112,11 @@ def test_a_wrong_value_is_named_with_its_key() -> None:
     assert "(and 1 more)" in refused("smoke", "train.batch_size=0", "train.seed=-1")
 
 
+def test_a_range_of_noise_goes_upwards() -> None:
+    assert "noise_snr_db: expected the smaller number first" in refused("smoke", "data.noise_snr_db=[60,20]")
+    assert load_config("smoke", overrides=["data.noise_snr_db=[20,100]"]).data.noise_snr_db == (20, 100)
+
+
 def test_a_band_weight_needs_bands() -> None:
     assert "train.band_weight is for model.front=transform" in refused("smoke", "train.band_weight=2")
     assert load_config("starter", overrides=["train.band_weight=2"]).train.band_weight == 2
