@@ -93,11 +93,11 @@ class Crops:
         if config.colour_augmentation_db:
             crops = coloured(crops, drawn["colour"], config.colour_augmentation_db)
         if config.noise_snr_db is not None:
-            levels = drawn["noise_gain"] * _loudness(crops)
+            levels = drawn["noise_gain"] * _rms(crops)
             crops += levels[:, None] * noises(drawn["noise"], drawn["noise_colour"], self.segment_samples)
         gains = drawn["gain"]
         if config.crop_level_db is not None:
-            gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / _loudness(crops)
+            gains = gains * np.float32(10 ** (config.crop_level_db / 20)) / _rms(crops)
         changes = config.level_augmentation_db, config.colour_augmentation_db, config.noise_snr_db, config.crop_level_db
         if any(changes):
             peaks = np.abs(crops).max(axis=1).clip(1e-6)
@@ -139,7 +139,7 @@ class Crops:
         return drawn
 
 
-def _loudness(crops: Audio) -> Audio:
+def _rms(crops: Audio) -> Audio:
     """RMS of each crop of `[B, L]`, -60 dB at least."""
     rms: Audio = np.sqrt(np.square(crops).mean(axis=1)).clip(_SILENCE)
     return rms
