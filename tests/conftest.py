@@ -91,7 +91,7 @@ def tiny() -> ModelConfig:
 def tiny_codec(tiny: ModelConfig, request: pytest.FixtureRequest) -> Codec:
     """A random codec of either front whose transformer matters: at its start LayerScale would all but switch it off."""
     tiny = tiny.model_copy(update={"front": request.param, "low_coefficients": 5, "high_bands": 3})
-    return lively(Codec(tiny))
+    return lively(tiny)
 
 
 @pytest.fixture(scope="session")
@@ -99,9 +99,10 @@ def smoke_model() -> ModelConfig:
     return load_config("smoke").model
 
 
-def lively(codec: Codec) -> Codec:
-    """The codec with its layer scales at one, its codebooks at the size of its latents, and a seed of its own."""
-    torch.manual_seed(7)
+def lively(config: ModelConfig) -> Codec:
+    """A random codec with its layer scales at one and its codebooks at the size of its latents."""
+    torch.manual_seed(7)  # before the first weight is drawn: the same codec in every process
+    codec = Codec(config)
     with torch.no_grad():
         for name, parameter in codec.named_parameters():
             if name.endswith("_scale"):

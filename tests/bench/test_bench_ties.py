@@ -10,7 +10,6 @@ import torch
 
 from codecctl.config import load_config
 from codecctl.inference.stream import StreamEncoder
-from codecctl.model.codec import Codec
 from tests.conftest import lively
 
 pytestmark = pytest.mark.bench
@@ -18,7 +17,7 @@ pytestmark = pytest.mark.bench
 
 @torch.inference_mode()
 def test_ties_are_rare(speech_folder: Path) -> None:
-    codec = lively(Codec(load_config("smoke").model))
+    codec = lively(load_config("smoke").model)
     n_codes = n_ties = n_other = n_samples = 0
     for number, path in enumerate(sorted(speech_folder.rglob("*.flac"))):
         samples, _ = soundfile.read(path, dtype="float32")

@@ -13,7 +13,6 @@ import torch
 
 from codecctl.cli.main import run
 from codecctl.inference.load import save_codec
-from codecctl.model.codec import Codec
 from tests.conftest import lively
 from tests.inference.conftest import TINY
 
@@ -42,7 +41,7 @@ def codecctl(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Finishe
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of a tiny codec."""
     path = tmp_path_factory.mktemp("model") / "tiny.pt"
-    save_codec(lively(Codec(TINY)), path)
+    save_codec(lively(TINY), path)
     return path
 
 

@@ -63,7 +63,7 @@ def test_codes_are_recognised_by_their_bytes(codecctl: Command, model: Path, wav
 def test_another_model_is_refused_with_both_fingerprints(
     codecctl: Command, model: Path, packed: Path, tmp_path: Path
 ) -> None:
-    other = lively(Codec(TINY))
+    other = lively(TINY)
     with torch.no_grad():
         other.quantizer.books[0].codebook[0] += 1
     save_codec(other, tmp_path / "other.pt")

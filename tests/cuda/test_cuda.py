@@ -14,7 +14,6 @@ from torch import Tensor
 
 from codecctl.config import Config
 from codecctl.inference.load import find_device, read_checkpoint
-from codecctl.model.codec import Codec
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.loop import Watcher, resume, train
 from codecctl.train.state import start_state
@@ -99,7 +98,7 @@ def test_a_bfloat16_step_is_near_the_float32_one(said: Say, crops: Tensor) -> No
 
 
 def test_the_quantizer_is_float32_under_autocast(said: Say, crops: Tensor) -> None:
-    codec = lively(Codec(config_of().model)).to(CARD)
+    codec = lively(config_of().model).to(CARD)
     latents = codec.encoder(crops.to(CARD)).detach()
     with torch.autocast(CARD.type, torch.bfloat16):
         inside = codec.quantizer(latents)
@@ -111,7 +110,7 @@ def test_the_quantizer_is_float32_under_autocast(said: Say, crops: Tensor) -> No
 
 @torch.inference_mode()
 def test_codes_are_those_of_the_cpu(said: Say, crops: Tensor) -> None:
-    codec = lively(Codec(config_of().model))
+    codec = lively(config_of().model)
     codes, sound = codec.encode(crops), codec.decode(codec.encode(crops))
     codec.to(CARD)
     theirs = codec.encode(crops.to(CARD)).cpu()

@@ -25,7 +25,7 @@ def codec() -> Codec:
     """Random weights, hop 320."""
     quantizer = QuantizerConfig(codebook_sizes=(32, 16, 16))
     config = ModelConfig(base_channels=2, kernel_size=3, dilations=(1,), transformer=_TRANSFORMER, quantizer=quantizer)
-    return lively(Codec(config))
+    return lively(config)
 
 
 class _Frames(nn.Module):

@@ -33,7 +33,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
-    save_codec(lively(Codec(TINY)), path)
+    save_codec(lively(TINY), path)
     return path
 
 

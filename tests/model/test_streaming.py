@@ -36,7 +36,7 @@ def test_double_precision_streams_equal_the_whole(tiny_codec: Codec, n_frames: i
 
 @pytest.mark.parametrize("n_frames", [1, 7])
 def test_single_precision_streams_equal_the_whole_on_speech(smoke_model, speech: Tensor, n_frames: int) -> None:
-    codec = lively(Codec(smoke_model))
+    codec = lively(smoke_model)
     speech = speech[..., : 320 * (speech.shape[-1] // 320)]
     codes = codec.encode(speech)
     assert (encode_in_chunks(codec, speech, n_frames) != codes).sum() <= 8  # one frame whose first code is a tie
@@ -44,7 +44,7 @@ def test_single_precision_streams_equal_the_whole_on_speech(smoke_model, speech:
 
 
 def test_the_production_shape_streams(speech: Tensor) -> None:
-    codec = lively(Codec(load_config("production").model))
+    codec = lively(load_config("production").model)
     speech = speech[..., : 320 * 60]
     codes = codec.encode(speech)
     assert codes.shape == (1, 8, 60)

@@ -64,7 +64,7 @@ def voices(speech_files: list[Path]) -> Tensor:
 @pytest.fixture
 def codec(smoke_model: ModelConfig) -> Codec:
     """Production's hop and rate, tiny widths."""
-    return lively(Codec(smoke_model)).train()
+    return lively(smoke_model).train()
 
 
 # The convolutions of a teacher whose norm looks at one frame only, so that a frame depends on what it sees and no more.
@@ -220,7 +220,7 @@ def test_book_1_learns_what_the_teacher_knows(codec: Codec, teacher: Teacher, vo
     target = teacher(voices)
     optimizer = torch.optim.Adam(codec.encoder.parameters(), lr=2e-3)
     losses = []
-    for step in range(30):
+    for step in range(60):  # it does not fall evenly: after 30 some seeds are back where they began
         output = codec(voices)
         loss = semantic_loss(head(first_book(codec.quantizer, output.latents, output.codes)), target, axis)
         optimizer.zero_grad()
