@@ -48,6 +48,12 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
                     terminalreporter.write_line(f"{report.nodeid.rpartition('::test_')[2].replace('_', ' ')}: {text}")
 
 
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Every run of a test draws the same weights and noise."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def said(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Say what was measured, in the summary at the end."""
