@@ -18,7 +18,7 @@ from codecctl.config.schema import QuantizerConfig
 
 _ASIDE = 0.3  # of the way from a codeword to a vector that it won; at the vector itself hardly another one is won
 _LEAST_GAIN = 1e-3  # of the latents' unit: where book 1 says silence, what it leaves is nothing
-_FRAMES_AT_ONCE = 128  # of a search over many paths: what it compares stays in the cache
+_FRAMES_AT_ONCE = 64  # of a search over many paths: what it compares stays in the cache
 _BLOCK = 16  # distances, of which the search looks at the smallest first
 
 
@@ -45,6 +45,20 @@ class VectorQuantizer(nn.Module):
         self.register_buffer("codebook", codebook)
         self.register_buffer("codeword_sum", codebook.clone())
         self.register_buffer("cluster_size", torch.ones(codebook_size))
+        self._kept: tuple[Tensor, int, Tensor] | None = None  # codebook, its version, its table
+
+    def table(self) -> Tensor:
+        """[D + 2, V], by which -2 x, 1 and the squared length of x, side by side, give a vector's squared distances.
+        Kept until the codebook changes: for a stream's single frames making it would cost as much as using it."""
+        if torch.compiler.is_compiling() or self.codebook.is_inference():  # no version then
+            return self._make_table()
+        if self._kept is None or self._kept[0] is not self.codebook or self._kept[1] != self.codebook._version:
+            self._kept = self.codebook, self.codebook._version, self._make_table()
+        return self._kept[2]
+
+    def _make_table(self) -> Tensor:
+        lengths = self.codebook.square().sum(dim=-1)
+        return torch.cat([self.codebook.mT, lengths[None], torch.ones_like(lengths)[None]])
 
     def search(self, x: Tensor) -> Tensor:
         """[..., D] -> [...], the nearest codeword of each vector; the lower index in a tie."""
@@ -52,8 +66,8 @@ class VectorQuantizer(nn.Module):
 
     def distances(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., V], squared, less that of x to the origin."""
-        lengths = self.codebook.square().sum(dim=-1)
-        flat = torch.addmm(lengths, x.flatten(0, -2), self.codebook.mT, alpha=-2)
+        table = self.table()
+        flat = torch.addmm(table[-2], x.flatten(0, -2), table[:-2], alpha=-2)
         return flat.view(*x.shape[:-1], len(self.codebook))
 
     def lookup(self, codes: Tensor) -> Tensor:
@@ -132,18 +146,22 @@ class ResidualVectorQuantizer(nn.Module):
         """[N, D] -> [N, K]: after each book the `n_paths` best choices of codewords so far go on, and the best one wins
         at the end (the M-algorithm, Jelinek and Anderson 1971). What a decoder does with the codes is the same."""
         residual = target[:, None]  # [N, paths, D], in units of the path's gain
-        gain = residual.new_ones(len(target), 1)
+        gain = residual.new_ones(len(target), 1, 1)
+        errors = target.square().sum(dim=-1, keepdim=True)  # [N, paths], squared, of what was chosen so far
         codes = torch.zeros(len(target), 1, 0, dtype=torch.int64, device=target.device)
-        for k, book in enumerate(self.books[:n_quantizers]):
-            offsets = residual.square().sum(dim=-1)
-            best = _smallest(book.distances(residual), offsets, gain.square(), self.config.n_paths)
+        books = self.books[:n_quantizers]
+        for k, book in enumerate(books):
+            # gain^2 |residual - codeword|^2, all by one product, without a name: the next takes its place in the cache.
+            rows = torch.cat([-2 * gain.square() * residual, gain.square(), errors[..., None]], dim=-1)
+            n_kept = self.config.n_paths if k + 1 < len(books) else 1
+            errors, best = _smallest((rows.flatten(0, 1) @ book.table()).view(*rows.shape[:2], -1), n_kept)
             path, code = best // len(book.codebook), best % len(book.codebook)
-            residual = _rows(residual, path) - book.lookup(code)
             codes = torch.cat([_rows(codes, path), code[..., None]], dim=-1)
-            gain = gain.gather(1, path)
+            residual = _rows(residual, path) - book.lookup(code)
+            gain = _rows(gain, path)
             if k == 0:
-                gain = self._gain(code)
-                residual = residual / gain[..., None]
+                gain = self._gain(code)[..., None]
+                residual = residual / gain
         return codes[:, 0]
 
     def decode(self, codes: Tensor) -> Tensor:
@@ -251,24 +269,21 @@ def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return hits, vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
 
 
-def _smallest(distances: Tensor, offsets: Tensor, scales: Tensor, n: int) -> Tensor:
-    """[N, P, V], to each of whose V [N, P] is added and then [N, P] multiplied -> [N, min(n, P x V)], where in a row of
-    P x V the smallest are, in rising order.
+def _smallest(errors: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """[N, P, V] -> [N, min(n, P x V)], the smallest of each row of P x V in rising order, and where in it they are.
 
     They lie in the `n` blocks whose minima are smallest: sorting those alone takes a third of the time of all.
     """
-    n_paths, size = distances.shape[1:]
+    n_paths, size = errors.shape[1:]
     if size % _BLOCK or n_paths * size // _BLOCK <= n:
-        errors = ((distances + offsets[..., None]) * scales[..., None]).flatten(1)
-        return errors.topk(min(n, errors.shape[1]), largest=False).indices
+        smallest, where = errors.flatten(1).topk(min(n, n_paths * size), largest=False)
+        return smallest, where
     step = size // _BLOCK  # between the members of a block: so its minimum takes no look at neighbours
-    minima = (distances.view(-1, n_paths, _BLOCK, step).amin(dim=2) + offsets[..., None]) * scales[..., None]
-    chosen = minima.flatten(1).topk(n, largest=False).indices
+    chosen = errors.view(-1, n_paths, _BLOCK, step).amin(dim=2).flatten(1).topk(n, largest=False, sorted=False).indices
     first = chosen // step * size + chosen % step
     members = (first[..., None] + torch.arange(0, size, step, device=first.device)).flatten(1)  # [N, n x _BLOCK]
-    path = members // size
-    errors = (distances.flatten(1).gather(1, members) + offsets.gather(1, path)) * scales.gather(1, path)
-    return members.gather(1, errors.topk(n, largest=False).indices)
+    smallest, where = errors.flatten(1).gather(1, members).topk(n, largest=False)
+    return smallest, members.gather(1, where)
 
 
 def _rows(x: Tensor, rows: Tensor) -> Tensor:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,12 +17,10 @@ from codecctl.model import quantizer
 
 pytestmark = pytest.mark.bench
 
-Smallest = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 
-
-def by_sorting_all(distances: Tensor, offsets: Tensor, scales: Tensor, n: int) -> Tensor:
-    errors = ((distances + offsets[..., None]) * scales[..., None]).flatten(1)
-    return errors.topk(min(n, errors.shape[1]), largest=False).indices
+def by_sorting_all(errors: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    smallest, where = errors.flatten(1).topk(min(n, errors[0].numel()), largest=False)
+    return smallest, where
 
 
 @torch.inference_mode()
