@@ -131,6 +131,9 @@ class ModelConfig(Section):
     compression: float = Field(0.7, gt=0, le=1, description="transform: exponent of the coefficients' power law")
     low_coefficients: Positive = Field(40, description="transform: so many are coded one by one, 25 Hz each")
     high_bands: Positive = Field(12, description="transform: so many levels stand for the coefficients above")
+    first_band: Positive | None = Field(
+        None, description="transform: coefficient where the levels begin, at most low_coefficients; null: there"
+    )
     kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
     dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
     output_tanh: bool = Field(True, description="strided: bound the waveform by tanh")
@@ -143,6 +146,8 @@ class ModelConfig(Section):
             raise ValueError(
                 f"low_coefficients + high_bands is {self.latent_width}, a frame has {self.hop_length} samples"
             )
+        if self.first_band is not None and self.first_band > self.low_coefficients:
+            raise ValueError(f"first_band is {self.first_band}, above the {self.low_coefficients} low_coefficients")
         return self
 
     @property
@@ -232,6 +237,7 @@ class LossConfig(Section):
     feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
     spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
     complex_windows: tuple[Positive, ...] = Field((512,), min_length=1, description="of the complex spectra")
+    complex_below_hz: float | None = Field(None, gt=0, description="so much of the complex spectra; null: all of it")
     mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
     mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 

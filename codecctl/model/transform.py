@@ -145,7 +145,11 @@ class CosineTransform(nn.Module):
 
 class Outline(nn.Module):
     """Coefficients [B, T, N] -> latents [B, T, D]: the lowest coefficients under the power law, then the logarithms of
-    the levels of bands above, whose edges are spaced evenly in logarithmic frequency."""
+    the levels of bands above, whose edges are spaced evenly in logarithmic frequency.
+
+    The bands may begin among the coefficients: where a voice is loud there its waveform is coded, and where it is not
+    the books leave it out and the level alone remains.
+    """
 
     bands: Tensor  # [n_bands, N] means over each band
     slopes: Tensor  # [n_bands, N] interpolates levels between the middles of bands
@@ -156,7 +160,8 @@ class Outline(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.n_low, self.exponent, block = config.low_coefficients, config.compression, config.hop_length
-        bands, slopes = _bands(self.n_low, block, config.high_bands)
+        self.first_band = self.n_low if config.first_band is None else config.first_band
+        bands, slopes = _bands(self.first_band, block, config.high_bands)
         self.register_buffer("bands", bands, persistent=False)
         self.register_buffer("slopes", slopes, persistent=False)
         self.register_buffer("low_scale", torch.ones(()))
@@ -168,11 +173,16 @@ class Outline(nn.Module):
         return torch.cat([low, (self._levels(coefficients) - self.band_mean) / self.band_scale], dim=-1)
 
     def inverse(self, latents: Tensor, noise: Tensor) -> Tensor:
-        """[B, T, D] and noise of unit variance [T, N] -> [B, T, N], above the low ones noise of the bands' levels."""
+        """[B, T, D] and noise of unit variance [T, N] -> [B, T, N], in the bands noise of what their levels say beyond
+        the low coefficients."""
         low = _power(latents[..., : self.n_low] * self.low_scale, 1 / self.exponent)
         levels = latents[..., self.n_low :] * self.band_scale + self.band_mean
-        high = _NOISE_LEVEL * (levels @ self.slopes.to(levels.dtype)).exp() * noise
-        return torch.cat([low, high[..., self.n_low :]], dim=-1)
+        levels = (levels @ self.slopes.to(levels.dtype)).exp()
+        alone, both = low.tensor_split([self.first_band], dim=-1)
+        missing = (levels[..., self.first_band : self.n_low].square() - both.square()).clamp(min=_QUIET**2).sqrt()
+        both = both + _NOISE_LEVEL * missing * noise[..., self.first_band : self.n_low]
+        high = _NOISE_LEVEL * levels * noise
+        return torch.cat([alone, both, high[..., self.n_low :]], dim=-1)
 
     def fit(self, coefficients: Tensor) -> None:
         """[N', N]: unit variance for the low coefficients in all, so that the books spend more on the louder ones."""
@@ -261,11 +271,11 @@ def _units(config: ModelConfig) -> nn.ModuleList:
     return nn.ModuleList(FrameUnit(config.transformer.width, config.kernel_size, d) for d in config.dilations)
 
 
-def _bands(n_low: int, block: int, n_bands: int) -> tuple[Tensor, Tensor]:
-    """Means over the bands above `n_low`, and what interpolates between their middles, both [n_bands, N]."""
-    edges = [n_low]
+def _bands(first: int, block: int, n_bands: int) -> tuple[Tensor, Tensor]:
+    """Means over the bands from `first` on, and what interpolates between their middles, both [n_bands, N]."""
+    edges = [first]
     for i in range(1, n_bands + 1):
-        even = round(n_low * (block / n_low) ** (i / n_bands))
+        even = round(first * (block / first) ** (i / n_bands))
         edges.append(min(max(even, edges[-1] + 1), block - n_bands + i))
     bands, slopes = torch.zeros(2, n_bands, block)
     middles = [(low + high - 1) / 2 for low, high in itertools.pairwise(edges)]

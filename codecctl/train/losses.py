@@ -3,6 +3,7 @@ corpora differ by 40 dB, and magnitudes alone leave the phase, and so the wavefo
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -28,14 +29,14 @@ class ReconstructionLosses(nn.Module):
     average_spectrum: L1 of the logarithms of each mel band's root mean square over the item, its long-term average
     spectrum. L1 of logarithms frame by frame asks for the median, which is below the mean wherever the bits leave a
     choice: speech comes out duller than it was. complex: squared error of spectra whose magnitudes went through a power
-    law, with and without their phases (Braun and Tashev 2020, eq. 7), mean over the windows. loudness:
-    `LoudnessDistance`. neurogram: `NeurogramDistance`. repetition: `RepetitionDistance`; `frame` is the codec's, in
-    samples.
+    law, with and without their phases (Braun and Tashev 2020, eq. 7), mean over the windows, up to `complex_below_hz`:
+    the ear follows phases up to some 1.5 kHz. loudness: `LoudnessDistance`. neurogram: `NeurogramDistance`. repetition:
+    `RepetitionDistance`; `frame` is the codec's, in samples.
     """
 
     def __init__(self, config: LossConfig, sample_rate: int, frame: int) -> None:
         super().__init__()
-        self.config = config
+        self.config, self._sample_rate = config, sample_rate
         windows = {"spectral": config.spectral_windows, "complex": config.complex_windows, "mel": config.mel_windows}
         self._neurogram_window = round(neurogram.WINDOW_SECONDS * sample_rate)
         windows |= {"average_spectrum": (_AVERAGE_WINDOW,), "loudness": (loudness.WINDOW,)}
@@ -69,7 +70,8 @@ class ReconstructionLosses(nn.Module):
                 averages = [_average(self.average_bands.bands(each)) for each in spectra[_AVERAGE_WINDOW]]
                 losses["average_spectrum"] = _log_distance(*averages)
             if config.complex_weight:
-                losses["complex"] = _mean([_complex(*spectra[window]) for window in config.complex_windows])
+                heard = [(window, self._complex_bins(window)) for window in config.complex_windows]
+                losses["complex"] = _mean([_complex(*(x[:, :n] for x in spectra[window])) for window, n in heard])
             if config.loudness_weight:
                 losses["loudness"] = self.loudness(*spectra[loudness.WINDOW])
             if config.neurogram_weight:
@@ -77,6 +79,11 @@ class ReconstructionLosses(nn.Module):
             if config.repetition_weight:
                 losses["repetition"] = self.repetition(reference, decoded)
             return losses
+
+    def _complex_bins(self, window: int) -> int:
+        """How many bins of the spectra of a window the complex loss looks at."""
+        hertz = self.config.complex_below_hz
+        return window // 2 + 1 if hertz is None else math.ceil(hertz * window / self._sample_rate)
 
 
 def _spectral(reference: Tensor, decoded: Tensor) -> Tensor:

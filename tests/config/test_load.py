@@ -122,6 +122,11 @@ def test_a_band_weight_needs_bands() -> None:
     assert load_config("starter", overrides=["train.band_weight=2"]).train.band_weight == 2
 
 
+def test_bands_begin_where_coefficients_are_or_just_above() -> None:
+    assert "first_band is 41, above the 40 low_coefficients" in refused("smoke", "model.first_band=41")
+    assert load_config("smoke", overrides=["model.first_band=40"]).model.first_band == 40
+
+
 def test_repetition_is_measured_in_frames_of_whole_places() -> None:
     wrong = ("model.strides=[2,4,5,5]", "loss.repetition_weight=1")
     assert "loss.repetition_weight is for frames of a multiple of 16 samples" in refused("smoke", *wrong)

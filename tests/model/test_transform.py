@@ -30,6 +30,23 @@ def test_a_fresh_codec_keeps_the_low_coefficients_and_the_levels_above(fresh: Co
     assert -9 < decibels < 3  # noise, a little softer than what it stands for
 
 
+def test_bands_among_the_low_coefficients_fill_what_these_leave_out(tiny: ModelConfig, speech: Tensor) -> None:
+    shape = {"front": "transform", "low_coefficients": 7, "high_bands": 3, "first_band": 5}
+    codec, audio = Codec(tiny.model_copy(update=shape)).double(), speech[..., :12000].double()
+    codec.fit_front(audio)
+    latents = codec.encoder(audio)
+    transform = CosineTransform(12, 0.7)
+    before = transform(audio.reshape(1, -1, 12))
+    power, errors = before[..., 5:7].square().mean(), []
+    for share in (1, 0):  # of the coefficients that the bands cover, too
+        latents[:, 5:7] *= share
+        after = transform(codec.decoder(latents).reshape(1, -1, 12))
+        torch.testing.assert_close(after[..., :5], before[..., :5], rtol=0, atol=1e-4)
+        assert -9 < 10 * (after[..., 5:7].square().mean() / power).log10() < 3
+        errors.append((after[..., 5:7] - before[..., 5:7]).square().mean())
+    assert errors[0] < 0.7 * power < errors[1]
+
+
 def test_every_part_of_a_fresh_codec_learns(fresh: Codec, speech: Tensor) -> None:
     """The layers that start at zero let the gradient reach all others after the first step."""
     audio = speech[..., :2400].double()

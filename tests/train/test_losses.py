@@ -158,3 +158,9 @@ def test_the_complex_loss_knows_phase_and_forgets_level() -> None:
     assert losses(speech, -speech)["complex"] > 5 * losses(speech, noisy)["complex"]
     expected = losses(speech, noisy)["complex"]
     torch.testing.assert_close(losses(4 * speech, 4 * noisy)["complex"], expected, rtol=1e-2, atol=0)
+
+
+def test_the_complex_loss_may_stop_at_a_frequency() -> None:
+    losses = ReconstructionLosses(LossConfig(complex_weight=1.0, complex_below_hz=1400), RATE, FRAME)
+    low, high = (torch.cos(2 * math.pi * hertz / RATE * torch.arange(6400)).expand(1, 1, -1) for hertz in (1000, 3000))
+    assert losses(low + high, low - high)["complex"] < 0.02 * losses(low + high, high - low)["complex"]
