@@ -154,13 +154,17 @@ def test_the_python_runs(
     assert len(blocks("python")) == 2
     for block in blocks("python"):
         exec(block, names)
-    audio, decoded, streamed, codes = (names[name] for name in ("audio", "decoded", "streamed", "codes"))
+    audio, decoded, codec = names["audio"], names["decoded"], names["codec"]
     assert isinstance(audio, torch.Tensor)
     assert isinstance(decoded, torch.Tensor)
-    assert isinstance(streamed, torch.Tensor)
-    assert isinstance(codes, torch.Tensor)
+    assert isinstance(codec, Codec)
     assert decoded.shape == audio.shape
-    assert streamed[..., : audio.shape[-1]].allclose(decoded, atol=1e-4)
+    codec.double()  # or a tie may fall differently in the stream, and everything after it with it
+    exec(blocks("python")[1], names)
+    streamed = names["streamed"]
+    assert isinstance(streamed, torch.Tensor)
+    whole = codec.decode(codec.encode(audio.double()), length=audio.shape[-1])
+    torch.testing.assert_close(streamed[..., : audio.shape[-1]], whole)
 
 
 def test_the_table_of_models_is_computed() -> None:
