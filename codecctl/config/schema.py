@@ -134,6 +134,9 @@ class ModelConfig(Section):
     first_band: Positive | None = Field(
         None, description="transform: coefficient where the levels begin, at most low_coefficients; null: there"
     )
+    level_prediction: float = Field(
+        0.0, ge=0, lt=1, description="transform: share of the frame before that is taken from each level"
+    )
     kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
     dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
     output_tanh: bool = Field(True, description="strided: bound the waveform by tanh")

@@ -138,8 +138,11 @@ def load_weights(codec: model.Codec, weights: Mapping[str, Tensor], path: str | 
 
 def fingerprint(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
     """16 hex digits of all that decides which codes a signal gets: rates, encoder and codebooks, not the decoder."""
-    newer = set() if config.quantizer.gain else {"gain"}  # where it is off, a codec is who it was before there was one
-    decides = config.model_dump(mode="json", exclude={"output_tanh": True, "quantizer": _TRAINING_ONLY | newer})
+    decides = config.model_dump(mode="json", exclude={"output_tanh": True, "quantizer": _TRAINING_ONLY})
+    # Where these are off, a codec is who it was before there were any.
+    for part, name in ((decides, "level_prediction"), (decides["quantizer"], "gain")):
+        if not part[name]:
+            del part[name]
     digest = hashlib.blake2b(json.dumps(decides, sort_keys=True).encode(), digest_size=8)
     for name in sorted(weights):
         if name.startswith("encoder.") or name.endswith((".codebook", ".gains")):

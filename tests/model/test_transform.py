@@ -47,6 +47,23 @@ def test_bands_among_the_low_coefficients_fill_what_these_leave_out(tiny: ModelC
     assert errors[0] < 0.7 * power < errors[1]
 
 
+def test_levels_that_are_foretold_come_back_and_change_less(tiny: ModelConfig, speech: Tensor) -> None:
+    shape = {"front": "transform", "low_coefficients": 5, "high_bands": 3}
+    audio, decoded, variances = speech[..., :12000].double(), [], []
+    for share in (0.0, 0.4):
+        torch.manual_seed(0)
+        codec = Codec(tiny.model_copy(update={**shape, "level_prediction": share})).double()
+        codec.fit_front(audio)
+        latents = codec.encoder(audio)
+        variances.append(float(latents[:, 5:].detach().var(dim=-1).sum()))
+        whole, state = codec.decoder(latents), StreamState()
+        parts = [codec.decoder(part, state) for part in latents.split([1, 2, 50, 947], dim=-1)]
+        torch.testing.assert_close(torch.cat(parts, dim=-1), whole, rtol=0, atol=1e-9)
+        decoded.append(whole)
+    assert variances[1] < 0.6 * variances[0]
+    torch.testing.assert_close(*decoded, rtol=0, atol=1e-6)
+
+
 def test_every_part_of_a_fresh_codec_learns(fresh: Codec, speech: Tensor) -> None:
     """The layers that start at zero let the gradient reach all others after the first step."""
     audio = speech[..., :2400].double()
