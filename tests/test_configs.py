@@ -50,7 +50,7 @@ def comments(path: Path) -> dict[str, str]:
 
 
 def test_nothing_else_lies_in_the_folder() -> None:
-    assert NAMES == ["production", "smoke", "starter", "starter-first"]
+    assert NAMES == ["production", "smoke", "starter"]
     assert set(CARDS) == set(PROFILES)
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {"gpu", "datasets"}
 
@@ -92,7 +92,7 @@ def test_production_explains_every_key_as_the_schema_does() -> None:
     assert comments(CONFIGS / "production.yaml") == dict(keys(Config))
 
 
-@pytest.mark.parametrize("name", ["smoke", "starter", "starter-first"])
+@pytest.mark.parametrize("name", ["smoke", "starter"])
 def test_small_configs_keep_the_production_format(name: str) -> None:
     small, production = load_config(name).model, load_config("production").model
     for fact in ("sample_rate", "hop_length", "n_codebooks", "bits_per_frame", "bitrate_kbps", "output_tanh"):
@@ -100,7 +100,7 @@ def test_small_configs_keep_the_production_format(name: str) -> None:
     assert small.quantizer.codebook_sizes == production.quantizer.codebook_sizes
 
 
-@pytest.mark.parametrize("name", ["smoke", "starter", "starter-first"])
+@pytest.mark.parametrize("name", ["smoke", "starter"])
 def test_small_configs_name_only_what_differs(name: str) -> None:
     assert _leaves(read_yaml(CONFIGS / f"{name}.yaml")).isdisjoint(_leaves(read_yaml(CONFIGS / "production.yaml")))
 

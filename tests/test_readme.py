@@ -28,7 +28,7 @@ NOT_HERE = (  # hours, or the internet: that they parse is enough
     "codecctl download slr66-te",
     "codecctl prepare data/raw",
     "codecctl prepare data/speech",
-    "codecctl export runs/second",
+    "codecctl export runs/starter",
     "codecctl prepare data/mine",
     "codecctl validate runs/mine",
     "codecctl train --from",

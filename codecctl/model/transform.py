@@ -25,7 +25,7 @@ from codecctl.model.transformer import Transformer
 _QUIET = 1e-5  # a coefficient: far below one step of 16 bits, where the slope of a power law must stay finite
 _PITCH_PERIODS = (0.002, 0.025)  # seconds: voices from 40 to 500 Hz
 _LAYER_SCALE = 0.1  # of every branch: these networks are shallow, and their budget is small
-_BAND_WEIGHT = 1.5  # of the bands' levels against the low coefficients, in the distance that the books keep small
+_BAND_WEIGHT = 2.6  # of the bands' levels against the low coefficients, in the distance that the books keep small
 _FORGOTTEN = 1e-8  # share of a level that is lost in the rounding of float32
 _NOISE_LEVEL = 0.7  # of its band, -3 dB: a little too soft is heard less than a little too loud
 _NOISE_FRAMES = 127  # after which the noise repeats itself
