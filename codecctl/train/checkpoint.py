@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import errno
+import json
 import os
 import platform
 import shutil
@@ -37,6 +38,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _COUNTERS = ("step", "adversarial_step", "best_score", "rate_factor", "n_rollbacks")
+_MEANINGS = ("compression", "first_band", "level_prediction")  # of latents; no shape of a weight tells them
 _SINCE_2 = ("validated_step", "n_skipped", "n_alarms", "code_counts")  # not in checkpoints of schema 1
 
 
@@ -173,11 +175,19 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
 
 
 def take_weights(state: TrainState, path: Path, band_weight: float = 1.0) -> None:
-    """Begin with the weights and codebooks that are used of a checkpoint, and with nothing else of it."""
-    weights = weights_in_use(read_checkpoint(path))
+    """Begin with the weights and codebooks that are used of a checkpoint, and with nothing else of it.
+
+    Raises `CodecctlError` if its weights do not fit the codec, or its latents mean something else.
+    """
+    content = read_checkpoint(path)
+    weights, theirs = weights_in_use(content), read_config(content, path).model
     for codec in (state.codec, state.ema):
         load_weights(codec, weights, path)
         codec.weigh_bands(band_weight)
+    for name in _MEANINGS if theirs.front == "transform" else ():
+        its, ours = (json.dumps(getattr(config, name)) for config in (theirs, state.codec.config))
+        if its != ours:
+            raise CodecctlError(f"{path}: model.{name} is {its} there, {ours} in the config; --set model.{name}={its}")
 
 
 def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:

@@ -117,8 +117,9 @@ def test_a_range_of_noise_goes_upwards() -> None:
     assert load_config("smoke", overrides=["data.noise_snr_db=[20,100]"]).data.noise_snr_db == (20, 100)
 
 
-def test_a_band_weight_needs_bands() -> None:
+def test_what_is_for_bands_needs_bands() -> None:
     assert "train.band_weight is for model.front=transform" in refused("smoke", "train.band_weight=2")
+    assert "model: level_prediction is for front=transform" in refused("smoke", "model.level_prediction=0.4")
     assert load_config("starter", overrides=["train.band_weight=2"]).train.band_weight == 2
 
 

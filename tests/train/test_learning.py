@@ -16,7 +16,7 @@ from torch import Tensor
 from codecctl.errors import CodecctlError
 from codecctl.inference.load import Codec, read_checkpoint, save_codec
 from codecctl.train import loop
-from codecctl.train.checkpoint import Run
+from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import Watcher, train
 from codecctl.train.pace import Pace
 from codecctl.train.state import start_state
@@ -64,6 +64,16 @@ def test_frozen_parts_keep_the_tokens(prepared: Path, tmp_path: Path) -> None:
     before, after = Codec.load(base.last, "cpu"), Codec.load(tuned.last, "cpu")
     assert before.fingerprint == after.fingerprint
     assert not torch.equal(before.decoder.first.conv.weight, after.decoder.first.conv.weight)
+
+
+def test_weights_whose_latents_mean_something_else_are_refused(tmp_path: Path) -> None:
+    bands = ("model.front=transform", "model.low_coefficients=5", "model.high_bands=3")
+    foretold = tiny_config(Path("unused"), *bands, "model.level_prediction=0.4")
+    path = tmp_path / "other.pt"
+    save_codec(start_state(foretold, CPU).codec, path)
+    take_weights(start_state(foretold, CPU), path)
+    with pytest.raises(CodecctlError, match=r"0\.4 there, 0\.0 in the config; --set model\.level_prediction=0\.4"):
+        take_weights(start_state(tiny_config(Path("unused"), *bands), CPU), path)
 
 
 def test_accumulated_batches_are_one_batch() -> None:
