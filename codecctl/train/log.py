@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from codecctl.audio.spectrum import MelSpectrogram
+from codecctl.errors import CodecctlError
 from codecctl.evaluate.charts import png
 from codecctl.evaluate.codebooks import BookStats, Counts
 from codecctl.files import replacing
@@ -29,15 +30,22 @@ _N_GROUPS = 64  # bars of a histogram
 
 
 class RunLog:
-    """`metrics.jsonl` and `tb/` of a run. Opening it drops what a killed run wrote after `step`."""
+    """`metrics.jsonl` and `tb/` of a run. Opening it drops what a killed run wrote after `step`.
+
+    Raises `CodecctlError` if it cannot be opened, e.g. on a full disk.
+    """
 
     def __init__(self, run: Run, step: int, sample_rate: int) -> None:
         _drop_after(run, step)
         self._sample_rate = sample_rate
-        self._file = run.metrics.open("a", encoding="utf-8")
         # TensorBoard's own thread raises again at the next call; its traceback on the terminal says nothing more.
         self._hook, threading.excepthook = threading.excepthook, self._hide_full_disk
-        self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+        try:
+            self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
+            self._file = run.metrics.open("a", encoding="utf-8")  # the last: where it is, the log is open
+        except OSError as error:  # TensorBoard's do not say which file
+            threading.excepthook = self._hook
+            raise CodecctlError(f"{error.filename or run.tensorboard}: {error.strerror}; a run needs its log") from None
         self._mel = MelSpectrogram(sample_rate, _WINDOW, _N_MELS)
         self._run = run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import zlib
 from pathlib import Path
 
@@ -12,9 +13,11 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train.checkpoint import Run
 from codecctl.train.log import RunLog, side_by_side
+from tests.train.test_checkpoint import files_up_to
 
 BOOKS = CodebookCounter((4, 4))
 BOOKS.update(torch.tensor([[[0, 1, 2, 3], [1, 1, 1, 1]]]))
@@ -34,6 +37,14 @@ def write(run: Run, first: int, last: int, value: float = 1.0) -> None:
 
 def lines(run: Run) -> list[dict[str, object]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+
+
+def test_a_log_that_cannot_be_opened_says_where(run: Run) -> None:
+    hook = threading.excepthook
+    with files_up_to(10), pytest.raises(CodecctlError, match="/tb: File too large; a run needs its log"):
+        RunLog(run, 0, 16000)
+    assert threading.excepthook is hook
+    assert not run.metrics.exists()
 
 
 def test_a_line_is_an_event(run: Run) -> None:
