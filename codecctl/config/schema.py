@@ -146,7 +146,7 @@ class ModelConfig(Section):
     @model_validator(mode="after")
     def _check_latents(self) -> ModelConfig:
         if self.front == "transform" and self.latent_width > self.hop_length:
-            raise ValueError(f"low_coefficients + high_bands: {self.latent_width}, more than {self.hop_length} a frame")
+            raise ValueError(f"low_coefficients + high_bands is {self.latent_width}, a frame has {self.hop_length}")
         if self.level_prediction and self.front != "transform":
             raise ValueError("level_prediction is for front=transform; other fronts have no levels")
         if self.first_band is not None and self.first_band > self.low_coefficients:

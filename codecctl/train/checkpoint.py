@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 import codecctl
 from codecctl.config import Config, dump_config
+from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 from codecctl.inference.load import (
@@ -180,14 +181,10 @@ def take_weights(state: TrainState, path: Path, band_weight: float = 1.0) -> Non
     Raises `CodecctlError` if its weights do not fit the codec, or its latents mean something else.
     """
     content = read_checkpoint(path)
-    weights, theirs = weights_in_use(content), read_config(content, path).model
+    _check_meanings(read_config(content, path).model, state.codec.config, path)
     for codec in (state.codec, state.ema):
-        load_weights(codec, weights, path)
+        load_weights(codec, weights_in_use(content), path)
         codec.weigh_bands(band_weight)
-    for name in _MEANINGS if theirs.front == "transform" else ():
-        its, ours = (json.dumps(getattr(config, name)) for config in (theirs, state.codec.config))
-        if its != ours:
-            raise CodecctlError(f"{path}: model.{name} is {its} there, {ours} in the config; --set model.{name}={its}")
 
 
 def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:
@@ -244,6 +241,15 @@ def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: floa
 
 def _counters(content: Mapping[str, Any]) -> tuple[str, ...]:
     return _COUNTERS if content["schema_version"] == 1 else (*_COUNTERS, *_SINCE_2)
+
+
+def _check_meanings(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:
+    for name in _MEANINGS if theirs.front == ours.front == "transform" else ():
+        there, here = (json.dumps(getattr(config, name)) for config in (theirs, ours))
+        if there != here:
+            raise CodecctlError(
+                f"{path}: model.{name} is {there} there, {here} in the config; --set model.{name}={there}"
+            )
 
 
 def _keep(path: Path, as_path: Path) -> None:

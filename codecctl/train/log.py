@@ -45,7 +45,8 @@ class RunLog:
             self._file = run.metrics.open("a", encoding="utf-8")  # the last: where it is, the log is open
         except OSError as error:  # TensorBoard's do not say which file
             threading.excepthook = self._hook
-            raise CodecctlError(f"{error.filename or run.tensorboard}: {error.strerror}; a run needs its log") from None
+            where, why = error.filename or run.tensorboard, error.strerror or error
+            raise CodecctlError(f"{where}: {why}; a run needs its log") from None
         self._mel = MelSpectrogram(sample_rate, _WINDOW, _N_MELS)
         self._run = run
 
