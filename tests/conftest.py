@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 import codecctl
+from codecctl.audio.files import AudioWriter
 from codecctl.config import load_config
 from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
 from codecctl.data.prepare import prepare
@@ -126,3 +127,9 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "data"
     prepare([CLIPS], out, load_config("smoke").data)
     return out
+
+
+def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:
+    """float32 `[C, L]` -> a 16-bit WAV or FLAC, by suffix."""
+    with AudioWriter(path, sample_rate, audio.shape[0]) as writer:
+        writer.write(audio)

@@ -1,87 +1,84 @@
-"""Audio files in and out: float32 `[C, L]`, full scale at 1, whole or in blocks (libsndfile; PyAV for the rest)."""
+"""Audio files in and out: float32 `[C, L]`, full scale at 1, whole or in blocks."""
 
 from __future__ import annotations
 
-import errno
-import io
 import math
 import os
-import stat
 import sys
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
 from codecctl.audio import pyav
+from codecctl.audio.decoders import Source, reason
+from codecctl.audio.mixdown import find_dominant_channel, to_mono
+from codecctl.audio.opening import RAW_RATES, CutOffError, open_audio, say_cut_off
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 
 Audio = NDArray[np.float32]
 
-_RAW_RATES = {".sln": 8000, ".sln16": 16000}  # headerless mono 16-bit little-endian samples, Hz
-_SNDFILE_SUFFIXES = {".aif", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".w64", ".wav"}
-AUDIO_SUFFIXES = frozenset({*_SNDFILE_SUFFIXES, *pyav.SUFFIXES, *_RAW_RATES})
+_SNDFILE_SUFFIXES = {
+    ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",
+    ".sph", ".w64", ".wav",
+}  # fmt: skip
+AUDIO_SUFFIXES = frozenset({*_SNDFILE_SUFFIXES, *pyav.SUFFIXES, *RAW_RATES})
+"""Of the files that a search of a folder finds. A file that is named is recognised by its bytes."""
 _WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
-_LOSSY = {"VORBIS": "vorbis", "OPUS": "opus", "MPEG_LAYER_I": "mp1", "MPEG_LAYER_II": "mp2", "MPEG_LAYER_III": "mp3",
-          "ULAW": "mu-law", "ALAW": "a-law", "GSM610": "gsm", "IMA_ADPCM": "adpcm", "MS_ADPCM": "adpcm"}  # fmt: skip
 STRETCH = 4096
-"""Samples of a channel; `AudioReader` tells the extremes of each so many: who looks for them looks nowhere else."""
+"""Samples per channel for which `AudioReader` records minimum and maximum, so that a check for clipping scans only
+those that reach the peak."""
 
-_MISSING_SECONDS = 0.1  # a file that ends earlier than its header says by more than this is cut off
+_MISSING_SECONDS = 0.1  # decoders may end this much earlier than the header says
+_HIGHEST_PEAK = 64.0  # +36 dBFS; speech as 16-bit integers that were only converted to float exceeds it
+_BLOCK_VALUES = 1 << 24  # at most, of all channels of a block
+_PARTIAL_SAMPLES = 4096  # read at a time from damaged files: what precedes the damage in one read is lost
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says."""
+    """Facts of an audio file."""
 
     sample_rate: int  # Hz
     n_channels: int
     n_samples: int  # per channel
-    lossy: str | None = None  # the codec, if it throws something away: "mp3", "vorbis", ...
+    lossy: str | None = None  # the codec, if it is lossy: "mp3", "vorbis", ...
+    format: str | None = None  # "WAV", "MPEG-4", ...
+    channel: int | None = None  # counted from 0: the one that stands for all where their mean cancels
 
     @property
     def seconds(self) -> float:
         return self.n_samples / self.sample_rate
 
 
-class _Forward(soundfile.SoundFile):  # type: ignore[misc]  # soundfile tells no types
-    """Is read in order. After each read from a file that can be sought in, soundfile seeks to where it is already, and
-    libsndfile decodes again for that: a tenth of the time."""
-
-    def seekable(self) -> bool:
-        return False
-
-
 class AudioReader:
-    """An open audio file, to be read block by block in constant memory.
+    """An open audio file, read block by block in constant memory.
 
-    `source` is a path, or the bytes of a file, for which `name` stands in messages; its suffix tells the format where
-    the bytes do not. `raw_rate` in Hz takes it for headerless mono 16-bit samples. Raises `CodecctlError` that names
-    the file if it is missing, empty, no audio, cut off, or holds NaN.
+    The format is recognised by the bytes. `source` is a path, or the bytes of a file, for which `name` stands in
+    messages; the suffix of the name decides only for formats without a header. With `raw_rate` in Hz the file is read
+    as headerless mono 16-bit samples. With `partial` a file that is cut off or damaged gives what comes before that.
+    Raises `CutOffError` for a file that ends before the length in its header, `CodecctlError` if it is missing, empty,
+    no audio, or holds samples that are NaN, infinite or far beyond full scale.
     """
 
-    def __init__(self, source: str | Path | bytes, *, name: str | None = None, raw_rate: int | None = None) -> None:
+    def __init__(
+        self, source: Source, *, name: str | None = None, raw_rate: int | None = None, partial: bool = False
+    ) -> None:
         self.name = name or ("audio in memory" if isinstance(source, bytes) else str(source))
-        _check_source(source, self.name)
-        try:
-            self._file = _open(source, os.path.splitext(self.name)[1].lower(), raw_rate)
-        except soundfile.LibsndfileError as error:
-            raise CodecctlError(f"{self.name}: cannot be read as audio ({_reason(error)})") from None
-        except CodecctlError as error:
-            raise CodecctlError(f"{self.name}: {error}") from None
-        lossy = self._file.lossy if isinstance(self._file, pyav.AvFile) else _LOSSY.get(self._file.subtype)
-        self.info = AudioInfo(self._file.samplerate, self._file.channels, self._file.frames, lossy)
-        # The extreme samples of the block that was read last, in each STRETCH of it.
+        self._source, self._raw_rate, self._partial = source, raw_rate, partial
+        self._mixdown_known = self._is_damaged = False
+        # The extremes of the latest block, one value for each STRETCH of it.
         self.lows = self.highs = np.zeros(0, np.float32)
-        if not self.info.n_samples:
-            self.close()
-            raise CodecctlError(f"{self.name}: holds no audio")
+        self._decoder, form = open_audio(source, self.name, raw_rate=raw_rate, partial=partial)
+        decoder = self._decoder
+        self.info = AudioInfo(decoder.sample_rate, decoder.n_channels, decoder.n_samples, decoder.lossy, form)
 
     @property
     def sample_rate(self) -> int:
@@ -94,28 +91,45 @@ class AudioReader:
     def blocks(
         self, block_seconds: float = 10.0, *, start_seconds: float = 0.0, n_seconds: float | None = None
     ) -> Iterator[Audio]:
-        """float32 `[C, L]`, L = block_seconds but for the last one; together the file, or a stretch of it."""
-        n_read = min(round(start_seconds * self.sample_rate), self.info.n_samples)
+        """float32 `[C, L]`, L = block_seconds except for the last one (less for very many channels); together the
+        file, or n_seconds of it from start_seconds on."""
+        n_total = self.info.n_samples
+        n_read = min(round(start_seconds * self.sample_rate), n_total)
         n_end = sys.maxsize if n_seconds is None else n_read + round(n_seconds * self.sample_rate)
-        n_block = self.info.n_samples if math.isinf(block_seconds) else max(1, round(block_seconds * self.sample_rate))
+        n_block = n_total if math.isinf(block_seconds) else max(1, round(block_seconds * self.sample_rate))
+        if not math.isinf(block_seconds):
+            n_block = min(n_block, max(STRETCH, _BLOCK_VALUES // self.n_channels))
         if n_read:
-            self._file.skip(n_read) if isinstance(self._file, pyav.AvFile) else self._file.seek(n_read)
-        # PyAV's counts may be rough; libsndfile reads no further than its own.
-        n_most = n_end if isinstance(self._file, pyav.AvFile) else min(n_end, self.info.n_samples)
-        while n_read < n_most and len(block := self._read(min(n_block, n_most - n_read))):
-            flat = block.ravel()  # in one dimension numpy is twice as fast
+            self._skip(n_read)
+        while n_read < n_end and len(block := self._read(min(n_block, n_end - n_read))):
+            flat = block.ravel()  # numpy is twice as fast in one dimension
             starts = np.arange(0, len(flat), STRETCH * self.n_channels)
             self.lows, self.highs = np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
-            if not math.isfinite(float(self.highs.max()) - float(self.lows.min())):
-                second = (n_read + int(np.argmin(np.isfinite(block).all(axis=1)))) / self.sample_rate
-                raise CodecctlError(f"{self.name}: holds NaN or infinite samples, the first at {second:.3f} s")
+            peak = max(float(self.highs.max()), -float(self.lows.min()))
+            if not peak <= _HIGHEST_PEAK:
+                self._refuse(block, n_read)
             n_read += len(block)
             yield np.ascontiguousarray(block.T)  # [C, L]
-        if n_read < min(self.info.n_samples, n_end) - _MISSING_SECONDS * self.sample_rate:
-            raise CodecctlError(f"{self.name}: is cut off: {n_read} of {self.info.n_samples} samples are there")
+        n_expected = min(n_total, n_end)
+        is_exact = not isinstance(self._decoder, pyav.AvDecoder)
+        if is_exact and not self._partial and n_read < n_expected - _MISSING_SECONDS * self.sample_rate:
+            raise CutOffError(f"{self.name}: {say_cut_off(n_read / self.sample_rate, n_total / self.sample_rate)}")
+
+    def to_mono(self, block: Audio) -> Audio:
+        """`[C, L]` -> `[1, L]`: the mean of the channels, or the loudest one if they cancel in this file.
+
+        Which of them is decided at the first call, by ten audible seconds, and then stands in `info.channel`.
+        """
+        if self.n_channels == 1:
+            return block
+        if not self._mixdown_known:
+            with AudioReader(self._source, name=self.name, raw_rate=self._raw_rate, partial=self._partial) as reader:
+                self.info = replace(self.info, channel=find_dominant_channel(reader.blocks(1.0)))
+            self._mixdown_known = True
+        return to_mono(block) if self.info.channel is None else block[self.info.channel][None]
 
     def close(self) -> None:
-        self._file.close()
+        self._decoder.close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,22 +138,51 @@ class AudioReader:
         self.close()
 
     def _read(self, n_samples: int) -> Audio:
-        """`[L, C]`, as libsndfile lays it."""
+        """`[L, C]`, as decoders give it."""
+        if self._partial:
+            return self._read_partial(n_samples)
         try:
-            if isinstance(self._file, pyav.AvFile):
-                return self._file.read(n_samples)
-            block: Audio = self._file.read(n_samples, dtype="float32", always_2d=True)
+            return self._decoder.read(n_samples)
+        except CodecctlError as error:
+            raise CutOffError(f"{self.name}: {error}; it claims {self.info.seconds:.3f} s") from None
+
+    def _read_partial(self, n_samples: int) -> Audio:
+        """`[L, C]` up to the damage."""
+        parts = [np.zeros((0, self.n_channels), np.float32)]
+        while n_samples and not self._is_damaged:
+            try:
+                parts.append(self._decoder.read(min(n_samples, _PARTIAL_SAMPLES)))
+            except CodecctlError:
+                self._is_damaged = True
+            if not len(parts[-1]):
+                break
+            n_samples -= len(parts[-1])
+        return np.concatenate(parts)
+
+    def _skip(self, n_samples: int) -> None:
+        try:
+            self._decoder.skip(n_samples)
         except CodecctlError as error:
             raise CodecctlError(f"{self.name}: {error}") from None
-        except soundfile.LibsndfileError as error:
-            raise CodecctlError(f"{self.name}: broken or cut off ({_reason(error)})") from None
-        return block
+
+    def _refuse(self, block: Audio, n_read: int) -> NoReturn:
+        """Say what is wrong with the first sample of `[L, C]` that cannot be sound."""
+        is_finite = np.isfinite(block).all(axis=1)
+        peaks = np.abs(block).max(axis=1)
+        is_good = peaks <= _HIGHEST_PEAK if is_finite.all() else is_finite
+        second = (n_read + int(np.argmin(is_good))) / self.sample_rate
+        if not is_finite.all():
+            raise CodecctlError(f"{self.name}: holds NaN or infinite samples, the first at {second:.3f} s")
+        raise CodecctlError(
+            f"{self.name}: samples far beyond full scale (up to {peaks.max():.0f}, from {second:.3f} s on; full scale "
+            f"is 1), probably integers stored as float: divide by 32768 what was 16-bit"
+        )
 
 
 class AudioWriter:
-    """Writes blocks of float32 `[C, L]` to a WAV or FLAC of 16 bits; samples beyond full scale are clipped.
+    """Writes blocks of float32 `[C, L]` to a 16-bit WAV or FLAC; clips samples beyond full scale.
 
-    The file appears under its name only when the `with` block ends well; otherwise nothing is left behind.
+    The file gets its name when the `with` block ends without an error; after an error nothing is left.
     """
 
     def __init__(self, path: str | Path, sample_rate: int, n_channels: int = 1) -> None:
@@ -154,7 +197,7 @@ class AudioWriter:
             try:
                 self._file = soundfile.SoundFile(partial, "w", sample_rate, n_channels, "PCM_16", format=form)
             except soundfile.LibsndfileError as error:
-                raise CodecctlError(f"{path}: cannot be written ({_reason(error)})") from None
+                raise CodecctlError(f"{path}: cannot be written ({reason(error)})") from None
             stack.callback(self._file.close)
             self._stack = stack.pop_all()
 
@@ -165,19 +208,13 @@ class AudioWriter:
         try:
             self._file.write(to_pcm16(block).T)
         except soundfile.LibsndfileError as error:
-            raise CodecctlError(f"{self.path}: cannot be written ({_reason(error)}); is the disk full?") from None
+            raise CodecctlError(f"{self.path}: cannot be written ({reason(error)}); is the disk full?") from None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
-
-
-def probe(path: str | Path) -> AudioInfo:
-    """What the header says; the audio itself is not read. Raises `CodecctlError` as `AudioReader` does."""
-    with AudioReader(path) as reader:
-        return reader.info
 
 
 def read_audio(path: str | Path) -> tuple[Audio, int]:
@@ -189,79 +226,50 @@ def read_audio(path: str | Path) -> tuple[Audio, int]:
         return (blocks[0] if len(blocks) == 1 else np.concatenate(blocks, axis=1)), reader.sample_rate
 
 
-def read_blocks(path: str | Path, block_seconds: float = 10.0) -> Iterator[Audio]:
-    """The file as float32 `[C, L]` blocks, in constant memory; `AudioReader` where the sample rate is wanted too."""
-    with AudioReader(path) as reader:
-        yield from reader.blocks(block_seconds)
+def find_audio(paths: Iterable[str | Path], skipped: Counter[str] | None = None) -> list[Path]:
+    """The audio files under these folders (by suffix, except hidden ones) and the files named: sorted, each once.
 
-
-def write_audio(path: str | Path, audio: Audio, sample_rate: int) -> None:
-    """float32 `[C, L]` -> a WAV or FLAC of 16 bits, by suffix, all or nothing."""
-    with AudioWriter(path, sample_rate, audio.shape[0]) as writer:
-        writer.write(audio)
-
-
-def find_audio(paths: Iterable[str | Path]) -> list[Path]:
-    """The audio files under these folders (by suffix, none that is hidden) and the files named: sorted, each once."""
+    `skipped` counts, by suffix, the files in the folders that were left out. Raises `CodecctlError` for what does not
+    exist and for a folder that cannot be listed.
+    """
     found: set[str] = set()
     for path in map(Path, paths):
         if path.is_dir():
-            found.update(find_files(path, AUDIO_SUFFIXES))
-        elif path.is_file():
+            found.update(find_files(path, AUDIO_SUFFIXES, skipped))
+        elif path.exists():
             found.add(str(path))
         else:
             raise CodecctlError(f"{path}: no such file or folder")
-    # As paths sort, by their parts; text, for there may be a million, and pathlib's comparisons are slow.
+    # In the order of paths, by their parts; as text, since comparing pathlib's objects is slow for a million of them.
     return [Path(name) for name in sorted(found, key=lambda name: name.split(os.sep))]
 
 
-def find_files(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
-    """Those under a folder with one of these suffixes that are not hidden, in no order."""
+def find_files(folder: Path, suffixes: Collection[str], skipped: Counter[str] | None = None) -> Iterator[str]:
+    """The files under a folder with one of these suffixes, except hidden ones, in no order; see `find_audio`."""
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
-        if (real := os.path.realpath(here)) in seen:  # a link that leads back up
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=_refuse_listing):
+        if (real := os.path.realpath(here)) in seen:  # a link to a folder above
             folders.clear()
             continue
         seen.add(real)
         folders[:] = [name for name in folders if not name.startswith(".")]
         prefix = os.path.join("" if here == "." else here.removeprefix(f".{os.sep}"), "")
         for name in names:
-            if os.path.splitext(name)[1].lower() in suffixes and not name.startswith("."):
+            suffix = os.path.splitext(name)[1].lower()
+            if name.startswith("."):
+                continue
+            if suffix in suffixes:
                 yield prefix + name
+            elif skipped is not None:
+                skipped[suffix] += 1
+
+
+def _refuse_listing(error: OSError) -> NoReturn:
+    raise CodecctlError(f"{error.filename}: this folder cannot be listed ({error.strerror})") from None
 
 
 def to_pcm16(audio: Audio) -> NDArray[np.int16]:
-    """Full scale 1 -> 32768, rounded, clipped; what was read from 16 bits comes back bit for bit."""
+    """Full scale 1 -> 32768, rounded, clipped; samples read from 16 bits come back bit for bit."""
     scaled: Audio = audio * np.float32(32768)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
-
-
-def _open(source: str | Path | bytes, suffix: str, raw_rate: int | None) -> soundfile.SoundFile | pyav.AvFile:
-    """The decoder that fits: PyAV where the suffix or the first bytes tell of what libsndfile does not read."""
-    file = io.BytesIO(source) if isinstance(source, bytes) else source
-    if rate := raw_rate or _RAW_RATES.get(suffix):
-        return _Forward(file, "r", rate, 1, "PCM_16", "LITTLE", "RAW")
-    if suffix in pyav.SUFFIXES or (isinstance(source, bytes) and source[4:8] == b"ftyp"):
-        return pyav.AvFile(source, suffix)
-    return _Forward(file)
-
-
-def _check_source(source: str | Path | bytes, name: str) -> None:
-    is_folder = False
-    try:
-        if isinstance(source, bytes):
-            n_bytes = len(source)
-        else:
-            status = os.stat(source)
-            n_bytes, is_folder = status.st_size, stat.S_ISDIR(status.st_mode)
-    except OSError as error:
-        raise CodecctlError(f"{name}: {'no such file' if error.errno == errno.ENOENT else error.strerror}") from None
-    if is_folder:
-        raise CodecctlError(f"{name}: is a folder, expected an audio file")
-    if not n_bytes:
-        raise CodecctlError(f"{name}: is empty")
-
-
-def _reason(error: soundfile.LibsndfileError) -> str:
-    return str(error.error_string).strip().rstrip(".") or f"libsndfile error {error.code}"

@@ -1,4 +1,4 @@
-"""The one resampler: band-limited (libsoxr, high quality), whole or block by block with the same result."""
+"""Band-limited resampling (libsoxr, high quality), whole or block by block with the same result."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ import soxr
 
 from codecctl.audio.files import Audio
 
-_PIECE = 32_768  # samples in one call: the library's buffers then stay in the processor's cache, a third faster
+_PIECE = 32_768  # samples in one call: libsoxr's buffers then stay in the cache, which is a third faster
 
 
 def resampled_length(n_samples: int, from_rate: int, to_rate: int) -> int:
-    """ceil(n_samples x to_rate / from_rate): no input is so short that nothing comes out."""
+    """ceil(n_samples x to_rate / from_rate): at least one sample for any input."""
     return -(-n_samples * to_rate // from_rate)
 
 
 class Resampler:
     """Resamples a stream: `push` blocks `[C, L]` of any length, then `flush` once.
 
-    All that comes out has `resampled_length` samples for what went in, aligned in time, however it was cut in blocks.
+    The output has `resampled_length` samples in all and is aligned in time, however the input was cut in blocks.
     """
 
     def __init__(self, from_rate: int, to_rate: int, n_channels: int = 1) -> None:
@@ -29,7 +29,7 @@ class Resampler:
         )
 
     def push(self, block: Audio) -> Audio:
-        """`[C, L]` -> `[C, L']`: what can be told already; it lags by the filter's half length."""
+        """`[C, L]` -> `[C, L']`: the output so far, which lags by half the filter's length."""
         if self._stream is None or not block.size:
             return block
         self._n_in += block.shape[1]
@@ -42,7 +42,7 @@ class Resampler:
         if self._stream is None:
             return np.zeros((self.n_channels, 0), np.float32)
         n_left = resampled_length(self._n_in, self.from_rate, self.to_rate) - self._n_out
-        # The library rounds its length down at times; a little silence behind the end makes up for the last sample.
+        # libsoxr sometimes rounds its length down; silence behind the end gives the missing sample.
         silence = np.zeros((self.n_channels, 2 * self.from_rate // self.to_rate + 2), np.float32)
         rest = self._stream.resample_chunk(_frames(silence), last=True)
         return self._counted(rest[:n_left])
@@ -60,11 +60,6 @@ def resample(audio: Audio, from_rate: int, to_rate: int) -> Audio:
     return np.concatenate([resampler.push(audio), resampler.flush()], axis=1)
 
 
-def to_mono(audio: Audio) -> Audio:
-    """The mean of the channels: `[C, L]` -> `[1, L]`."""
-    return audio if audio.shape[0] == 1 else audio.mean(axis=0, keepdims=True, dtype=np.float32)
-
-
 def _frames(block: Audio) -> Audio:
-    """`[C, L]` -> `[L]` or `[L, C]`, as the library wants it."""
+    """`[C, L]` -> `[L]` or `[L, C]`, as libsoxr takes it."""
     return np.ascontiguousarray(block[0] if block.shape[0] == 1 else block.T, dtype=np.float32)

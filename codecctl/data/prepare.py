@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from codecctl.audio.files import Audio, AudioReader, to_pcm16
-from codecctl.audio.resample import Resampler, to_mono
+from codecctl.audio.resample import Resampler
 from codecctl.config.schema import DataConfig
 from codecctl.data.checks import Measurement, find_fault
 from codecctl.data.corpus import find_corpora
@@ -155,7 +155,7 @@ def _copy(reader: AudioReader, entry: Entry, writer: ShardWriter) -> Measurement
     measured, resampler = Measurement(), Resampler(reader.sample_rate, SAMPLE_RATE)
     for block in reader.blocks(start_seconds=entry.start_seconds or 0.0, n_seconds=entry.n_seconds):
         measured.add_source(block, reader.lows, reader.highs)
-        _store(resampler.push(to_mono(block)), measured, writer)
+        _store(resampler.push(reader.to_mono(block)), measured, writer)
     _store(resampler.flush(), measured, writer)
     return measured
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from codecctl.audio.files import Audio, AudioReader
-from codecctl.audio.resample import Resampler, to_mono
+from codecctl.audio.resample import Resampler
 from codecctl.data.crops import read_utterance, utterances
 from codecctl.data.lists import read_list
 from codecctl.data.manifest import SAMPLE_RATE, Utterance
@@ -92,7 +92,7 @@ def _read_file(path: Path, sample_rate: int) -> Iterator[Tensor]:
         n_pieces = math.ceil(reader.info.seconds / LONGEST_PIECE_SECONDS)
         n_block = -(-reader.info.n_samples // n_pieces)
         resampler = Resampler(reader.sample_rate, sample_rate)
-        blocks = (resampler.push(to_mono(block)) for block in reader.blocks(n_block / reader.sample_rate))
+        blocks = (resampler.push(reader.to_mono(block)) for block in reader.blocks(n_block / reader.sample_rate))
         yield from _regroup(blocks, resampler)
 
 

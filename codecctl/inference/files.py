@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, find_audio, to_pcm16
-from codecctl.audio.resample import Resampler, to_mono
+from codecctl.audio.resample import Resampler
 from codecctl.bitstream import Codes, PackedReader, PackedWriter, check_codes, is_packed
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
@@ -232,7 +232,7 @@ def _mono_blocks(reader: AudioReader, codec: Codec) -> Iterator[Audio]:
     """The file as `[1, L]` at the codec's rate."""
     resampler = Resampler(reader.sample_rate, codec.sample_rate)
     for block in reader.blocks(FRAMES_PER_CHUNK / codec.frame_rate):
-        yield resampler.push(to_mono(block))
+        yield resampler.push(reader.to_mono(block))
     yield resampler.flush()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecctl.audio.files import Audio, write_audio
+from codecctl.audio.files import Audio
 from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.alignment import align
 from codecctl.evaluate.hearing import MEASURES, About, score, score_all, unavailable
@@ -22,6 +22,7 @@ from codecctl.evaluate.scoring import Renderer, delay_of
 from codecctl.evaluate.validate import Work, make_plan, validate
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
+from tests.conftest import write_audio
 from tests.evaluate.conftest import codec  # noqa: F401
 
 pytestmark = pytest.mark.bench

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from codecctl.audio.files import write_audio
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.recordings import Recording, choose, find_recordings
+from tests.conftest import write_audio
 
 
 def _recording(number: int, speaker: str) -> Recording:

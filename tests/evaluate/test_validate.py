@@ -10,7 +10,6 @@ import pytest
 import soundfile
 import torch
 
-from codecctl.audio.files import write_audio
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.evaluate.metrics import snr_db
@@ -18,6 +17,7 @@ from codecctl.evaluate.recordings import Recording, find_recordings
 from codecctl.evaluate.result import Validation
 from codecctl.evaluate.validate import ValidationSet, Work, validate
 from codecctl.model.codec import Codec
+from tests.conftest import write_audio
 
 QUICK = ValidateConfig(metrics=(), opus_kbps=())
 

@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from codecctl.audio.files import read_audio
-from codecctl.audio.resample import resample, to_mono
+from codecctl.audio.mixdown import to_mono
+from codecctl.audio.resample import resample
 from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError

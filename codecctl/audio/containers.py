@@ -1,0 +1,183 @@
+"""Sizes in the headers of WAV, RF64, W64, AIFF, AU, CAF and SPHERE, compared with the bytes that are there."""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from codecctl.audio.segments import Segment
+from codecctl.audio.views import patched, read_at
+
+_LIVE_RANGE = 1 << 16
+_MISCOUNTED_BYTES = 64  # some writers count the header with the audio
+_CHUNK_LIMIT = 10_000
+_FILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff")
+_SPHERE_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")
+
+
+@dataclass(frozen=True)
+class _ChunkForm:
+    """How the chunks of a format are laid out."""
+
+    n_name: int  # bytes
+    size: str  # of the content, for `struct`
+    alignment: int  # bytes
+    counts_head: bool = False  # the size counts name and size, too
+
+    @property
+    def n_head(self) -> int:
+        return self.n_name + struct.calcsize(self.size)
+
+    def padded(self, size: int) -> int:
+        return max(0, size) + -max(0, size) % self.alignment
+
+
+_RIFF, _IFF = _ChunkForm(4, "<I", 2), _ChunkForm(4, ">I", 2)
+_CAF, _W64 = _ChunkForm(4, ">q", 1), _ChunkForm(16, "<Q", 8, counts_head=True)
+
+
+def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
+    """The recording in one of these formats that starts at this byte, or None."""
+    head = read_at(file, start, 16)
+    if head[:4] in (b"RIFF", b"RIFX", b"RF64") and head[8:12] == b"WAVE":
+        return _inspect_wav(file, start, n_file, head)
+    if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
+        return _inspect_aiff(file, start, n_file)
+    if head[:4] == b"riff" and head[4:] == b".\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\x00\x00":
+        return _inspect_w64(file, start, n_file)
+    if head[:4] in (b".snd", b"dns.") and len(head) == 16:
+        return _inspect_au(file, start, n_file, head)
+    if head[:6] == b"caff\x00\x01":
+        return _inspect_caf(file, start, n_file)
+    if head[:8] == b"NIST_1A\n":
+        return _inspect_sphere(file, start, n_file)
+    return None
+
+
+def _inspect_wav(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segment | None:
+    form = _IFF if head[:4] == b"RIFX" else _RIFF
+    wide_size: int | None = None  # offset of the 64-bit size of an RF64 file
+    for name, position, size in _chunks(file, start + 12, form):
+        if name == b"ds64" and head[:4] == b"RF64":
+            wide_size = position + 8
+        if name != b"data":
+            continue
+        if wide_size is not None and size == 0xFFFFFFFF:
+            size = int.from_bytes(read_at(file, wide_size, 8), "little")
+            is_claim, fix = 0 < size < 2**63 - 1, {wide_size: struct.pack("<Q", n_file - position)}
+        else:
+            is_claim = not _is_live_size(size) or (not size and _is_chunk_list(file, position, n_file, form))
+            fix = {position - 4: struct.pack(form.size, min(n_file - position, 0xFFFFFFFF))}
+        return _segment("WAV", file, start, n_file, position, size if is_claim else None, fix, form)
+    return None
+
+
+def _inspect_aiff(file: BinaryIO, start: int, n_file: int) -> Segment | None:
+    n_claimed = 0  # bytes, by the number of samples
+    for name, position, size in _chunks(file, start + 12, _IFF):
+        if name == b"COMM":
+            n_channels, n_frames, n_bits = struct.unpack(">HIH", read_at(file, position, 8).ljust(8, b"\0"))
+            n_claimed = 0 if _is_live_size(n_frames) else 8 + n_frames * n_channels * -(-n_bits // 8)
+        if name == b"SSND":
+            is_claim = not _is_live_size(size) and size > 8
+            claimed = size if is_claim else n_claimed or None
+            fix = {} if is_claim else {position - 4: struct.pack(">I", min(n_file - position, 0xFFFFFFFF))}
+            return _segment("AIFF", file, start, n_file, position, claimed, fix, _IFF)
+    return None
+
+
+def _inspect_w64(file: BinaryIO, start: int, n_file: int) -> Segment | None:
+    for name, position, size in _chunks(file, start + 40, _W64):
+        if name == b"data":
+            fix = {position - 8: struct.pack("<Q", n_file - position + 24)}
+            claimed = size if 0 < size < 2**63 - 25 else None
+            return _segment("W64", file, start, n_file, position, claimed, fix, _W64)
+    return None
+
+
+def _inspect_au(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segment | None:
+    offset, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
+    claimed = None if _is_live_size(size) else size
+    return _segment("AU", file, start, n_file, start + offset, claimed, {start + 8: b"\xff\xff\xff\xff"})
+
+
+def _inspect_caf(file: BinaryIO, start: int, n_file: int) -> Segment | None:
+    for name, position, size in _chunks(file, start + 8, _CAF):
+        if name == b"data":
+            fix = {position - 8: struct.pack(">q", n_file - position)}
+            return _segment("CAF", file, start, n_file, position, size if size > 4 else None, fix, _CAF)
+    return None
+
+
+def _inspect_sphere(file: BinaryIO, start: int, n_file: int) -> Segment | None:
+    header = read_at(file, start, 4096)
+    size = re.match(rb"NIST_1A\n\s*(\d{1,6})\n", header)
+    if size is None:
+        return None
+    fields = dict(re.findall(rb"(\w+) -i (\d{1,12})\s", header))
+    n_samples, n_channels, width = (int(fields.get(name, b"1")) for name in _SPHERE_FIELDS)
+    claimed = n_samples * n_channels * width if b"sample_count" in fields else None
+    return _segment("SPHERE", file, start, n_file, start + int(size[1]), claimed, {})
+
+
+def _segment(
+    name: str,
+    file: BinaryIO,
+    start: int,
+    n_file: int,
+    position: int,
+    n_claimed: int | None,
+    fix: dict[int, bytes],
+    form: _ChunkForm | None = None,
+) -> Segment:
+    """The recording whose audio begins at `position`; `fix` writes the true size into its header, and chunks of the
+    form `form` may follow the audio."""
+    n_left = max(0, n_file - position)
+    n_there = n_left if n_claimed is None else min(n_left, n_claimed)
+    is_cut = n_claimed is not None and n_claimed - n_there > _MISCOUNTED_BYTES
+    end = n_file
+    if n_claimed is not None and not is_cut:
+        end = position + n_there
+        if form is not None:
+            end = _next_file(file, position + form.padded(n_there), n_file, form)
+    pieces = patched(start, n_file, fix) if fix and n_left and (n_claimed is None or is_cut) else None
+    return Segment(name, start, end, n_claimed, n_there, is_cut, pieces)
+
+
+def _is_live_size(size: int) -> bool:
+    """Whether a program writes this 32-bit size when it does not know the size yet."""
+    return size == 0 or any(limit - _LIVE_RANGE <= size <= limit for limit in (2**31, 2**32 - 1))
+
+
+def _chunks(file: BinaryIO, position: int, form: _ChunkForm) -> Iterator[tuple[bytes, int, int]]:
+    """The first four bytes of the name, the offset of the content, and the size of the content of each chunk."""
+    for _ in range(_CHUNK_LIMIT):
+        head = read_at(file, position, form.n_head)
+        if len(head) < form.n_head:
+            return
+        size = struct.unpack(form.size, head[form.n_name :])[0] - (form.n_head if form.counts_head else 0)
+        yield head[:4], position + form.n_head, size
+        position += form.n_head + form.padded(size)
+
+
+def _next_file(file: BinaryIO, position: int, n_file: int, form: _ChunkForm) -> int:
+    """Where, behind the chunks that follow the audio, another file starts; else the end of the file."""
+    for name, content, size in _chunks(file, position, form):
+        if name in _FILE_MAGIC:
+            return content - form.n_head
+        if not name.isascii() or content + size > n_file:
+            break
+    return n_file
+
+
+def _is_chunk_list(file: BinaryIO, position: int, n_file: int, form: _ChunkForm) -> bool:
+    """Whether chunks follow, and nothing else, up to the end of the file: then there is no audio before them."""
+    end = position
+    for name, content, size in _chunks(file, position, form):
+        if not name.isascii() or content + size > n_file:
+            return False
+        end = content + form.padded(size)
+    return end >= n_file

@@ -1,0 +1,133 @@
+"""Opens an audio file: recognises its bytes, chooses the decoder, and compares what the header claims with the file."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from codecctl.audio import pyav
+from codecctl.audio.decoders import Decoder, SndfileDecoder, Source, open_file, open_segments
+from codecctl.audio.formats import find_segments, recognise_av, recognise_other
+from codecctl.audio.segments import Segment
+from codecctl.audio.views import read_at
+from codecctl.errors import CodecctlError
+
+RAW_RATES = {".sln": 8000, ".sln16": 16000}  # headerless mono 16-bit little-endian samples, Hz
+_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000  # Hz
+_SAMPLES_PER_BYTE = 2_000  # per channel; digital silence in FLAC or Vorbis has a few hundred
+
+
+class CutOffError(CodecctlError):
+    """The file ends before the length that its header claims, or is damaged within; `partial` reads what precedes."""
+
+
+def open_audio(
+    source: Source, name: str, *, raw_rate: int | None = None, partial: bool = False
+) -> tuple[Decoder, str | None]:
+    """The decoder of an audio file, and the name of its format where that is known.
+
+    `name` stands for the file in messages, and its suffix decides for formats without a header. Raises `CutOffError`
+    for a file that ends before the length in its header, unless `partial`; `CodecctlError` for all else that is no
+    audio.
+    """
+    n_bytes = _size(source, name)
+    try:
+        decoder, form, segments = _open(source, os.path.splitext(name)[1].lower(), raw_rate)
+    except OSError as error:
+        raise CodecctlError(f"{name}: cannot be read ({error.strerror or error})") from None
+    except CodecctlError as error:
+        raise type(error)(f"{name}: {error}") from None
+    try:
+        _check_claims(decoder, segments, n_bytes, partial=partial)
+    except CodecctlError as error:
+        decoder.close()
+        raise type(error)(f"{name}: {error}") from None
+    return decoder, form
+
+
+def say_cut_off(seconds: float, claimed_seconds: float) -> str:
+    """The message of `CutOffError`."""
+    return f"cut off ({seconds:.3f} of the {claimed_seconds:.3f} s that its header claims are there)"
+
+
+def _open(source: Source, suffix: str, raw_rate: int | None) -> tuple[Decoder, str | None, list[Segment]]:
+    """The decoder that fits the bytes, the name of the format, and what is known of the recordings in the file."""
+    if rate := raw_rate or RAW_RATES.get(suffix):
+        return SndfileDecoder(source, raw_rate=rate), "raw", []
+    with open_file(source) as file:
+        form = "G.722" if suffix == ".g722" else recognise_av(read_at(file, 0, 64))
+        segments = [] if form else find_segments(file)
+        if not form and not segments and (kind := recognise_other(file)):
+            raise CodecctlError(f"is {kind}, not audio")
+    if form:
+        return _open_av(source, suffix, form), form, []
+    try:
+        decoder = open_segments(source, segments)
+    except CodecctlError as refusal:
+        if any(segment.is_cut for segment in segments):
+            raise CutOffError("cut off (none of the audio that its header claims can be read)") from None
+        if not pyav.is_installed():
+            raise
+        try:
+            return pyav.AvDecoder(source, suffix), None, []
+        except CodecctlError:
+            raise refusal from None
+    return decoder, segments[0].format if segments else None, segments
+
+
+def _open_av(source: Source, suffix: str, form: str) -> pyav.AvDecoder:
+    article = "an" if form in ("MPEG-4", "AAC", "AMR") else "a"
+    what = f"{article} {form} file" + ("" if suffix in pyav.SUFFIXES or not suffix else f" named {suffix}")
+    if not pyav.is_installed():
+        raise CodecctlError(f"is {what}; to read it: pip install 'codecctl[av]'")
+    try:
+        return pyav.AvDecoder(source, suffix)
+    except CodecctlError as error:
+        raise CodecctlError(f"is {what}, which {error}") from None
+
+
+def _check_claims(decoder: Decoder, segments: list[Segment], n_bytes: int, *, partial: bool) -> None:
+    """Raises `CodecctlError` for a header that claims what cannot be, `CutOffError` for more than is there."""
+    if not _LOWEST_RATE <= decoder.sample_rate <= _HIGHEST_RATE:
+        raise CodecctlError(
+            f"a sample rate of {decoder.sample_rate} Hz; audio of {_LOWEST_RATE} to {_HIGHEST_RATE} Hz is read"
+        )
+    if decoder.n_samples > _SAMPLES_PER_BYTE * n_bytes:
+        raise CodecctlError(
+            f"its header claims {decoder.n_samples} samples, more than {_SAMPLES_PER_BYTE} for each of its "
+            f"{n_bytes} bytes; it is damaged"
+        )
+    seconds = decoder.n_samples / decoder.sample_rate
+    if isinstance(decoder, pyav.AvDecoder):
+        if decoder.is_cut and not partial:
+            raise CutOffError(say_cut_off(seconds, (decoder.n_claimed or 0) / decoder.sample_rate))
+    elif any(segment.is_cut for segment in segments) and not partial:
+        n_there, claims = sum(segment.n_there for segment in segments), [segment.n_claimed for segment in segments]
+        if None in claims:
+            raise CutOffError(f"cut off (it ends after {seconds:.3f} s without the mark of its end)")
+        if not n_there:
+            raise CutOffError("cut off (none of the audio that its header claims is there)")
+        raise CutOffError(say_cut_off(seconds, seconds * sum(claim or 0 for claim in claims) / n_there))
+    if not decoder.n_samples:
+        raise CodecctlError("holds no audio")
+
+
+def _size(source: Source, name: str) -> int:
+    """Bytes. Raises `CodecctlError` for what cannot be a file of audio."""
+    if isinstance(source, bytes):
+        n_bytes = len(source)
+    else:
+        try:
+            status = os.stat(source)
+        except FileNotFoundError:
+            raise CodecctlError(f"{name}: no such file") from None
+        except (OSError, ValueError) as error:
+            raise CodecctlError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
+        if stat.S_ISDIR(status.st_mode):
+            raise CodecctlError(f"{name}: is a folder, expected an audio file")
+        if not stat.S_ISREG(status.st_mode):
+            raise CodecctlError(f"{name}: is a pipe or a device, expected an audio file")
+        n_bytes = status.st_size
+    if not n_bytes:
+        raise CodecctlError(f"{name}: is empty")
+    return n_bytes
