@@ -58,7 +58,7 @@ def _open(source: Source, suffix: str, raw_rate: int | None) -> tuple[Decoder, s
         form = "G.722" if suffix == ".g722" else recognise_av(read_at(file, 0, 64))
         segments = [] if form else find_segments(file)
         if not form and not segments and (kind := recognise_other(file)):
-            raise CodecctlError(f"is {kind}, not audio")
+            raise CodecctlError(f"not audio ({kind})")
     if form:
         return _open_av(source, suffix, form), form, []
     try:
@@ -79,23 +79,23 @@ def _open_av(source: Source, suffix: str, form: str) -> pyav.AvDecoder:
     article = "an" if form in ("MPEG-4", "AAC", "AMR") else "a"
     what = f"{article} {form} file" + ("" if suffix in pyav.SUFFIXES or not suffix else f" named {suffix}")
     if not pyav.is_installed():
-        raise CodecctlError(f"is {what}; to read it: pip install 'codecctl[av]'")
+        raise CodecctlError(f"needs PyAV to decode ({what}): pip install 'codecctl[av]'")
     try:
         return pyav.AvDecoder(source, suffix)
     except CodecctlError as error:
-        raise CodecctlError(f"is {what}, which {error}") from None
+        raise CodecctlError(f"{error}; it is {what}") from None
 
 
 def _check_claims(decoder: Decoder, segments: list[Segment], n_bytes: int, *, partial: bool) -> None:
     """Raises `CodecctlError` for a header that claims what cannot be, `CutOffError` for more than is there."""
     if not _LOWEST_RATE <= decoder.sample_rate <= _HIGHEST_RATE:
         raise CodecctlError(
-            f"a sample rate of {decoder.sample_rate} Hz; audio of {_LOWEST_RATE} to {_HIGHEST_RATE} Hz is read"
+            f"sample rate out of range ({decoder.sample_rate} Hz; {_LOWEST_RATE} to {_HIGHEST_RATE} Hz are read)"
         )
     if decoder.n_samples > _SAMPLES_PER_BYTE * n_bytes:
         raise CodecctlError(
-            f"its header claims {decoder.n_samples} samples, more than {_SAMPLES_PER_BYTE} for each of its "
-            f"{n_bytes} bytes; it is damaged"
+            f"damaged header (claims {decoder.n_samples} samples, more than {_SAMPLES_PER_BYTE} for each of the "
+            f"{n_bytes} bytes)"
         )
     seconds = decoder.n_samples / decoder.sample_rate
     if isinstance(decoder, pyav.AvDecoder):

@@ -39,10 +39,7 @@ class AvDecoder:
     """
 
     def __init__(self, source: str | PathLike[str] | bytes, suffix: str) -> None:
-        try:
-            self._av: Any = import_module("av")
-        except ImportError:
-            raise CodecctlError("needs PyAV to decode: pip install 'codecctl[av]'") from None
+        self._av: Any = import_module("av")
         self._source, self._form = source, _HEADERLESS.get(suffix)
         container, stream = self._open()
         with container:
@@ -53,9 +50,8 @@ class AvDecoder:
             self.lossy = None if codec.startswith(_LOSSLESS) else codec
             self.n_claimed = self._claimed_samples(container, stream)
             self.n_samples = self._count_samples(container, stream)
-        self.is_cut = self.n_claimed is not None and self.n_claimed - self.n_samples > max(
-            _MISSING_SECONDS * self.sample_rate, 0
-        )
+        n_missing = (self.n_claimed or 0) - self.n_samples
+        self.is_cut = n_missing > _MISSING_SECONDS * self.sample_rate
         self._container, stream = self._open()
         layout, rate = stream.layout, self.sample_rate
         self._resampler: Any = self._av.AudioResampler(format="flt", layout=layout, rate=rate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from codecctl.inference.load import Codec
 
 
+_MOST_KINDS = 8  # suffixes that are named
+
+
 def encode(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="Audio files or folders; - is stdin.")],
     output: Annotated[Path | None, typer.Option("--output", "-o", metavar="OUT.npy|OUT.cctl", help="Where to.")] = None,
@@ -29,6 +33,7 @@ def encode(
         Literal["npy", "cctl"] | None, typer.Option("--format", help="For --out-dir and stdout; npy if not given.")
     ] = None,
     n_quantizers: Annotated[int | None, typer.Option(metavar="K", help="Use the first K books only.")] = None,
+    partial: Annotated[bool, typer.Option("--partial", help="Take what is there of audio that is cut off.")] = False,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -44,11 +49,11 @@ def encode(
     from codecctl.inference.load import Codec
 
     if out_dir:
-        _encode_many(Codec.load(model, device), inputs, out_dir, suffix, n_quantizers)
+        _encode_many(Codec.load(model, device), inputs, out_dir, suffix, n_quantizers, partial)
         return
     with as_file(inputs[0]) as (path, name), tempfile.TemporaryDirectory(prefix="codecctl-") as folder:
         target = output or Path(folder, f"codes{suffix}")
-        _encode_one(Codec.load(model, device), path, target, n_quantizers, name, str(output or "stdout"))
+        _encode_one(Codec.load(model, device), path, target, n_quantizers, partial, name, str(output or "stdout"))
         if stdout:
             with target.open("rb") as codes, naming_stdout():
                 shutil.copyfileobj(codes, stdout)
@@ -64,26 +69,45 @@ def _check_request(inputs: list[Path], output: Path | None, out_dir: Path | None
         raise UsageError("what comes from stdin has no name in --out-dir; use -o")
 
 
-def _encode_one(codec: Codec, path: Path, output: Path, n_quantizers: int | None, name: str, output_name: str) -> None:
+def _encode_one(
+    codec: Codec, path: Path, output: Path, n_quantizers: int | None, partial: bool, name: str, output_name: str
+) -> None:
+    from codecctl.audio.opening import CutOffError
     from codecctl.inference.files import encode_file
 
-    encoded = encode_file(codec, path, output, n_quantizers=n_quantizers, name=name)
+    try:
+        encoded = encode_file(codec, path, output, n_quantizers=n_quantizers, name=name, partial=partial)
+    except CutOffError as error:
+        raise CodecctlError(_with_advice(error, partial)) from None
     _report(name, output, output_name, encoded)
 
 
-def _encode_many(codec: Codec, inputs: list[Path], out_dir: Path, suffix: str, n_quantizers: int | None) -> None:
+def _encode_many(
+    codec: Codec, inputs: list[Path], out_dir: Path, suffix: str, n_quantizers: int | None, partial: bool
+) -> None:
     from codecctl.inference.files import encode_files, plan_outputs
 
-    pairs = plan_outputs(inputs, out_dir, suffix)
+    skipped: Counter[str] = Counter()
+    pairs = plan_outputs(inputs, out_dir, suffix, skipped)
+    if skipped:
+        kinds = ", ".join(f"{n} {kind or 'without a suffix'}" for kind, n in skipped.most_common(_MOST_KINDS))
+        more = ", ..." if len(skipped) > _MOST_KINDS else ""
+        say(_plain(f"{skipped.total()} files left out, which are no audio by their suffix: {kinds}{more}"))
     n_failed = 0
-    for path, output, result in encode_files(codec, pairs, n_quantizers=n_quantizers):
+    for path, output, result in encode_files(codec, pairs, n_quantizers=n_quantizers, partial=partial):
         if isinstance(result, CodecctlError):
             n_failed += 1
-            say(f"[bold red]failed:[/] {_plain(str(result))}")
+            say(f"[bold red]failed:[/] {_plain(_with_advice(result, partial))}")
         else:
             _report(str(path), output, str(output), result)
     if n_failed:
         raise CodecctlError(f"{n_failed} of {len(pairs)} files failed; the others are in {out_dir}")
+
+
+def _with_advice(error: CodecctlError, partial: bool) -> str:
+    from codecctl.audio.opening import CutOffError
+
+    return f"{error}; --partial takes what is there" if isinstance(error, CutOffError) and not partial else str(error)
 
 
 def _report(name: str, output: Path, output_name: str, encoded: Encoded) -> None:
@@ -91,7 +115,9 @@ def _report(name: str, output: Path, output_name: str, encoded: Encoded) -> None
     source, changes = encoded.source, []
     if source.sample_rate != encoded.sample_rate:
         changes.append(f"resampled from {source.sample_rate} to {encoded.sample_rate} Hz")
-    if source.n_channels > 1:
+    if source.channel is not None:
+        changes.append(f"taken from channel {source.channel + 1} of {source.n_channels}, which cancel when mixed down")
+    elif source.n_channels > 1:
         changes.append(f"mixed down from {source.n_channels} channels")
     if changes:
         say(_plain(f"{name}: {' and '.join(changes)}"))

@@ -1,9 +1,10 @@
-"""Binary data on stdin and stdout: never to a terminal, and a seekable copy of what comes in."""
+"""Binary data on stdin, stdout and named pipes: never a terminal, and a seekable copy of the input."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from codecctl.errors import UsageError
+
+_OPEN_FILES = Path("/proc/self/fd")
 
 
 def binary_stdout(hint: str) -> BinaryIO:
@@ -22,7 +25,7 @@ def binary_stdout(hint: str) -> BinaryIO:
 
 @contextlib.contextmanager
 def naming_stdout() -> Iterator[None]:
-    """Around writing to stdout: the system does not say which file is full."""
+    """Around writes to stdout: adds the name to errors such as that of a full disk, which the system gives without."""
     try:
         yield
     except OSError as error:
@@ -32,13 +35,34 @@ def naming_stdout() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_file(source: Path) -> Iterator[tuple[Path, str]]:
-    """A path that can be read and a name for messages; `-` is stdin, copied to a temporary file."""
-    if str(source) != "-":
+    """A seekable file with the content of `source`, and a name for messages.
+
+    stdin (`-`) and pipes, as in `encode <(sox ...)`, are copied to a temporary file.
+    """
+    if str(source) == "-":
+        if sys.stdin.isatty():
+            raise UsageError("'-' reads from stdin, which is a terminal; pipe a file into this command or name a file")
+        with _copy(sys.stdin.buffer) as path:
+            yield path, "stdin"
+    elif _is_pipe(source):
+        with source.open("rb") as pipe, _copy(pipe) as path:
+            yield path, str(source)
+    else:
         yield source, str(source)
-        return
-    if sys.stdin.isatty():
-        raise UsageError("'-' reads from stdin, which is a terminal; pipe a file into this command or give its name")
-    with tempfile.NamedTemporaryFile(prefix="codecctl-") as copy:
-        shutil.copyfileobj(sys.stdin.buffer, copy)
+
+
+def _is_pipe(path: Path) -> bool:
+    try:
+        return stat.S_ISFIFO(path.stat().st_mode)
+    except (OSError, ValueError):
+        return False  # whoever opens it says why it cannot
+
+
+@contextlib.contextmanager
+def _copy(stream: BinaryIO) -> Iterator[Path]:
+    """A copy in a temporary file; where the system allows, one without a name, which no signal can leave behind."""
+    is_nameless = _OPEN_FILES.is_dir()
+    with tempfile.TemporaryFile() if is_nameless else tempfile.NamedTemporaryFile(prefix="codecctl-") as copy:
+        shutil.copyfileobj(stream, copy)
         copy.flush()
-        yield Path(copy.name), "stdin"
+        yield _OPEN_FILES / str(copy.fileno()) if is_nameless else Path(copy.name)

@@ -107,6 +107,7 @@ def _describe_audio(path: str | Path, name: str) -> dict[str, Any]:
         audio = reader.info
     return {
         "kind": "audio",
+        "format": audio.format,
         "sample_rate": audio.sample_rate,
         "n_channels": audio.n_channels,
         "n_samples": audio.n_samples,

@@ -6,6 +6,7 @@ import contextlib
 import os
 import struct
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,15 +89,17 @@ def encode_blocks(
     *,
     n_quantizers: int | None = None,
     name: str | None = None,
+    partial: bool = False,
 ) -> Encoded:
     """Mix down, resample and encode an audio file; `sink` gets the codes as uint16 `[K, t]`, piece by piece.
 
-    Constant memory. `name` stands for the file in messages. Raises `CodecctlError` for a file that is no sound audio.
+    Constant memory. `name` stands for the file in messages; `partial` takes what is there of a file that is cut off.
+    Raises `CodecctlError` for a file that is no sound audio.
     """
     started = time.perf_counter()
     stream = StreamEncoder(codec, n_quantizers)
     n_frames = 0
-    with AudioReader(path, name=name) as reader:
+    with AudioReader(path, name=name, partial=partial) as reader:
         for block in _mono_blocks(reader, codec):
             n_frames += _send(stream.push(torch.from_numpy(block)[None]), sink)  # [1, 1, L]
         n_frames += _send(stream.flush(), sink)
@@ -107,17 +110,28 @@ def encode_blocks(
 
 
 def encode_array(
-    codec: Codec, path: str | Path, *, n_quantizers: int | None = None, name: str | None = None
+    codec: Codec,
+    path: str | Path,
+    *,
+    n_quantizers: int | None = None,
+    name: str | None = None,
+    partial: bool = False,
 ) -> tuple[Codes, Encoded]:
     """An audio file -> its codes, uint16 `[K, T]`. They are gathered in memory: with 8 books at 50 frames a second,
     800 bytes for a second of audio, 2.9 MB for an hour."""
     pieces: list[Codes] = []
-    encoded = encode_blocks(codec, path, pieces.append, n_quantizers=n_quantizers, name=name)
+    encoded = encode_blocks(codec, path, pieces.append, n_quantizers=n_quantizers, name=name, partial=partial)
     return np.concatenate(pieces, axis=1), encoded
 
 
 def encode_file(
-    codec: Codec, path: str | Path, output: Path, *, n_quantizers: int | None = None, name: str | None = None
+    codec: Codec,
+    path: str | Path,
+    output: Path,
+    *,
+    n_quantizers: int | None = None,
+    name: str | None = None,
+    partial: bool = False,
 ) -> Encoded:
     """Encode an audio file to `.npy` (uint16 `[K, T]`) or to the packed `.cctl`, by the suffix of `output`.
 
@@ -126,20 +140,22 @@ def encode_file(
     check_output(output, CODES_SUFFIXES, inputs=[path])
     with _naming(output):
         if output.suffix.lower() == ".cctl":
-            return _encode_packed(codec, path, output, n_quantizers, name)
-        codes, encoded = encode_array(codec, path, n_quantizers=n_quantizers, name=name)
+            return _encode_packed(codec, path, output, n_quantizers, name, partial)
+        codes, encoded = encode_array(codec, path, n_quantizers=n_quantizers, name=name, partial=partial)
         _write_whole(output, npy_bytes(codes))
         return encoded
 
 
 def encode_files(
-    codec: Codec, pairs: Iterable[tuple[Path, Path]], *, n_quantizers: int | None = None
+    codec: Codec, pairs: Iterable[tuple[Path, Path]], *, n_quantizers: int | None = None, partial: bool = False
 ) -> Iterator[tuple[Path, Path, Encoded | CodecctlError]]:
     """`encode_file` for each (audio file, output); yields what became of it. A bad file does not stop the others."""
     for path, output in pairs:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
-            result: Encoded | CodecctlError = encode_file(codec, path, output, n_quantizers=n_quantizers)
+            result: Encoded | CodecctlError = encode_file(
+                codec, path, output, n_quantizers=n_quantizers, partial=partial
+            )
         except UsageError:  # would be the same for every file
             raise
         except CodecctlError as error:
@@ -147,14 +163,17 @@ def encode_files(
         yield path, output, result
 
 
-def plan_outputs(inputs: Iterable[Path], out_dir: Path, suffix: str) -> list[tuple[Path, Path]]:
+def plan_outputs(
+    inputs: Iterable[Path], out_dir: Path, suffix: str, skipped: Counter[str] | None = None
+) -> list[tuple[Path, Path]]:
     """Each audio file of `inputs`, folders searched, with its output; a folder's tree is kept under `out_dir`.
 
+    `skipped` counts the files in the folders that were left out, by suffix.
     Raises `CodecctlError` for a folder without audio, `UsageError` if two files would get the same output.
     """
     pairs: dict[Path, Path] = {}
     for path in inputs:
-        found = find_audio([path]) if path.is_dir() else [path]
+        found = find_audio([path], skipped) if path.is_dir() else [path]
         if not found:
             raise CodecctlError(f"{path}: no audio files in this folder")
         for file in found:
@@ -242,7 +261,9 @@ def _send(codes: torch.Tensor, sink: Callable[[Codes], object]) -> int:
     return codes.shape[-1]
 
 
-def _encode_packed(codec: Codec, path: str | Path, output: Path, n_quantizers: int | None, name: str | None) -> Encoded:
+def _encode_packed(
+    codec: Codec, path: str | Path, output: Path, n_quantizers: int | None, name: str | None, partial: bool
+) -> Encoded:
     if codec.fingerprint is None:
         raise UsageError("a packed file names its model, and this codec has no fingerprint; use Codec.load(checkpoint)")
     StreamEncoder(codec, n_quantizers)  # refuses a wrong number of books
@@ -253,7 +274,7 @@ def _encode_packed(codec: Codec, path: str | Path, output: Path, n_quantizers: i
         hop_length=codec.hop_length,
         codebook_sizes=codec.config.quantizer.codebook_sizes[:n_quantizers],
     ) as writer:
-        encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name)
+        encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name, partial=partial)
         writer.n_samples = encoded.n_samples
         return encoded
 

@@ -59,7 +59,7 @@ def test_bad_files_are_named_and_counted(tmp_path: Path, make_recordings: Callab
     rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
     reasons = {line["source"]: line["reason"] for line in rejected}
     expected = {
-        "ann/picture.wav": "cannot be read as audio", "ann/empty.flac": "is empty", "bob/short.wav": "too short",
+        "ann/picture.wav": "not audio (a JPEG image)", "ann/empty.flac": "is empty", "bob/short.wav": "too short",
         "bob/silent.wav": "silent", "bob/nan.wav": "holds NaN", "bob/copy.wav": "same sound as raw/ann/0",
     }  # fmt: skip
     assert reasons.keys() == expected.keys()
