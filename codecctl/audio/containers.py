@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from codecctl.audio.segments import Segment
-from codecctl.audio.views import patched, read_at
+from codecctl.audio.views import Piece, patched, read_at
 
 _LIVE_RANGE = 1 << 16
 _MISCOUNTED_BYTES = 64  # some writers count the header with the audio
@@ -70,9 +70,19 @@ def _inspect_wav(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segmen
             is_claim, fix = 0 < size < 2**63 - 1, {wide_size: struct.pack("<Q", n_file - position)}
         else:
             is_claim = not _is_live_size(size) or (not size and _is_chunk_list(file, position, n_file, form))
-            fix = {position - 4: struct.pack(form.size, min(n_file - position, 0xFFFFFFFF))}
+            n_left = n_file - position
+            if not is_claim and n_left > 0xFFFFFFFF and form is _RIFF:
+                return Segment("WAV", start, n_file, None, n_left, False, _as_rf64(start, position, n_file))
+            fix = {position - 4: struct.pack(form.size, max(0, min(n_left, 0xFFFFFFFF)))}
         return _segment("WAV", file, start, n_file, position, size if is_claim else None, fix, form)
     return None
+
+
+def _as_rf64(start: int, position: int, n_file: int) -> tuple[Piece, ...]:
+    """A WAV file with the 64-bit size of its audio, which begins at `position`, in the header."""
+    sizes = struct.pack("<I3QI", 28, n_file - start + 28, n_file - position, 0, 0)
+    head = b"RF64\xff\xff\xff\xffWAVEds64" + sizes
+    return head, (start + 12, position - 4), b"\xff\xff\xff\xff", (position, n_file)
 
 
 def _inspect_aiff(file: BinaryIO, start: int, n_file: int) -> Segment | None:

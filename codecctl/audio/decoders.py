@@ -183,5 +183,7 @@ def _open_segment(source: Source, segment: Segment, *, is_whole_file: bool = Fal
 def reason(error: Exception) -> str:
     """The cause in libsndfile's or the system's words, without its final dot."""
     if isinstance(error, soundfile.LibsndfileError):
+        if "possibly a pipe" in error.error_string:  # what libsndfile says where it finds no MPEG frames
+            return "the format is not recognised"
         return str(error.error_string).strip().rstrip(".") or f"libsndfile error {error.code}"
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

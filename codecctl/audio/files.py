@@ -144,7 +144,7 @@ class AudioReader:
         try:
             return self._decoder.read(n_samples)
         except CodecctlError as error:
-            raise CutOffError(f"{self.name}: {error}; it claims {self.info.seconds:.3f} s") from None
+            raise CutOffError(f"{self.name}: {error}, somewhere in its {self.info.seconds:.3f} s") from None
 
     def _read_partial(self, n_samples: int) -> Audio:
         """`[L, C]` up to the damage."""

@@ -66,7 +66,7 @@ def _open(source: Source, suffix: str, raw_rate: int | None) -> tuple[Decoder, s
     except CodecctlError as refusal:
         if any(segment.is_cut for segment in segments):
             raise CutOffError("cut off (none of the audio that its header claims can be read)") from None
-        if not pyav.is_installed():
+        if len(segments) > 1 or not pyav.is_installed():
             raise
         try:
             return pyav.AvDecoder(source, suffix), None, []

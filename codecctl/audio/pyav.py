@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from fractions import Fraction
 from importlib import import_module
 from importlib.util import find_spec
-from os import PathLike
+from os import PathLike, fspath
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class AvDecoder:
 
     def _open(self) -> tuple[Any, Any]:
         """The container and its first audio stream."""
-        file = io.BytesIO(self._source) if isinstance(self._source, bytes) else str(self._source)
+        file = io.BytesIO(self._source) if isinstance(self._source, bytes) else f"file:{fspath(self._source)}"
         options = {"format_whitelist": _DEMUXERS.replace(" ", ",")}
         try:
             container = self._av.open(file, format=self._form, options=options, metadata_errors="replace")
@@ -87,7 +87,11 @@ class AvDecoder:
         if not container.streams.audio:
             container.close()
             raise CodecctlError("cannot be read as audio (there is no audio in it)")
-        return container, container.streams.audio[0]
+        stream = container.streams.audio[0]
+        if stream.codec_context is None:
+            container.close()
+            raise CodecctlError("cannot be read as audio (its codec is not known to PyAV)")
+        return container, stream
 
     def _claimed_samples(self, container: Any, stream: Any) -> int | None:
         if not container.format.name.startswith(_CLAIMING):
@@ -102,12 +106,24 @@ class AvDecoder:
             for packet in container.demux(stream):
                 total += packet.duration or 0
         except (self._av.FFmpegError, ValueError):
-            pass  # the packets before the damage count; decoding tells of it
+            pass  # the packets before the damage count; decoding reports it
         n_counted = round(total * stream.time_base * self.sample_rate)
         if self.n_claimed is None:
-            return n_counted
+            return n_counted or self._count_decoded()
         # Packets include the delay that the decoder drops; without lengths of packets the claim is all that is known.
         return min(n_counted, self.n_claimed) if n_counted else self.n_claimed
+
+    def _count_decoded(self) -> int:
+        """By decoding, where neither the header nor the packets have lengths."""
+        container, stream = self._open()
+        total = 0
+        with container:
+            try:
+                for frame in container.decode(stream):
+                    total += frame.samples
+            except (self._av.FFmpegError, ValueError):
+                pass
+        return total
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:
         try:

@@ -65,7 +65,9 @@ class FileView(io.RawIOBase):
 
 
 def read_at(file: BinaryIO, offset: int, n_bytes: int) -> bytes:
-    """Up to n_bytes from this offset."""
+    """Up to n_bytes from this offset; none where damaged sizes lead beyond any file."""
+    if not 0 <= offset < 2**63:
+        return b""
     file.seek(offset)
     return file.read(n_bytes)
 

@@ -92,7 +92,7 @@ def _encode_many(
     if skipped:
         kinds = ", ".join(f"{n} {kind or 'without a suffix'}" for kind, n in skipped.most_common(_MOST_KINDS))
         more = ", ..." if len(skipped) > _MOST_KINDS else ""
-        say(_plain(f"{skipped.total()} files left out, which are no audio by their suffix: {kinds}{more}"))
+        say(_plain(f"left out, no audio by their suffix: {kinds}{more}"))
     n_failed = 0
     for path, output, result in encode_files(codec, pairs, n_quantizers=n_quantizers, partial=partial):
         if isinstance(result, CodecctlError):

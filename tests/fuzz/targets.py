@@ -1,0 +1,7 @@
+"""The table of fuzzed readers: one file a target, one row here."""
+
+from __future__ import annotations
+
+from tests.fuzz import audio
+
+TARGETS = {module.TARGET.name: module.TARGET for module in (audio,)}
