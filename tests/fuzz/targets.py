@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.fuzz import audio
+from tests.fuzz import audio, npy, packed
 
-TARGETS = {module.TARGET.name: module.TARGET for module in (audio,)}
+TARGETS = {module.TARGET.name: module.TARGET for module in (audio, npy, packed)}
