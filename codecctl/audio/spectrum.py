@@ -1,4 +1,4 @@
-"""Short-time spectra as modules: what the losses and the metrics look at."""
+"""Short-time Fourier and mel spectra as modules, for losses and metrics."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ class Stft(nn.Module):
     """Complex short-time spectra with a Hann window of unit energy and a hop of a quarter of it.
 
     The unit energy makes magnitudes of different windows comparable: white noise of RMS r has r in every bin.
-    Frames are centred on multiples of the hop, and the signal is silent before and after itself, so any length from
-    one sample up has a spectrum. Computes in float32 even under autocast, in float64 when given float64.
+    Frames are centred on multiples of the hop, and the signal is padded with zeros, so that any length from one sample
+    up has a spectrum. Computes in float32 even under autocast, and in float64 for float64 input.
     """
 
     window: Tensor
@@ -45,7 +45,7 @@ class MelSpectrogram(nn.Module):
     def __init__(self, sample_rate: int, window: int, n_mels: int) -> None:
         super().__init__()
         self.stft = Stft(window)
-        # By way of a list: under a fake tensor mode too this makes a tensor of that mode, on the default device.
+        # Converted from a list, so that it also works under a fake tensor mode and on the default device.
         filters = torch.tensor(mel_filters(sample_rate, window // 2 + 1, n_mels).tolist(), dtype=torch.float64)
         self.register_buffer("filters", filters, persistent=False)
 

@@ -31,7 +31,7 @@ from codecctl.workers import mark_done, run_units
 
 Progress = Callable[[int, int], None]  # recordings done, recordings in all
 
-_RULES = 5  # raised when the same input is to give another output: then everything is done anew
+_RULES = 6  # raised when the same input is to give another output: then everything is done anew
 
 
 def prepare(
