@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.workers import hash_of, is_done, mark_done, parse_shard, read_marker, run_units
+from codecctl.files import read_json
+from codecctl.workers import hash_of, is_done, mark_done, parse_shard, run_units
 
 
 def work(unit: int, *, folder: Path) -> int:
@@ -47,7 +48,7 @@ def test_markers(tmp_path: Path) -> None:
     mark_done(marker, first, n_frames=3)
     assert is_done(marker, first)
     assert not is_done(marker, second)
-    assert read_marker(marker)["n_frames"] == 3
+    assert read_json(marker)["n_frames"] == 3
     marker.write_text('{"input": "')
     assert not is_done(marker, first)
 
@@ -60,5 +61,5 @@ def test_shards() -> None:
 
 
 def test_an_unknown_executor() -> None:
-    with pytest.raises(UsageError, match="there are 'processes' and 'ray'"):
+    with pytest.raises(UsageError, match="expected 'processes' or 'ray'"):
         list(run_units(abs, [1], executor="slurm"))

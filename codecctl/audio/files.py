@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import soundfile
@@ -216,9 +216,10 @@ def find_audio(paths: Iterable[str | Path]) -> list[Path]:
 
 
 def find_files(folder: Path, suffixes: Collection[str]) -> Iterator[str]:
-    """Those under a folder with one of these suffixes that are not hidden, in no order."""
+    """Those under a folder with one of these suffixes that are not hidden, in no order. Raises `OSError` if a folder
+    cannot be listed."""
     seen: set[str] = set()
-    for here, folders, names in os.walk(folder, followlinks=True):
+    for here, folders, names in os.walk(folder, followlinks=True, onerror=_raise):
         if (real := os.path.realpath(here)) in seen:  # a link that leads back up
             folders.clear()
             continue
@@ -265,3 +266,7 @@ def _check_source(source: str | Path | bytes, name: str) -> None:
 
 def _reason(error: soundfile.LibsndfileError) -> str:
     return str(error.error_string).strip().rstrip(".") or f"libsndfile error {error.code}"
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from codecctl.data.recipes import Licence
+    from codecctl.data.download.recipes import Licence
 
 LINE_SECONDS = 30  # between two lines where no bar can be shown
 
