@@ -16,7 +16,7 @@ from codecctl.audio.files import Audio, AudioReader
 from codecctl.audio.resample import Resampler, to_mono
 from codecctl.data.crops import read_utterance, utterances
 from codecctl.data.manifest import SAMPLE_RATE, Utterance
-from codecctl.data.prepare.sources import read_folder
+from codecctl.data.prepare.folders import read_folder
 from codecctl.errors import CodecctlError
 
 LONGEST_PIECE_SECONDS = 30.0

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import re
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from codecctl.audio.files import AUDIO_SUFFIXES
 from codecctl.config.schema import Section
 from codecctl.data.download.recipes import Corpus, first_problem
 from codecctl.data.download.remote import FetchedFile
 from codecctl.errors import CodecctlError
 
 MARKER_NAME = "corpus.json"
-RECORDING_SUFFIXES = AUDIO_SUFFIXES
-_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # and the forks that macOS puts into archives
 
 
 class Marker(Section):
@@ -56,27 +51,3 @@ def find_corpora(root: Path) -> list[Path]:
 def is_unfinished(folder: Path) -> bool:
     """Whether a download into this folder has begun and not finished."""
     return not (folder / MARKER_NAME).is_file() and any(folder.glob(".lease-*"))
-
-
-def find_recordings(corpus: Corpus, folder: Path) -> list[Path]:
-    """The audio or Parquet files of a corpus, sorted: those of the layout's glob, or by suffix if it matches none.
-
-    Raises `OSError` if a folder cannot be listed.
-    """
-    for _ in os.walk(folder, onerror=_raise):  # `glob` skips what it cannot list
-        pass
-    layout = corpus.layout
-    pattern = layout.parquet.path if layout.parquet else layout.audio or ""
-    suffixes = {".parquet"} if layout.parquet else RECORDING_SUFFIXES
-    found = glob_files(folder, pattern)
-    return found or [path for path in glob_files(folder, "**/*") if path.suffix.lower() in suffixes]
-
-
-def glob_files(folder: Path, pattern: str) -> list[Path]:
-    """Sorted, without hidden ones."""
-    found = (path for path in folder.glob(pattern) if path.is_file())
-    return sorted(path for path in found if not _HIDDEN.search(path.relative_to(folder).as_posix()))
-
-
-def _raise(error: OSError) -> NoReturn:
-    raise error

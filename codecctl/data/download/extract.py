@@ -27,7 +27,6 @@ from codecctl.data.download.disk import free_bytes, is_full
 from codecctl.errors import CodecctlError
 from codecctl.files import sync
 
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
 _OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".tar": lambda raw: raw
 }  # fmt: skip
@@ -43,16 +42,6 @@ class Limits:
     ratio: float = 200.0  # unpacked bytes per byte of the archive
     slack_bytes: int = 64 << 20  # allowed beyond that, for small archives
     n_entries: int = 5_000_000
-
-
-def is_archive(name: str) -> bool:
-    return name.lower().endswith(ARCHIVE_SUFFIXES)
-
-
-def without_suffix(name: str) -> str:
-    """`data/train.tar.gz` -> `data/train`."""
-    suffix = next(suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix))
-    return name[: -len(suffix)]
 
 
 def unpack(

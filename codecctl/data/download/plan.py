@@ -1,16 +1,18 @@
-"""What a download would do, by what the recipes and the disk state; no server is asked."""
+"""What a download would do, by the recipes and the disk, without asking a server; and consent to licences."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from codecctl.data.download.corpus import read_complete
 from codecctl.data.download.disk import free_bytes
-from codecctl.data.download.licences import read_agreed
-from codecctl.data.download.recipes import Corpus
+from codecctl.data.download.recipes import Corpus, Licence
 from codecctl.errors import CodecctlError
+from codecctl.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Plan:
 
 def make_plan(corpora: Sequence[Corpus], root: Path) -> list[Plan]:
     """A plan for each corpus."""
-    agreed = read_agreed(root)
+    agreed = _read_agreed(root)
     return [_plan(corpus, root / corpus.name, agreed) for corpus in corpora]
 
 
@@ -68,3 +70,22 @@ def _sizes(corpus: Corpus, folder: Path) -> tuple[int, int]:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
+
+
+def _read_agreed(root: Path) -> Mapping[str, Any]:
+    """The licences that the user has agreed to, by name."""
+    return read_json(root / "licences.json")
+
+
+def agree(licence: Licence, root: Path, accepted: Collection[str], ask: Callable[[Licence], bool]) -> None:
+    """Make sure that the user has consented: earlier, by `accepted`, or when asked. Raises `CodecctlError`."""
+    agreed = _read_agreed(root)
+    if not licence.consent or licence.name in agreed:
+        return
+    if licence.name not in accepted and not ask(licence):
+        raise CodecctlError(
+            f"its licence needs your consent: read {licence.url} and add --accept-licence {licence.name}"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(root / "licences.json", {**agreed, licence.name: {"url": licence.url, "agreed": now}})

@@ -11,17 +11,23 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codecctl.config.load import configs_folder, read_yaml
 from codecctl.config.schema import Section
-from codecctl.data.download.sources import Source
+from codecctl.data.download.layout import Layout
 from codecctl.data.download.sources.base import ALGORITHMS, File
+from codecctl.data.download.sources.http import HttpSource
+from codecctl.data.download.sources.hub import HubSource
+from codecctl.data.download.sources.manual import ManualSource
+from codecctl.data.download.sources.mdc import MdcSource
 from codecctl.errors import ConfigError, UsageError
 
 Status = Literal["V", "T", "D", "U"]
+# A new kind of source is one file in sources/ and one row here.
+Source = Annotated[HttpSource | HubSource | MdcSource | ManualSource, Field(discriminator="kind")]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -40,54 +46,6 @@ class Gate(Section):
     needs: str = Field(description="two words, for the table")
     url: str
     steps: tuple[str, ...] = Field(min_length=1)
-
-
-class Table(Section):
-    """A text file with a line a recording."""
-
-    path: str = Field(description="glob below the corpus' folder")
-    key: str = Field(description="the column that names the recording, with or without folder and suffix")
-    columns: tuple[str, ...] | None = Field(None, description="their names, if there is no header line")
-    delimiter: str = Field("\t", description="the last column takes the rest of the line")
-    speaker: str | None = Field(None, description="column")
-    language: str | None = Field(None, description="column")
-    text: str | None = Field(None, description="column")
-
-
-class Parquet(Section):
-    """Parquet files that contain the audio's bytes. Of several column names the first that is there counts."""
-
-    path: str = Field(description="glob below the corpus' folder")
-    audio: tuple[str, ...] = Field(("audio",), min_length=1)
-    speaker: tuple[str, ...] = ()
-    language: tuple[str, ...] = ()
-    text: tuple[str, ...] = ()
-
-
-class Layout(Section):
-    """Where audio files are, and how speaker, language and transcript follow."""
-
-    audio: str | None = Field(None, description="glob below the corpus' folder")
-    pattern: str | None = Field(None, description="regex on the path: groups speaker, language, utterance, split")
-    transcript: str | None = Field(
-        None, description="path of a text file per utterance, with {speaker} and {utterance}"
-    )
-    table: Table | None = None
-    parquet: Parquet | None = None
-    speaker: str | None = Field(None, description="of a corpus with one speaker")
-    sample_rate: int | None = Field(None, gt=0, description="Hz, nominal")
-    raw_pcm: bool = Field(False, description="headerless mono 16-bit little-endian samples at sample_rate")
-    lossy: str | None = Field(None, description="codec that all recordings went through")
-
-    @model_validator(mode="after")
-    def _check(self) -> Layout:
-        if (self.audio is None) == (self.parquet is None):
-            raise ValueError("expected either 'audio' or 'parquet', where the recordings are")
-        if self.raw_pcm and self.sample_rate is None:
-            raise ValueError("raw_pcm: headerless samples need their sample_rate")
-        if self.pattern is not None:
-            re.compile(self.pattern)
-        return self
 
 
 class Verified(Section):

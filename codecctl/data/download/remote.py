@@ -12,6 +12,8 @@ from pydantic import Field
 from codecctl.config.schema import Section
 from codecctl.errors import CodecctlError
 
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip")
+
 
 class TransientError(Exception):
     """A request failed in a way that may not happen again: retry."""
@@ -101,3 +103,13 @@ class FetchedFile(Section):
             return unpacked.is_dir() and any(unpacked.iterdir())
         path = folder / self.name
         return path.is_file() and path.stat().st_size == self.bytes
+
+
+def is_archive(name: str) -> bool:
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
+
+
+def without_suffix(name: str) -> str:
+    """`data/train.tar.gz` -> `data/train`."""
+    suffix = next(suffix for suffix in ARCHIVE_SUFFIXES if name.lower().endswith(suffix))
+    return name[: -len(suffix)]

@@ -15,16 +15,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from codecctl.data.download.corpus import MARKER_NAME, Marker, find_recordings, read_complete
+from codecctl.data.download.corpus import MARKER_NAME, Marker, read_complete
 from codecctl.data.download.extract import unpack
 from codecctl.data.download.fetch import Fetcher
-from codecctl.data.download.licences import agree
-from codecctl.data.download.plan import check_room, make_plan
+from codecctl.data.download.plan import agree, check_room, make_plan
 from codecctl.data.download.progress import NoProgress, Progress
-from codecctl.data.download.recipes import Corpus, Licence
+from codecctl.data.download.recipes import Corpus, Licence, Source
 from codecctl.data.download.remote import FetchedFile, PermanentError, RemoteFile, Stopped
 from codecctl.data.download.retry import RetryPolicy
-from codecctl.data.download.sources import Source
 from codecctl.data.download.sources.base import Listing, Query
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import read_json, write_json
@@ -140,7 +138,7 @@ class _Job:
 
     def _run(self, fetcher: Fetcher) -> Outcome:
         gate = self._corpus.gate
-        if self._corpus.source.is_manual and gate and not find_recordings(self._corpus, self.folder):
+        if self._corpus.source.is_manual and gate and not self._corpus.layout.find_recordings(self.folder):
             return Outcome(self._corpus, self.folder, "by hand", steps=gate.steps)
         return self._outcome(self._finish(*self._fetch(fetcher)), "downloaded")
 
@@ -226,7 +224,7 @@ class _Job:
         gone = next((file.name for file in files if not file.is_in(self.folder)), None)
         if gone is not None:
             raise CodecctlError(f"{self.folder / gone}: was downloaded but has disappeared; run the same command again")
-        recordings = find_recordings(self._corpus, self.folder)
+        recordings = self._corpus.layout.find_recordings(self.folder)
         if not recordings:
             raise CodecctlError(
                 f"{self.folder}: everything was downloaded, but no recording in it: the recipe is wrong"

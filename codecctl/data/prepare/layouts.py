@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
-from codecctl.data.download.corpus import RECORDING_SUFFIXES, find_recordings, glob_files
-from codecctl.data.download.recipes import Corpus, Layout, Parquet, Table
+from codecctl.audio.files import AUDIO_SUFFIXES
+from codecctl.data.download.layout import Layout, Parquet, Table, glob_files
+from codecctl.data.download.recipes import Corpus
 from codecctl.data.prepare.items import AudioItem, item_of_file
 from codecctl.data.prepare.parquet import items_of_parquet
 from codecctl.data.tables import read_delimited
@@ -21,7 +22,7 @@ def items_of_corpus(corpus: Corpus, folder: Path) -> Iterator[AudioItem]:
     known = {"dataset": corpus.name, "language": corpus.languages[0], "licence": corpus.licence.name}
     layout = corpus.layout
     rows = _read_rows(folder, layout.table) if layout.table else {}
-    for path in find_recordings(corpus, folder):
+    for path in layout.find_recordings(folder):
         if layout.parquet is not None:
             yield from items_of_parquet(path, folder, known, lossy=layout.lossy, columns=_columns(layout.parquet))
             continue
@@ -58,7 +59,7 @@ def _read_rows(folder: Path, table: Table) -> dict[str, dict[str, str]]:
     for path in glob_files(folder, table.path):
         for row in read_delimited(path, table.delimiter, table.columns):
             name = PurePosixPath(row.get(table.key, ""))
-            stem = name.stem if name.suffix.lower() in RECORDING_SUFFIXES else name.name
+            stem = name.stem if name.suffix.lower() in AUDIO_SUFFIXES else name.name
             rows[stem] = {ours: row[column] for ours, column in wanted.items() if row.get(column)}
     return rows
 

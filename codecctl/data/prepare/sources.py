@@ -15,33 +15,22 @@ and `offset` and `duration` in seconds select a part of the file.
 
 from __future__ import annotations
 
-import os
-import posixpath
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from codecctl.audio.files import find_audio, find_files
+from codecctl.audio.files import find_files
 from codecctl.data.download.corpus import is_unfinished, read_marker
+from codecctl.data.prepare.folders import file_item, folder_items
 from codecctl.data.prepare.items import AudioItem, in_order, item_of_file
 from codecctl.data.prepare.layouts import items_of_corpus
-from codecctl.data.prepare.lists import AudioList, known_of, list_above, read_list
+from codecctl.data.prepare.lists import known_of
 from codecctl.data.prepare.parquet import items_of_parquet
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 
-Note = Callable[[str], None]  # receives a line for the user
 
-
-def _ignore(line: str) -> None: ...
-
-
-def root_of(source: Path) -> Path:
-    """The folder that the places of a source's items are below."""
-    return source if source.is_dir() else source.parent
-
-
-def read_source(source: Path, name: str, *, note: Note = _ignore) -> list[AudioItem]:
+def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list[AudioItem]:
     """The items of a source in the order in which they are prepared, each speaker's together.
 
     `name` is the dataset's where the source states none. `note` receives lines on what was found and matched. Raises
@@ -65,15 +54,7 @@ def read_source(source: Path, name: str, *, note: Note = _ignore) -> list[AudioI
     return items
 
 
-def read_folder(folder: Path, name: str) -> list[AudioItem]:
-    """The audio files below a folder and what its list states of them, in the same order as `read_source`."""
-    items = in_order(_folder_items(folder, name, _ignore))
-    if not items:
-        raise CodecctlError(f"{folder}: no audio files in it")
-    return items
-
-
-def _items(source: Path, name: str, note: Note) -> Iterator[AudioItem]:
+def _items(source: Path, name: str, note: Callable[[str], None]) -> Iterator[AudioItem]:
     if source.is_dir():
         if is_unfinished(source):
             raise CodecctlError(f"{source}: its download is not finished; run the same `codecctl download` again")
@@ -83,32 +64,13 @@ def _items(source: Path, name: str, note: Note) -> Iterator[AudioItem]:
             return
         for path in sorted(map(Path, find_files(source, (".parquet",)))):
             yield from items_of_parquet(path, source, {"dataset": name})
-        yield from _folder_items(source, name, note)
+        yield from folder_items(source, name, note)
     elif source.suffix == ".jsonl":
         yield from _listed_items(source, name)
     elif source.suffix == ".parquet":
         yield from items_of_parquet(source, source.parent, {"dataset": name})
     else:
-        yield _file_item(source.parent, source, name, None)
-
-
-def _folder_items(folder: Path, name: str, note: Note) -> list[AudioItem]:
-    listed = read_list(folder, note)
-    items = [_file_item(folder, path, name, listed) for path in find_audio([folder])]
-    if listed is not None:
-        note(listed.summary())
-    elif items and (above := list_above(folder)) is not None:
-        note(f"{above}: is not read for {folder}; prepare {above.parent} to use this list")
-    return items
-
-
-def _file_item(folder: Path, path: Path, name: str, listed: AudioList | None) -> AudioItem:
-    # Text, since there may be a million files: pathlib would take as long as all checks of the sound.
-    place = os.path.relpath(path, folder) if str(folder) == "." else str(path)[len(str(folder)) :].lstrip(os.sep)
-    place = place.replace(os.sep, "/")
-    stem, parent = posixpath.splitext(place)[0], posixpath.dirname(place)
-    known = listed.find(place) if listed is not None else {"speaker": parent} if parent else {}
-    return item_of_file(place, stem, known, name, path)
+        yield file_item(source.parent, source, name, None)
 
 
 def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:

@@ -18,7 +18,6 @@ from typing import Any
 
 from codecctl.audio import pyav
 from codecctl.data.prepare.items import AudioItem
-from codecctl.data.prepare.sources import root_of
 from codecctl.errors import CodecctlError
 from codecctl.files import read_json, write_lines
 from codecctl.workers import hash_of, is_done
@@ -41,7 +40,8 @@ class Unit:
     @property
     def root(self) -> Path:
         """The folder that the items' places are below."""
-        return root_of(Path(self.origin))
+        origin = Path(self.origin)
+        return origin if origin.is_dir() else origin.parent
 
     def input_hash(self, settings: Any) -> str:
         """Changes with any item, what is known of it, any setting of `prepare`, and when a decoder that the unit needs

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.data.download.extract import Limits, is_archive, unpack, without_suffix
+from codecctl.data.download.extract import Limits, unpack
+from codecctl.data.download.remote import is_archive, without_suffix
 from codecctl.errors import CodecctlError
 
 FILES = {

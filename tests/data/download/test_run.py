@@ -27,7 +27,7 @@ from codecctl.data.download.plan import make_plan
 from codecctl.data.download.recipes import Corpus, Licence, read_recipe, read_recipes
 from codecctl.data.download.retry import RetryPolicy
 from codecctl.data.download.run import Outcome, download, split_pins
-from codecctl.data.download.sources import HttpSource
+from codecctl.data.download.sources.http import HttpSource
 from codecctl.data.prepare.layouts import items_of_corpus
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.lock import LeaseTiming

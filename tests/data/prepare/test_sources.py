@@ -55,7 +55,7 @@ def test_a_broken_list_is_named_by_its_line(tmp_path: Path) -> None:
     ]:
         (tmp_path / "list.jsonl").write_text(line)
         with pytest.raises(CodecctlError, match=rf"list\.jsonl:1: .*{message}"):
-            read_source(tmp_path / "list.jsonl", "list")
+            read_source(tmp_path / "list.jsonl", "list", note=print)
 
 
 def make_parquet(path: Path, tmp_path: Path, *, rows: int, row_group_size: int) -> None:
@@ -160,4 +160,4 @@ def test_half_a_download_is_no_source(tmp_path: Path) -> None:
     (tmp_path / ".lease-1").touch()
     soundfile.write(tmp_path / "a.wav", noise(1), 16_000)
     with pytest.raises(CodecctlError, match="its download is not finished"):
-        read_source(tmp_path, "x")
+        read_source(tmp_path, "x", note=print)

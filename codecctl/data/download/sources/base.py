@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, get_args
 from pydantic import Field, field_validator
 
 from codecctl.config.schema import Section
-from codecctl.data.download.extract import is_archive, without_suffix
-from codecctl.data.download.remote import Address, Checksum, RemoteFile
+from codecctl.data.download.remote import Address, Checksum, RemoteFile, is_archive, without_suffix
 
 if TYPE_CHECKING:
     import httpx2

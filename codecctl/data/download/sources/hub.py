@@ -13,8 +13,15 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from codecctl.data.download.extract import is_archive, without_suffix
-from codecctl.data.download.remote import Address, Checksum, PermanentError, RemoteFile, TransientError
+from codecctl.data.download.remote import (
+    Address,
+    Checksum,
+    PermanentError,
+    RemoteFile,
+    TransientError,
+    is_archive,
+    without_suffix,
+)  # fmt: skip
 from codecctl.data.download.sources.base import BaseSource, Listing, Query
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
