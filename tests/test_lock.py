@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.lock import Lease, LeaseTiming
+from codecctl.lock import Lease, LeaseHeld, LeaseTiming
 
 QUICK = LeaseTiming(renew_seconds=0.1, stale_seconds=1.0, poll_seconds=0.02)
 HOLD = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from codecctl.lock import Lease, LeaseTiming
+    from codecctl.lock import Lease, LeaseHeld, LeaseTiming
     lost = []
     quick = LeaseTiming(renew_seconds=0.1, stale_seconds=1.0, poll_seconds=0.02)
     with Lease(Path(sys.argv[1]), timing=quick, on_lost=lambda: lost.append(True)):
@@ -43,7 +43,7 @@ def hold(folder: Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
-def test_the_second_one_waits_for_the_first(tmp_path: Path) -> None:
+def test_lease_waits_for_the_holder_and_names_it(tmp_path: Path) -> None:
     process = hold(tmp_path, 1.5)
     told: list[str] = []
     with Lease(tmp_path, on_wait=told.append, timing=QUICK):
@@ -51,7 +51,37 @@ def test_the_second_one_waits_for_the_first(tmp_path: Path) -> None:
     assert told == [f"process {process.pid} on {os.uname().nodename}"]
 
 
-def test_a_killed_holder_is_succeeded_at_once(tmp_path: Path) -> None:
+def test_without_waiting_a_live_holder_on_this_machine_is_refused_at_once(tmp_path: Path) -> None:
+    process = hold(tmp_path, 60)
+    with pytest.raises(LeaseHeld, match=f"process {process.pid} on "), Lease(tmp_path, wait=False):
+        pass
+    process.kill()
+    process.wait()
+    with Lease(tmp_path, wait=False):
+        pass
+
+
+def test_without_waiting_a_holder_on_another_machine_is_watched_until_it_is_known(tmp_path: Path) -> None:
+    """Refused as soon as it renews its lease; succeeded when it has not for `stale_seconds`."""
+    lease = tmp_path / ".lease-000001"
+    lease.write_text('{"host": "far", "pid": 7, "machine": "another"}')
+    now = 0.0
+
+    def renew(seconds: float) -> None:
+        lease.write_text('{"host": "far", "pid": 7, "machine": "another", "renewed": 1}')
+
+    with pytest.raises(LeaseHeld, match="process 7 on far"), Lease(tmp_path, wait=False, sleep=renew):
+        pass
+
+    def pass_time(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    with Lease(tmp_path, wait=False, clock=lambda: now, sleep=pass_time):
+        assert 60 < now < 65
+
+
+def test_lease_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:
     process = hold(tmp_path, 60)
     process.kill()
     process.wait()
@@ -61,31 +91,22 @@ def test_a_killed_holder_is_succeeded_at_once(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [".lease-000002"]
 
 
-def test_a_holder_of_another_machine_is_believed_as_long_as_it_renews(tmp_path: Path) -> None:
+def test_a_holder_on_another_machine_keeps_its_lease_as_long_as_it_renews_it(tmp_path: Path) -> None:
     lease = tmp_path / ".lease-000041"
-    stop = threading.Event()
-
-    def renew() -> None:
-        for count in range(15):  # longer than stale_seconds
-            if stop.wait(0.1):
-                return
-            temporary = tmp_path / "t"
-            temporary.write_text(f'{{"host": "far", "pid": 7, "machine": "another", "renewed": {count}}}')
-            os.replace(temporary, lease)
-
     lease.write_text('{"host": "far", "pid": 7, "machine": "another"}')
-    thread = threading.Thread(target=renew)
-    thread.start()
-    start = time.monotonic()
-    try:
-        with Lease(tmp_path, timing=QUICK):
-            assert time.monotonic() - start > 2.0
-    finally:
-        stop.set()
-        thread.join()
+    now = 0.0
+
+    def renew_for_ten_minutes(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        if now < 600:
+            lease.write_text(f'{{"host": "far", "pid": 7, "machine": "another", "renewed": {now}}}')
+
+    with Lease(tmp_path, clock=lambda: now, sleep=renew_for_ten_minutes):
+        assert 655 < now < 670
 
 
-def test_a_sleeper_that_lost_its_lease_is_told(tmp_path: Path) -> None:
+def test_a_suspended_holder_that_lost_its_lease_is_notified(tmp_path: Path) -> None:
     process = hold(tmp_path, 60)
     os.kill(process.pid, signal.SIGSTOP)
     for path in tmp_path.glob(".lease-*"):  # as if it were of a machine that one cannot look into
@@ -95,7 +116,7 @@ def test_a_sleeper_that_lost_its_lease_is_told(tmp_path: Path) -> None:
         assert process.communicate(timeout=30)[0] == "lost\n"
 
 
-def test_of_many_who_wait_one_at_a_time_gets_it(tmp_path: Path) -> None:
+def test_many_waiting_threads_hold_the_lease_one_at_a_time(tmp_path: Path) -> None:
     inside, most, taken = 0, 0, 0
     guard = threading.Lock()
 
@@ -118,7 +139,7 @@ def test_of_many_who_wait_one_at_a_time_gets_it(tmp_path: Path) -> None:
     assert (most, taken) == (1, 12)
 
 
-def test_an_error_inside_lets_go(tmp_path: Path) -> None:
+def test_lease_is_released_after_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), Lease(tmp_path, timing=QUICK):
         raise KeyboardInterrupt
     start = time.monotonic()

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from codecctl.data.download.disk import Reservations, is_full
 from codecctl.data.download.part import Digests, Part
-from codecctl.data.download.progress import NoProgress, Progress
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, Stopped
 from codecctl.data.download.retry import RetryPolicy
 from codecctl.data.download.transfer import Transfer, check_content
@@ -36,7 +36,7 @@ class Fetcher:
         policy: RetryPolicy | None = None,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
-        self.progress: Progress = progress or NoProgress()
+        self.progress = progress or Progress()
         self._policy = policy or RetryPolicy()
         self.client = open_client(self._policy)
         self._is_stopped = False

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Protocol
 
-
-class Progress(Protocol):
-    """Receives the progress of a download. All methods but `say` are called from several threads."""
+class Progress:
+    """Callbacks of a download; the defaults do nothing. All but `say` are called from several threads."""
 
     def begin(self, name: str, done: int, total: int | None, *, verb: str) -> None:
         """`name` starts, or starts again, at `done` of `total` bytes; `verb` is "fetch", "check" or "unpack"."""
@@ -19,7 +17,3 @@ class Progress(Protocol):
 
     def say(self, text: str) -> None:
         """A sentence for the user."""
-
-
-class NoProgress(Progress):
-    """Ignores everything."""

@@ -19,7 +19,7 @@ from codecctl.data.download.corpus import MARKER_NAME, Marker, read_complete
 from codecctl.data.download.extract import unpack
 from codecctl.data.download.fetch import Fetcher
 from codecctl.data.download.plan import agree, check_room, make_plan
-from codecctl.data.download.progress import NoProgress, Progress
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.recipes import Corpus, Licence, Source
 from codecctl.data.download.remote import FetchedFile, PermanentError, RemoteFile, Stopped
 from codecctl.data.download.retry import RetryPolicy
@@ -76,7 +76,7 @@ def download(
             corpus,
             root,
             pins.get(corpus.name),
-            progress=progress or NoProgress(),
+            progress=progress or Progress(),
             policy=policy,
             timing=timing or LeaseTiming(),
         )

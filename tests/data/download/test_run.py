@@ -24,6 +24,7 @@ import pytest
 
 from codecctl.data.download.corpus import is_unfinished, read_marker
 from codecctl.data.download.plan import make_plan
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.recipes import Corpus, Licence, read_recipe, read_recipes
 from codecctl.data.download.retry import RetryPolicy
 from codecctl.data.download.run import Outcome, download, split_pins
@@ -56,15 +57,11 @@ def shipped() -> dict[str, Corpus]:
     return {corpus.name: corpus for corpus in read_recipes()}
 
 
-class Listener:
-    """Keeps what is said."""
+class Listener(Progress):
+    """Records what is said."""
 
     def __init__(self) -> None:
         self.said: list[str] = []
-
-    def begin(self, name: str, done: int, total: int | None, *, verb: str) -> None: ...
-    def advance(self, name: str, done: int) -> None: ...
-    def end(self, name: str) -> None: ...
 
     def say(self, text: str) -> None:
         self.said.append(text)
