@@ -121,6 +121,13 @@ class Lease:
                 write_json(self._path, {**_identity(), "renewed": count}, durable=False)
 
 
+def is_taken(folder: Path) -> bool:
+    """Whether the folder's lease belongs to another process, which may have taken it over while this one slept."""
+    number, content = _highest(folder)
+    holder, own = _parse(content), _identity()
+    return number > 0 and not holder.get("released") and any(holder.get(key) != own[key] for key in own)
+
+
 class _Watch:
     """Decides whether another's lease is over. Staleness is measured here, while the file stays unchanged, so that no
     clocks of two machines are compared."""

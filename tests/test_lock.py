@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.lock import Lease, LeaseHeld, LeaseTiming
+from codecctl.lock import Lease, LeaseHeld, LeaseTiming, is_taken
 
 QUICK = LeaseTiming(renew_seconds=0.1, stale_seconds=1.0, poll_seconds=0.02)
 HOLD = textwrap.dedent(
     """
     import sys, time
     from pathlib import Path
-    from codecctl.lock import Lease, LeaseHeld, LeaseTiming
+    from codecctl.lock import Lease, LeaseHeld, LeaseTiming, is_taken
     lost = []
     quick = LeaseTiming(renew_seconds=0.1, stale_seconds=1.0, poll_seconds=0.02)
     with Lease(Path(sys.argv[1]), timing=quick, on_lost=lambda: lost.append(True)):
@@ -79,6 +79,16 @@ def test_without_waiting_a_holder_on_another_machine_is_watched_until_it_is_know
 
     with Lease(tmp_path, wait=False, clock=lambda: now, sleep=pass_time):
         assert 60 < now < 65
+
+
+def test_is_taken_while_another_process_holds_the_lease(tmp_path: Path) -> None:
+    assert not is_taken(tmp_path)
+    with Lease(tmp_path):
+        assert not is_taken(tmp_path)
+    process = hold(tmp_path, 60)
+    assert is_taken(tmp_path)
+    process.kill()
+    process.wait()
 
 
 def test_lease_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:
