@@ -1,19 +1,21 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes, and JSON and text files written and read whole."""
 
 from __future__ import annotations
 
+import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A name beside `path` to write to: the file takes the place of `path` when the block ends well, else it goes.
+    """A temporary name beside `path` to write to: it replaces `path` if the block succeeds and is removed if not.
 
-    `durable`: it is on the disk when the block has ended. What a killed process leaves is called `.NAME.*.PID.partial`.
+    `durable`: the file is on the disk when the block has ended. A killed process leaves `.NAME.*.PID.partial`.
     """
     partial = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
     try:
@@ -28,9 +30,29 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk: it survives a power cut."""
+    """Flush a file, or the names in a folder, to the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty if there is no such file or it is damaged."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:
+    """Write an object as indented JSON, atomically."""
+    write_lines(path, [json.dumps(content, indent=1, ensure_ascii=False) + "\n"], durable=durable)
+
+
+def write_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> None:
+    """Write a text file of lines (newlines included), atomically."""
+    with replacing(path, durable=durable) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
+        file.writelines(lines)

@@ -1,36 +1,102 @@
-"""Independent units of work, here or on a Ray cluster, and the markers that say which are done."""
+"""A bounded pool of workers; independent units of work, here or on a Ray cluster, and markers of finished ones."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import multiprocessing
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from importlib import import_module
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import replacing
+from codecctl.files import read_json, write_json
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
+Arguments = ParamSpec("Arguments")
+
+
+class BoundedPool:
+    """Runs calls in `n_workers` processes or threads, with at most 2 x n_workers submitted and not yet finished.
+
+    With 0 workers `submit` makes the call itself. Leaving the `with` block cancels calls that have not started and
+    waits for the others; a worker process that was killed raises `CodecctlError` there.
+    """
+
+    def __init__(
+        self,
+        n_workers: int,
+        kind: Literal["processes", "threads"] = "processes",
+        *,
+        initializer: Callable[[], None] | None = None,
+    ) -> None:
+        self.n_submitted_at_most = 2 * n_workers
+        self._free = threading.Semaphore(self.n_submitted_at_most)
+        self._pool: Executor | None = None
+        if n_workers and kind == "threads":
+            self._pool = ThreadPoolExecutor(n_workers, initializer=initializer)
+        elif n_workers:
+            # "spawn" alone is safe beside the caller's threads (torch, a progress bar), and is the same everywhere.
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=initializer)
+
+    def submit(
+        self, call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+    ) -> Future[Result]:
+        """Start `call(*args, **kwargs)`; waits while too many calls are under way, so that memory stays bounded."""
+        if self._pool is None:
+            return _call(call, *args, **kwargs)
+        self._free.acquire()
+        future = self._pool.submit(call, *args, **kwargs)
+        future.add_done_callback(lambda _: self._free.release())
+        return future
+
+    def close(self) -> None:
+        """Cancel what has not started and wait for the rest."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+        if isinstance(error, BrokenProcessPool):
+            raise CodecctlError(
+                "a worker process was killed, perhaps for lack of memory; run the same command again with fewer workers"
+            ) from None
+
+
+def _call(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Future[Result]:
+    """The finished future of a call made here."""
+    future: Future[Result] = Future()
+    try:
+        future.set_result(call(*args, **kwargs))
+    except Exception as error:
+        future.set_exception(error)
+    return future
 
 
 def run_units(
     work: Callable[[Unit], Result], units: Sequence[Unit], *, n_workers: int = 1, executor: str = "processes"
 ) -> Iterator[tuple[Unit, Result]]:
-    """(unit, work(unit)) for each unit, in the order in which they are done.
+    """(unit, work(unit)) for each unit, in the order in which they finish.
 
     `work` is a function of a module or a `functools.partial` of one; its argument and result can be pickled. With one
-    worker it is simply called. An exception in `work` ends the run and is raised here; units that are done stay done.
+    worker it is called in this process. An exception in `work` ends the run and is raised here; finished units stay.
     """
     if executor == "ray":
         yield from _run_on_ray(work, units, n_workers)
     elif executor != "processes":
-        raise UsageError(f"executor '{executor}': there are 'processes' and 'ray'")
+        raise UsageError(f"executor '{executor}': expected 'processes' or 'ray'")
     elif n_workers <= 1 or len(units) <= 1:
         yield from ((unit, work(unit)) for unit in units)
     else:
@@ -46,56 +112,37 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def hash_of(*values: Any) -> str:
-    """A short hash of what JSON can hold, the same on every machine."""
+    """A short hash of values that JSON can hold, the same on every machine."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def is_done(marker: Path, input_hash: str) -> bool:
     """Whether `mark_done` was called with this hash."""
-    return bool(read_marker(marker).get("input") == input_hash)
-
-
-def read_marker(marker: Path) -> dict[str, Any]:
-    """The hash (`input`) and the facts that `mark_done` wrote; empty if it did not."""
-    try:
-        facts = json.loads(marker.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
+    return bool(read_json(marker).get("input") == input_hash)
 
 
 def mark_done(marker: Path, input_hash: str, **facts: Any) -> None:
-    """Say that a unit's outputs are all in place; written last, all or nothing. `facts` are kept for `read_marker`."""
-    with replacing(marker) as partial:
-        partial.write_text(json.dumps({"input": input_hash, **facts}, ensure_ascii=False), encoding="utf-8")
+    """Record that all outputs of a unit are in place; written last. The file holds the hash (`input`) and `facts`."""
+    write_json(marker, {"input": input_hash, **facts}, durable=False)
 
 
 def _run_in_processes(
     work: Callable[[Unit], Result], units: Sequence[Unit], n_workers: int
 ) -> Iterator[tuple[Unit, Result]]:
-    # "spawn" alone is safe whatever threads (torch, a progress bar) the caller runs, and is the same everywhere.
-    pool = ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn"))
-    waiting = iter(units)
     running: dict[Future[Result], Unit] = {}
-    try:
-        while True:
-            while len(running) < 2 * n_workers and (unit := next(waiting, None)) is not None:
-                running[pool.submit(work, unit)] = unit
-            if not running:
-                break
+    with BoundedPool(n_workers) as pool:
+        for unit in units:
+            running[pool.submit(work, unit)] = unit
+            for future in [future for future in running if future.done()]:
+                yield running.pop(future), future.result()
+        while running:
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(future), future.result()
-    except BrokenProcessPool:
-        raise CodecctlError(
-            "a worker process was killed, perhaps for lack of memory; run the same command again"
-        ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _run_on_ray(work: Callable[[Unit], Result], units: Sequence[Unit], n_workers: int) -> Iterator[tuple[Unit, Result]]:
-    """On the cluster that `RAY_ADDRESS` or this machine's Ray names; n_workers tasks at a time if that is said."""
+    """On the cluster of `RAY_ADDRESS` or this machine's own; `n_workers` tasks at a time, by default 2 a core."""
     try:
         ray = import_module("ray")
     except ImportError:
@@ -107,7 +154,7 @@ def _run_on_ray(work: Callable[[Unit], Result], units: Sequence[Unit], n_workers
             hint = "start one with `ray start --head` or set RAY_ADDRESS"
             raise UsageError(f"executor 'ray' finds no cluster; {hint}") from None
 
-    def call(unit: Unit) -> Result:  # Ray takes functions alone, no `partial`
+    def call(unit: Unit) -> Result:  # Ray takes functions only, no `partial`
         return work(unit)
 
     task = ray.remote(max_retries=2)(call)
@@ -126,8 +173,8 @@ def _run_on_ray(work: Callable[[Unit], Result], units: Sequence[Unit], n_workers
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, CodecctlError) else error) from None
     except ray.exceptions.RayError as error:
-        said = str(error).splitlines()[0]
-        raise CodecctlError(f"the Ray cluster lost a unit ({said}); run the same command again") from None
+        reason = str(error).splitlines()[0]
+        raise CodecctlError(f"the Ray cluster lost a unit ({reason}); run the same command again") from None
     finally:
         for reference in running:
             ray.cancel(reference)

@@ -12,7 +12,7 @@ import yaml
 from codecctl.config import Config, load_config
 from codecctl.config.load import configs_folder, read_yaml
 from codecctl.config.schema import Section
-from codecctl.data.recipes import read_recipes
+from codecctl.data.download.recipes import read_recipes
 from codecctl.model.codec import Codec
 
 CONFIGS = configs_folder()

@@ -16,7 +16,7 @@ PACKAGE = Path(codecctl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = [
     {"errors", "files"},
-    {"audio", "config", "workers", "bitstream"},
+    {"audio", "config", "workers", "lock", "bitstream"},
     {"data", "model"},
     {"evaluate", "inference"},
     {"train"},

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.workers import hash_of, is_done, mark_done, parse_shard, read_marker, run_units
+from codecctl.files import read_json
+from codecctl.workers import BoundedPool, hash_of, is_done, mark_done, parse_shard, run_units
 
 
 def work(unit: int, *, folder: Path) -> int:
@@ -47,7 +49,7 @@ def test_markers(tmp_path: Path) -> None:
     mark_done(marker, first, n_frames=3)
     assert is_done(marker, first)
     assert not is_done(marker, second)
-    assert read_marker(marker)["n_frames"] == 3
+    assert read_json(marker)["n_frames"] == 3
     marker.write_text('{"input": "')
     assert not is_done(marker, first)
 
@@ -60,5 +62,33 @@ def test_shards() -> None:
 
 
 def test_an_unknown_executor() -> None:
-    with pytest.raises(UsageError, match="there are 'processes' and 'ray'"):
+    with pytest.raises(UsageError, match="expected 'processes' or 'ray'"):
         list(run_units(abs, [1], executor="slurm"))
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_pool_returns_results_and_exceptions_through_futures(n_workers: int) -> None:
+    with BoundedPool(n_workers, "threads") as pool:
+        futures = [pool.submit(divmod, 7, divisor) for divisor in (2, 0)]
+        assert futures[0].result() == (3, 1)
+        with pytest.raises(ZeroDivisionError):
+            futures[1].result()
+
+
+def test_pool_submits_no_more_than_twice_its_workers() -> None:
+    release, submitted = threading.Event(), []
+    with BoundedPool(1, "threads") as pool:
+        for _ in range(2):
+            submitted.append(pool.submit(release.wait, 30))
+        third = threading.Thread(target=lambda: submitted.append(pool.submit(int)))
+        third.start()
+        third.join(0.2)
+        assert len(submitted) == 2
+        release.set()
+        third.join(30)
+        assert len(submitted) == 3
+
+
+def test_pool_reports_a_killed_process() -> None:
+    with pytest.raises(CodecctlError, match="worker process was killed"), BoundedPool(1) as pool:
+        pool.submit(os._exit, 9).result()

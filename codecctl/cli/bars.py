@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from codecctl.cli.options import say
+from codecctl.data.download.progress import Progress
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
 
-    from codecctl.data.recipes import Licence
+    from codecctl.data.download.recipes import Licence
 
 LINE_SECONDS = 30  # between two lines where no bar can be shown
 
 
-class Bars:
+class Bars(Progress):
     """A bar a file and one for all of them; where stderr is no terminal, a line now and then."""
 
     def __init__(self, n_bytes: int) -> None:
@@ -40,16 +41,16 @@ class Bars:
         from rich.progress import (
             BarColumn,
             DownloadColumn,
-            Progress,
             TextColumn,
             TimeRemainingColumn,
             TransferSpeedColumn,
         )
+        from rich.progress import Progress as RichProgress
 
         console = Console(stderr=True, highlight=False)
         if console.is_terminal:
             columns = (TextColumn("{task.description}", markup=False), BarColumn(), DownloadColumn())
-            self._live = Progress(
+            self._live = RichProgress(
                 *columns, TransferSpeedColumn(), TimeRemainingColumn(), console=console, transient=True
             )
             self._stack.enter_context(self._live)

@@ -17,8 +17,9 @@ from codecctl.errors import CodecctlError, Interrupted, UsageError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from codecctl.data.download import Outcome, Plan
-    from codecctl.data.recipes import Corpus, Licence, Status
+    from codecctl.data.download.plan import Plan
+    from codecctl.data.download.recipes import Corpus, Licence, Status
+    from codecctl.data.download.run import Outcome
 
 _MANY_PARTS = 12  # of a recipe: then the list has one row for them
 
@@ -49,8 +50,10 @@ def download(
 
     What has arrived is checked against published hashes, unpacked, and marked by a corpus.json that `prepare` reads.
     """
-    from codecctl.data import download as library
-    from codecctl.data.recipes import choose, read_recipes
+    from codecctl.data.download import run as library
+    from codecctl.data.download.disk import free_bytes
+    from codecctl.data.download.plan import make_plan
+    from codecctl.data.download.recipes import choose, read_recipes
 
     bare, pins = library.split_pins(names or [])
     if any(number not in (1, 2, 3) for number in tier or []):
@@ -69,9 +72,9 @@ def download(
         raise UsageError(
             "no corpus fits these names, tiers and languages; `codecctl download --list` shows what there is"
         )
-    plans = library.make_plan(corpora, root)
+    plans = make_plan(corpora, root)
     if dry_run:
-        _print_plan(plans, library.free_bytes(root), root)
+        _print_plan(plans, free_bytes(root), root)
         return
     with Bars(sum(plan.n_bytes or 0 for plan in plans)) as bars:
         try:

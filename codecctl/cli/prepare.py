@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecctl.cli.bars import plain
 from codecctl.cli.options import ConfigOption, SetOption, say
 
 if TYPE_CHECKING:
-    from codecctl.data.merge import PrepareReport
+    from codecctl.data.prepare import PrepareReport
 
 
 _MOST_ROWS = 12  # of a kind; the rest is in report.json
@@ -57,6 +58,8 @@ def prepare(
         except OSError as error:  # what fails while a file is written does not say which
             error.filename = error.filename or str(out)
             raise
+    for note in report.notes:
+        say(plain(note))
     if report.n_units_left:
         left = f"{report.n_units_left} are left to other jobs, the last of which writes the index"
         say(f"{report.n_units_done} units done, {left}")

@@ -1,15 +1,15 @@
-"""The manifest: one JSON object a line, one line an utterance; what is known of it and where its samples lie."""
+"""The manifest: JSONL with a line an utterance: what is known of it, and where its samples are."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
-from codecctl.files import replacing
 
 SAMPLE_RATE = 16000  # Hz, of all prepared audio
 
@@ -19,17 +19,18 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Utterance:
-    """One recording as `prepare` left it. In the file each field is a key; `seconds` stands there for the reader."""
+    """One prepared recording. Each field is a key of the manifest; `seconds` is written there for readers only."""
 
-    id: str  # unique in the manifest: the dataset's name and the place in its source
-    source: str  # the file it came from, under the source's folder
+    id: str  # unique in the manifest: dataset and place in its source
+    source: str  # the file it came from, below the source's folder
     dataset: str
     language: str | None  # as the source names it, best a BCP 47 tag; None: unknown
     speaker: str | None  # None: unknown
     licence: str | None  # an SPDX name where there is one; None: unknown
-    native_sample_rate: int  # Hz, of the source file or of the original where the source tells
-    lossy: str | None  # the codec it went through, as far as the source shows; None: none known
-    bandwidth_hz: float  # up to where there is sound, at most 8000
+    text: str | None  # transcript; None: unknown
+    native_sample_rate: int  # Hz, of the source file, or of the original where the source states it
+    lossy: str | None  # codec that it went through, as far as it is known
+    bandwidth_hz: float  # upper end of its spectrum, at most 8000
     level_db: float  # RMS in dB below full scale
     clipping: float  # share of the source's samples at full scale or in flat tops, 0 to 1
     split: Split
@@ -51,26 +52,21 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 
 def to_line(utterance: Utterance) -> str:
-    """The utterance as one line of JSON, the newline included."""
+    """The utterance as one line of JSON, newline included."""
     return json.dumps({**vars(utterance), "seconds": round(utterance.seconds, 4)}, ensure_ascii=False) + "\n"
 
 
-def write_manifest(path: str | Path, utterances: Iterable[Utterance]) -> None:
-    """Write a JSONL manifest, all or nothing."""
-    write_lines(path, map(to_line, utterances))
-
-
 def read_manifest(path: str | Path) -> Iterator[Utterance]:
-    """The utterances of a JSONL manifest, one at a time; empty lines and keys that are not known are passed over.
+    """The utterances of a manifest, one at a time; empty lines and unknown keys are skipped.
 
-    Raises `CodecctlError` with file and line where a line is no JSON or a field is missing or of the wrong type.
+    Raises `CodecctlError` that names file and line for invalid JSON and for fields that are missing or of a wrong type.
     """
-    for where, record in read_lines(path):
+    for where, record in read_records(path):
         yield parse_utterance(record, where=where)
 
 
 def parse_utterance(record: dict[str, Any], *, where: str) -> Utterance:
-    """One line's JSON object as an `Utterance`; `where` stands in messages."""
+    """One line's JSON object as an `Utterance`; `where` is named in errors."""
     try:
         known = {name: record[name] for name in _FIELDS}
     except KeyError as error:
@@ -81,30 +77,3 @@ def parse_utterance(record: dict[str, Any], *, where: str) -> Utterance:
     if known["split"] not in SPLITS:
         raise CodecctlError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, not {known['split']!r}")
     return Utterance(**known)
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(file:line, object) for each line of a JSONL file that is not empty."""
-    try:
-        with open(path, encoding="utf-8-sig") as lines:
-            for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", _parse_line(line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CodecctlError(f"{path}: cannot be read as text ({error})") from None
-
-
-def write_lines(path: str | Path, lines: Iterable[str]) -> None:
-    """Write a text file of lines (newlines included), all or nothing."""
-    with replacing(Path(path), durable=True) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
-        file.writelines(lines)
-
-
-def _parse_line(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CodecctlError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-    if not isinstance(record, dict):
-        raise CodecctlError(f"{where}: expected a JSON object")
-    return record

@@ -1,8 +1,8 @@
-"""Prepared audio: raw little-endian 16-bit mono shards, memory-mapped, and one index of what lies where.
+"""Prepared audio: shards of raw little-endian 16-bit mono samples, memory-mapped, and one index of their utterances.
 
-A prepared folder holds `prepared.json` (the shards, and the names that the index numbers), the index it points to (a
-structured `.npy`), `manifest.jsonl`, `rejected.jsonl`, `shards/` and `units/` (what is done, for the next `prepare`).
-The utterances of a speaker lie one behind the other, so that a crop is one slice of a shard even where clips are short.
+A prepared folder holds `prepared.json` (the shards, and the names that the index numbers), the index it names (a
+structured `.npy`), `manifest.jsonl`, `rejected.jsonl`, `shards/` and `units/` (finished work, for the next `prepare`).
+The utterances of a speaker are adjacent, so that a crop is one slice of a shard even where utterances are short.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codecctl.audio.files import Audio
-from codecctl.data.manifest import SAMPLE_RATE, write_lines
+from codecctl.data.manifest import SAMPLE_RATE
 from codecctl.errors import CodecctlError
-from codecctl.files import replacing
+from codecctl.files import replacing, write_json
 
 FORMAT = "codecctl.prepared"
-VERSION = 1
+VERSION = 2
 _PCM = np.dtype("<i2")
-_N_MAPPED = 512  # shards kept open; each costs a file descriptor
+_N_MAPPED = 512  # shards kept open; each takes a file descriptor
 
-# An utterance: where it lies, and the numbers of its names (see `Index`). An unknown speaker is a speaker of its own.
+# An utterance: its place, and the numbers of its names (see `Index`). An unknown speaker is a speaker of its own.
 ROW = np.dtype([
     ("shard", "<u4"), ("first_sample", "<u8"), ("n_samples", "<u8"), ("speaker", "<u4"), ("dataset", "<u2"),
     ("language", "<u2"), ("licence", "<u2"), ("split", "u1"), ("bandwidth_hz", "<f4"), ("level_db", "<f4"),
@@ -39,7 +39,7 @@ Rows = NDArray[np.void]
 
 @dataclass(frozen=True)
 class Index:
-    """What lies where in a prepared folder."""
+    """The utterances of a prepared folder, and the names that their rows number."""
 
     rows: Rows  # [n_utterances] of ROW, in the order of the shards
     shards: tuple[str, ...]  # files in the folder
@@ -49,9 +49,9 @@ class Index:
 
 
 class ShardWriter:
-    """Appends float32 mono audio as 16-bit samples to a new shard, which appears when the `with` block ends well.
+    """Appends mono audio as 16-bit samples to a new shard, which appears when the `with` block succeeds.
 
-    `start` opens an utterance and `drop` takes the open one back; a shard in which nothing is left is not written.
+    `start` begins an utterance and `drop` removes the current one; a shard without utterances is not written.
     """
 
     def __init__(self, path_without_suffix: Path) -> None:
@@ -61,21 +61,21 @@ class ShardWriter:
         self._names = blake2b(digest_size=6)
         self.n_samples = self.first_sample = 0
         self._digest = sha256()
-        self.path: Path | None = None  # known at the end: the name carries a hash of the content
+        self.path: Path | None = None  # set at the end, since the name contains a hash of the content
 
     def start(self) -> None:
         self.first_sample = self.n_samples
         self._digest = sha256()
 
     def append(self, samples: NDArray[np.int16]) -> None:
-        """`[L]`, more of the open utterance."""
+        """`[L]`, the next samples of the current utterance."""
         data = np.ascontiguousarray(samples, _PCM).data
         self._digest.update(data)
         self._file.write(data)
         self.n_samples += len(samples)
 
     def keep(self) -> str:
-        """Close the open utterance; returns a hash of its samples."""
+        """Finish the current utterance; returns a hash of its samples."""
         digest = self._digest.hexdigest()[:32]
         self._names.update(digest.encode())
         return digest
@@ -105,7 +105,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """The samples of a prepared folder, through memory maps that are opened when they are first needed."""
+    """The samples of a prepared folder, through memory maps that are opened when first needed."""
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
@@ -126,23 +126,18 @@ class ShardReader:
 
 
 def to_float(samples: NDArray[np.int16]) -> Audio:
-    """16-bit samples -> float32 in [-1, 1): the one level rule, the same in training, validation and encoding."""
+    """16-bit samples -> float32 in [-1, 1), the same scale in training, validation and encoding."""
     return samples.astype(np.float32) * np.float32(1 / 32768)
 
 
 def write_index(folder: Path, index: Index, **facts: Any) -> None:
-    """Write the index; `prepared.json` comes last, so that a reader sees the old one or the new one."""
+    """Write the index, then `prepared.json`, so that a reader sees the old index or the new one."""
     name = f"index-{blake2b(index.rows.tobytes(), digest_size=6).hexdigest()}.npy"
     with replacing(folder / name) as partial, open(partial, "wb") as file:
         np.save(file, index.rows, allow_pickle=False)
-    names = {
-        "shards": index.shards,
-        "datasets": index.datasets,
-        "languages": index.languages,
-        "licences": index.licences,
-    }
+    names = {key: getattr(index, key) for key in ("shards", "datasets", "languages", "licences")}
     about = {"format": FORMAT, "version": VERSION, "sample_rate": SAMPLE_RATE, "index": name, **facts, **names}
-    write_lines(folder / "prepared.json", [json.dumps(about, ensure_ascii=False, indent=1) + "\n"])
+    write_json(folder / "prepared.json", about)
     for old in folder.glob("index-*.npy"):
         if old.name != name:
             old.unlink(missing_ok=True)
@@ -151,18 +146,19 @@ def write_index(folder: Path, index: Index, **facts: Any) -> None:
 def read_index(folder: str | Path) -> Index:
     """The index of a prepared folder. Raises `CodecctlError` if there is none or another version wrote it."""
     about = read_about(folder)
+    path = Path(folder) / str(about.get("index"))
     try:
-        rows = np.load(Path(folder) / about["index"], allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise CodecctlError(f"{Path(folder) / about['index']}: cannot be read ({error}); run prepare again") from None
-    if rows.dtype != ROW:
-        raise CodecctlError(f"{Path(folder) / about['index']}: another version wrote this; prepare into a new folder")
-    names = {key: tuple(about[key]) for key in ("shards", "datasets", "languages", "licences")}
+        rows = np.load(path, allow_pickle=False)
+        names = {key: tuple(about[key]) for key in ("shards", "datasets", "languages", "licences")}
+    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError) as error:  # np.load parses a header
+        raise CodecctlError(f"{path}: cannot be read ({error}); run prepare again") from None
+    if not isinstance(rows, np.ndarray) or rows.dtype != ROW or rows.ndim != 1:
+        raise CodecctlError(f"{path}: is no index of this version of codecctl; run prepare again")
     return Index(rows, **names)
 
 
 def read_about(folder: str | Path) -> dict[str, Any]:
-    """`prepared.json`. Raises `CodecctlError` if it is missing or not ours."""
+    """`prepared.json`. Raises `CodecctlError` if it is missing, damaged, or written by another version."""
     path = Path(folder) / "prepared.json"
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
@@ -170,15 +166,18 @@ def read_about(folder: str | Path) -> dict[str, Any]:
         raise CodecctlError(
             f"{folder}: holds no prepared audio; make some with `codecctl prepare SOURCE --out {folder}`"
         ) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CodecctlError(f"{path}: cannot be read ({error}); run prepare again") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT or about.get("version") != VERSION:
-        raise CodecctlError(f"{path}: not what this version of codecctl writes; prepare into a new folder")
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise CodecctlError(f"{path}: was not written by codecctl prepare; prepare into a new folder")
+    if about.get("version") != VERSION:
+        age = "an older" if about.get("version") in range(VERSION) else "another"
+        raise CodecctlError(f"{path}: prepared by {age} version of codecctl; run prepare again, into a new folder")
     return about
 
 
 def run_edges(rows: Rows) -> NDArray[np.intp]:
-    """`[n_runs + 1]`: a run is a stretch of utterances of one speaker, split and shard that follow without a gap."""
+    """`[n_runs + 1]`: a run is a sequence of adjacent utterances of one speaker, split and shard."""
     if not len(rows):
         return np.zeros(1, np.intp)
     before, after = rows[:-1], rows[1:]

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
-from posixpath import splitext
 
 import torch
 from torch import Tensor
@@ -16,9 +15,8 @@ from torch import Tensor
 from codecctl.audio.files import Audio, AudioReader
 from codecctl.audio.resample import Resampler
 from codecctl.data.crops import read_utterance, utterances
-from codecctl.data.lists import read_list
 from codecctl.data.manifest import SAMPLE_RATE, Utterance
-from codecctl.data.sources import read_folder
+from codecctl.data.prepare.folders import read_folder
 from codecctl.errors import CodecctlError
 
 LONGEST_PIECE_SECONDS = 30.0
@@ -55,14 +53,13 @@ def find_recordings(data: str | Path) -> list[Recording]:
     path = Path(data)
     if (path / "prepared.json").is_file():
         return [
-            Recording(u.id, u.dataset, u.language, u.speaker, path, utterance=u) for u in utterances(path, "validation")
+            Recording(u.id, u.dataset, u.language, u.speaker, path, utterance=u, transcript=u.text)
+            for u in utterances(path, "validation")
         ]
     if path.is_dir():
-        entries, told = read_folder(path, path.resolve().name), read_list(path) or {}
-        said = [(told.get(e.place) or told.get(splitext(e.place)[0]) or {}).get("transcript") for e in entries]
         return [
-            Recording(e.id, e.dataset, e.language, e.speaker, path / e.place, transcript=text)
-            for e, text in zip(entries, said, strict=True)
+            Recording(e.id, e.dataset, e.language, e.speaker, path / e.place, transcript=e.text)
+            for e in read_folder(path, path.resolve().name)
         ]
     if not path.is_file():
         raise CodecctlError(f"{path}: no such file or folder")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import errno
 import json
 import os
 import platform
@@ -31,12 +30,8 @@ from codecctl.inference.load import (
     weights_in_use,
     write_checkpoint,
 )
+from codecctl.lock import Lease, LeaseHeld, is_taken
 from codecctl.train.state import TrainState, forget_counts
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 _COUNTERS = ("step", "adversarial_step", "best_score", "rate_factor", "n_rollbacks")
 _MEANINGS = ("compression", "first_band", "level_prediction")  # of latents; no shape of a weight tells them
@@ -87,18 +82,20 @@ class Run:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within: no other process writes here, and what killed ones left half-written is gone.
+        """Within: no other process writes here, and temporary files of killed ones are removed.
 
-        Raises `UsageError` if another process trains here. The lock dies with its process; where the file system knows
-        none, nothing is kept out and nothing removed.
+        Raises `UsageError` if another process trains here. After a process on another machine died, this waits for its
+        lease to become stale.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder) as is_ours:
-            if is_ours is False:
-                raise UsageError(f"{self.folder}: another process trains there; wait for it, or --run names another")
-            for partial in self.folder.glob(".*.partial") if is_ours else ():
-                partial.unlink(missing_ok=True)
-            yield
+        try:
+            with Lease(self.folder, wait=False):
+                for partial in self.folder.glob(".*.partial"):
+                    partial.unlink(missing_ok=True)
+                yield
+        except LeaseHeld as holder:
+            raise UsageError(
+                f"{self.folder}: another process trains there ({holder}); wait for it, or --run names another"
+            ) from None
 
     def create(self, config: Config) -> None:
         """Make the folder, with its config. Raises `UsageError` if a training already lies there."""
@@ -117,8 +114,11 @@ class Run:
 def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_step: int | None = None) -> None:
     """Write `last.pt`; the one before stays as step-N.pt while it is among the newest `keep_checkpoints`.
 
-    `last_step`: the one before is of that step; without it the file must be read.
+    `last_step`: the one before is of that step; without it the file must be read. Raises `CodecctlError` if another
+    process took over the run while this one was suspended.
     """
+    if is_taken(run.folder):
+        raise CodecctlError(f"{run.folder}: another process took over this run; nothing more is written")
     if config.train.keep_checkpoints > 1 and run.last.exists():
         last_step = read_checkpoint(run.last)["step"] if last_step is None else last_step
         before = run.folder / f"step-{last_step:09d}.pt"
@@ -259,24 +259,6 @@ def _keep(path: Path, as_path: Path) -> None:
     except OSError:
         with replacing(as_path) as partial:
             shutil.copyfile(path, partial)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[bool | None]:
-    """Whether this process holds the folder's lock; None where there are no locks."""
-    if fcntl is None:
-        yield None
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_ours: bool | None = True
-        except OSError as error:
-            is_ours = False if error.errno in (errno.EWOULDBLOCK, errno.EACCES) else None
-        yield is_ours
-    finally:
-        os.close(descriptor)
 
 
 def _check_parts(content: Mapping[str, Any], names: Iterable[str], path: Path) -> None:

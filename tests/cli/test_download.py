@@ -128,7 +128,7 @@ def test_a_gate_shows_numbered_steps(codecctl: Command, server: FaultyServer, tm
         (["slr67-te"], "no corpus 'slr67-te'; did you mean slr66-te"),
         (["--tier", "4"], "expected 1, 2 or 3"),
         (["--language", "tlh"], "no corpus fits"),
-        (["vctk@"], "behind the @"),
+        (["vctk@"], "after the @"),
         (["missing.yaml"], "missing.yaml: cannot be read"),
     ],
 )

@@ -25,7 +25,7 @@ def test_a_training_leaves_a_run_that_can_be_used(codecctl: Program, prepared: P
     config = tiny_yaml(tmp_path, prepared, "train.validate_every_steps=3")
     done = codecctl("train", "--config", config, "--run", run, "--steps", "4", "--device", "cpu")
     assert (done.code, done.stdout) == (0, b""), done.stderr
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tb"}
+    assert {path.name for path in run.glob("[!.]*")} == {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tb"}
     assert read_checkpoint(run / "last.pt")["step"] == 4
     assert "from the start to step 4" in done.stderr
     assert "step 3: validation" in done.stderr

@@ -7,18 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.data.manifest import Utterance, read_manifest, to_line, write_manifest
+from codecctl.data.manifest import Utterance, read_manifest, to_line
 from codecctl.errors import CodecctlError
+from codecctl.files import write_lines
 
 ONE = Utterance(
-    id="corpus/a", source="a.wav", dataset="corpus", language="te", speaker=None, licence="CC-BY-4.0",
+    id="corpus/a", source="a.wav", dataset="corpus", language="te", speaker=None, licence="CC-BY-4.0", text="అవును",
     native_sample_rate=48_000, lossy=None, bandwidth_hz=7875.0, level_db=-23.1, clipping=0.0, split="train",
     shard="shards/corpus-00001.pcm", first_sample=0, n_samples=24_000,
 )  # fmt: skip
 
 
 def test_out_and_in(tmp_path: Path) -> None:
-    write_manifest(tmp_path / "m.jsonl", [ONE, ONE])
+    write_lines(tmp_path / "m.jsonl", map(to_line, [ONE, ONE]))
     assert list(read_manifest(tmp_path / "m.jsonl")) == [ONE, ONE]
     assert json.loads(to_line(ONE))["seconds"] == ONE.seconds == 1.5
 

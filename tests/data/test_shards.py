@@ -72,7 +72,13 @@ def test_readers_are_told(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match="no prepared audio; make some with `codecctl prepare"):
         read_index(tmp_path)
     (tmp_path / "prepared.json").write_text('{"format": "codecctl.prepared", "version": 99}')
-    with pytest.raises(CodecctlError, match=r"prepared\.json: not what this version"):
+    with pytest.raises(CodecctlError, match=r"prepared\.json: prepared by another version"):
+        read_index(tmp_path)
+    (tmp_path / "prepared.json").write_text('{"format": "codecctl.prepared", "version": 1}')
+    with pytest.raises(CodecctlError, match=r"prepared by an older version of codecctl; run prepare again"):
+        read_index(tmp_path)
+    (tmp_path / "prepared.json").write_text('{"format": "codecctl.prepared", "version": 2}')
+    with pytest.raises(CodecctlError, match=r"cannot be read .*; run prepare again"):
         read_index(tmp_path)
     (tmp_path / "a.pcm").write_bytes(bytes(20))
     with pytest.raises(CodecctlError, match=r"a\.pcm: is cut off"):

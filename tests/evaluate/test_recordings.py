@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from codecctl.config.schema import DataConfig
+from codecctl.data.prepare import prepare
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.recordings import Recording, choose, find_recordings
 from tests.conftest import write_audio
@@ -36,6 +38,17 @@ def test_stereo_at_another_rate_becomes_mono_at_the_codecs(tmp_path: Path) -> No
     (piece,) = find_recordings(tmp_path)[0].pieces(16000)
     expected = 0.25 * torch.sin(2 * torch.pi * 440 * torch.arange(16000) / 16000)
     torch.testing.assert_close(piece[0, 500:-500], expected[500:-500], atol=2e-3, rtol=0)
+
+
+def test_transcripts_of_a_prepared_folder_are_known(tmp_path: Path) -> None:
+    folder = tmp_path / "speech"
+    folder.mkdir()
+    for number in range(2):
+        audio = 0.1 * np.random.default_rng(number).standard_normal(8000)
+        write_audio(folder / f"{number}.wav", audio[None], 16_000)
+    (folder / "metadata.csv").write_text("path,text\n0.wav,one two\n1.wav,one two\n")
+    prepare([folder], tmp_path / "out", DataConfig(validation_share=0.5))
+    assert [recording.transcript for recording in find_recordings(tmp_path / "out")] == ["one two"]
 
 
 def test_what_holds_no_audio_is_refused(tmp_path: Path) -> None:

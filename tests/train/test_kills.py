@@ -28,7 +28,7 @@ def kill_and_compare(prepared: Path, folder: Path, n_kills: int, seed: int, *cha
     assert done.returncode == 0, done.stderr
     for n_ranks in "12":
         assert_same_run(folder / n_ranks / "straight", folder / n_ranks / "killed")
-        assert not list((folder / n_ranks / "killed").glob(".*"))  # what a killed save had begun
+        assert not list((folder / n_ranks / "killed").glob(".*.partial"))  # what a killed save had begun
     halves: list[bool] = json.loads(done.stdout.splitlines()[-1])
     return halves
 

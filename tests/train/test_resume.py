@@ -96,10 +96,10 @@ def test_a_key_too_few_or_too_many_stops_before_anything_is_changed(config: Conf
         content["model"] |= {name: value, "decoder.second_first.bias": value}
         name = "decoder.second_first.bias"
     write_checkpoint(tmp_path / "last.pt", content)
-    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    before = {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()}
     with pytest.raises(CodecctlError, match=f"last.pt: weight '{name}' is {what}"):
         resume(tmp_path, CPU, Watcher())
-    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+    assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()} == before
 
 
 def test_a_run_is_never_overwritten(config: Config, tmp_path: Path) -> None:
@@ -123,7 +123,13 @@ def test_a_checkpoint_without_its_optimizer_is_not_resumed(config: Config, tmp_p
 
 def test_a_run_folder_holds_what_was_promised(config: Config, tmp_path: Path) -> None:
     train(config, tmp_path, CPU, Watcher(), stop_step=5)
-    assert {path.name for path in tmp_path.iterdir()} == {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tb"}
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {
+        "config.yaml",
+        "last.pt",
+        "best.pt",
+        "metrics.jsonl",
+        "tb",
+    }
     assert load_config(tmp_path / "config.yaml") == config
     kinds = [line["kind"] for line in logged(tmp_path)]
     assert kinds == ["train"] * 5 + ["validation"]

@@ -1,0 +1,247 @@
+"""Recipes: a YAML file states where a corpus is, its size, its licence and its layout; no code is needed for one.
+
+A recipe without `parts` is one corpus. With `parts`, each part is a corpus named `<recipe>-<part>`: its keys override
+the recipe's, and `{part}` is replaced by its name. `verified` states how each fact is known: V (seen in a primary
+source), T (third party), D (derived), U (unverified). Only facts that are V are enforced.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from codecctl.config.load import configs_folder, read_yaml
+from codecctl.config.schema import Section
+from codecctl.data.download.layout import Layout
+from codecctl.data.download.sources.base import ALGORITHMS, File
+from codecctl.data.download.sources.http import HttpSource
+from codecctl.data.download.sources.hub import HubSource
+from codecctl.data.download.sources.manual import ManualSource
+from codecctl.data.download.sources.mdc import MdcSource
+from codecctl.errors import ConfigError, UsageError
+
+Status = Literal["V", "T", "D", "U"]
+# A new kind of source is one file in sources/ and one row here.
+Source = Annotated[HttpSource | HubSource | MdcSource | ManualSource, Field(discriminator="kind")]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Licence(Section):
+    """The terms of use. Those that need consent are shown, and asked for once per folder."""
+
+    name: str = Field(description="SPDX name where there is one")
+    url: str = Field(description="of the terms")
+    consent: bool = Field(False, description="ask before anything is fetched")
+    note: str | None = Field(None, description="what else a user must know")
+
+
+class Gate(Section):
+    """What a person has to do before the server provides anything, as steps for a newcomer."""
+
+    needs: str = Field(description="two words, for the table")
+    url: str
+    steps: tuple[str, ...] = Field(min_length=1)
+
+
+class Verified(Section):
+    """How each stated fact is known."""
+
+    address: Status | None = Field(None, description="addresses, repository, dataset id")
+    files: Status | None = Field(None, description="names of the files")
+    bytes: Status | None = None
+    checksum: Status | None = None
+    licence: Status
+    gate: Status | None = None
+    layout: Status
+    speaker: Status | None = None
+    sample_rate: Status | None = None
+    hours: Status | None = None
+
+
+class Corpus(Section):
+    """One thing to download: a recipe, or a part of one."""
+
+    name: str
+    title: str
+    languages: tuple[str, ...] = Field(min_length=1, description="BCP 47")
+    tier: Literal[1, 2, 3] | None = Field(None, description="for --tier; null: selected by name or language only")
+    enabled: bool = Field(True, description="false: selected by name only")
+    hours: float | None = Field(None, gt=0, description="of audio")
+    speakers: int | None = Field(None, gt=0)
+    unpacked_ratio: float = Field(1.3, gt=0, description="unpacked bytes per byte of archive, to check for room")
+    licence: Licence
+    gate: Gate | None = None
+    source: Source
+    fallback: Source | None = Field(None, description="another place with the same recordings in the same layout")
+    layout: Layout
+    verified: Verified
+    note: str | None = None
+
+    @field_validator("tier", mode="before")
+    @classmethod
+    def _read_tier(cls, tier: Any) -> Any:
+        return int(tier) if isinstance(tier, str) and tier.isdecimal() else tier  # YAML scalars arrive as text
+
+    @field_validator("name")
+    @classmethod
+    def _check_name(cls, name: str) -> str:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"'{name}' cannot be a folder's name")
+        return name
+
+    @model_validator(mode="after")
+    def _check_facts(self) -> Corpus:
+        stated = {
+            "address": not self.source.is_manual,
+            "files": not self.source.is_manual,
+            "bytes": self.n_bytes is not None,
+            "checksum": any(getattr(file, kind) for file in self.files for kind in ALGORITHMS),
+            "gate": self.gate is not None,
+            "speaker": self.speakers is not None or _states(self.layout, "speaker"),
+            "sample_rate": self.layout.sample_rate is not None,
+            "hours": self.hours is not None,
+        }
+        missing = [fact for fact, there in stated.items() if there and getattr(self.verified, fact) is None]
+        if missing:
+            raise ValueError(f"verified must state how '{missing[0]}' is known: V, T, D or U")
+        if self.source.is_manual and self.gate is None:
+            raise ValueError("a manual source needs a gate with steps")
+        if len(self.languages) > 1 and not _states(self.layout, "language"):
+            raise ValueError("several languages: the layout must state the language of each recording")
+        return self
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The files that the recipe names for the first source."""
+        return self.source.known_files
+
+    @property
+    def n_bytes(self) -> int | None:
+        """What is to be fetched from the first source, if the recipe states it."""
+        return self.source.n_bytes
+
+
+def recipes_folder() -> Path:
+    """Of the shipped recipes."""
+    return configs_folder() / "datasets"
+
+
+def read_recipes(folder: Path | None = None) -> list[Corpus]:
+    """Every corpus of every recipe, sorted by file and part. Raises `ConfigError`."""
+    paths = sorted((folder or recipes_folder()).glob("*.yaml"))
+    return [corpus for path in paths for corpus in read_recipe(path)]
+
+
+def read_recipe(path: Path) -> list[Corpus]:
+    """The corpora of one YAML: one, or one a part. Raises `ConfigError` that names file and key."""
+    values = read_yaml(path)
+    parts = values.pop("parts", None)
+    if parts is None:
+        return [_parse(values, source=str(path))]
+    if not isinstance(parts, dict) or not parts:
+        raise ConfigError(f"{path}: parts: expected a name and keys for each part")
+    corpora = []
+    for part, own in parts.items():
+        merged = _override(values, own or {}) | {"name": f"{values.get('name', path.stem)}-{part}"}
+        corpora.append(_parse(_replace_part(merged, part), source=f"{path}: parts.{part}"))
+    return corpora
+
+
+def choose(
+    corpora: Sequence[Corpus], names: Sequence[str], *, tiers: Sequence[int] = (), languages: Sequence[str] = ()
+) -> list[Corpus]:
+    """The corpora of these names (a recipe's name means all its parts, a path another recipe), tiers and languages.
+
+    Without names: every enabled one that fits. Raises `UsageError` for an unknown name.
+    """
+    chosen = [corpus for name in names for corpus in _named(corpora, name)] if names else _enabled(corpora)
+    if tiers:
+        chosen = [corpus for corpus in chosen if corpus.tier in tiers]
+    if languages:
+        chosen = [corpus for corpus in chosen if set(languages) & set(corpus.languages)]
+    return list({corpus.name: corpus for corpus in chosen}.values())
+
+
+def _named(corpora: Sequence[Corpus], name: str) -> list[Corpus]:
+    if name.endswith((".yaml", ".yml")):
+        return read_recipe(Path(name))
+    exact = [corpus for corpus in corpora if corpus.name == name]
+    family = [corpus for corpus in _enabled(corpora) if corpus.name.startswith(f"{name}-")]
+    if not exact and not family:
+        names = [corpus.name for corpus in corpora]
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UsageError(f"no corpus '{name}'{hint} (`codecctl download --list` shows all corpora)")
+    return exact or family
+
+
+def _enabled(corpora: Iterable[Corpus]) -> list[Corpus]:
+    return [corpus for corpus in corpora if corpus.enabled]
+
+
+def _states(layout: Layout, what: Literal["speaker", "language"]) -> bool:
+    """Whether the layout states speaker or language of a recording."""
+    column = (layout.table and getattr(layout.table, what)) or (layout.parquet and getattr(layout.parquet, what))
+    constant = layout.speaker if what == "speaker" else None
+    return bool(column or constant or (layout.pattern and f"(?P<{what}>" in layout.pattern))
+
+
+def _override(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        merged[key] = _override(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _replace_part(value: Any, part: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("{part}", part)
+    if isinstance(value, list):
+        return [_replace_part(item, part) for item in value]
+    return {key: _replace_part(item, part) for key, item in value.items()} if isinstance(value, dict) else value
+
+
+def _parse(values: dict[str, Any], *, source: str) -> Corpus:
+    try:
+        return Corpus.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{source}: {first_problem(error)}") from None
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first problem, by its dotted key, on one line."""
+    problems = error.errors(include_url=False)
+    # A mistyped key is also reported as missing; the mistyped one helps more.
+    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
+    sections = set(_sections(Corpus))
+    kinds = {
+        kind
+        for section in sections
+        if "kind" in section.model_fields
+        for kind in get_args(section.model_fields["kind"].annotation)
+    }
+    key = ".".join(str(part) for part in first["loc"] if part not in kinds) or "recipe"
+    if first["type"] == "extra_forbidden":
+        keys = sorted({name for section in sections for name in section.model_fields})
+        near = difflib.get_close_matches(str(first["loc"][-1]), keys, n=1, cutoff=0.5)
+        return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key}: {message[:1].lower()}{message[1:]}"
+
+
+def _sections(annotation: Any) -> Iterator[type[Section]]:
+    """The sections in a type and, recursively, in their fields."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+        for field in annotation.model_fields.values():
+            yield from _sections(field.annotation)
+    for argument in get_args(annotation):
+        yield from _sections(argument)

@@ -1,0 +1,225 @@
+"""The results of all units -> one manifest, one index, one list of rejected recordings, and the report."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from codecctl.config.schema import DataConfig
+from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, parse_utterance, read_manifest, to_line
+from codecctl.data.prepare.splits import Group, assign_splits
+from codecctl.data.prepare.units import UnitFiles
+from codecctl.data.shards import ROW, Index, read_about, write_index
+from codecctl.data.tables import read_records
+from codecctl.errors import CodecctlError
+from codecctl.files import write_json, write_lines
+
+_REPORTED = ("split", "dataset", "language", "speaker", "licence")
+_LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
+
+
+def _seconds_by() -> dict[str, dict[str, float]]:
+    return {key: defaultdict(float) for key in (*_REPORTED, "bandwidth", "level")}
+
+
+@dataclass
+class PrepareReport:
+    """What a prepared folder holds, and what was rejected."""
+
+    n_utterances: int = 0
+    n_rejected: int = 0
+    seconds: float = 0.0
+    # split, dataset, language, speaker, licence -> name -> seconds, "unknown" where a source does not state it;
+    # bandwidth, level -> a range such as "7 to 8 kHz" -> seconds, in rising order
+    seconds_by: dict[str, dict[str, float]] = field(default_factory=_seconds_by)
+    rejected: Counter[str] = field(default_factory=Counter)  # reason -> recordings
+    notes: list[str] = field(default_factory=list)  # lines on what was found and how lists matched
+    n_units_done: int = 0  # in this run
+    n_units_left: int = 0  # for other jobs; until they are done the index is not written
+
+
+def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareReport:
+    """Write index, manifest and `rejected.jsonl` of a folder whose units are all done."""
+    report, rows, groups = PrepareReport(), _RowCollector(), _Groups()
+    before, groups.divided = _splits_before(out, config)
+    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups))
+    if len(groups.found) == 1 and report.n_utterances > 1 and config.validation_share > 0:
+        groups = _divide(out, names, groups, report)
+    splits = assign_splits(groups.found, seed=config.split_seed, share=config.validation_share, before=before)
+
+    def lines() -> Iterator[str]:
+        for record, reason in _records(out, names):
+            if reason is None:
+                split = splits[groups.name_of(record)]
+                utterance = parse_utterance({**record, "split": split}, where=record["where"])
+                rows.add(utterance)
+                _count(report, utterance)
+                yield to_line(utterance)
+
+    write_lines(out / "manifest.jsonl", lines())
+    index = rows.index()
+    write_index(out, index, split_seed=config.split_seed, validation_share=config.validation_share)
+    for key in ("bandwidth", "level"):
+        ranges = sorted(report.seconds_by[key].items(), key=lambda item: int(item[0].split()[0]))
+        report.seconds_by[key] = dict(ranges)
+    write_json(out / "report.json", {key: getattr(report, key) for key in _LASTING})
+    _tidy(out, set(index.shards))
+    return report
+
+
+@dataclass
+class _Groups:
+    """What is in one split as a whole: the utterances of a speaker. An utterance whose speaker is unknown or `divided`
+    is a group of its own."""
+
+    found: dict[str, Group] = field(default_factory=dict)
+    divided: set[str] = field(default_factory=set)
+
+    def name_of(self, record: Mapping[str, Any]) -> str:
+        speaker: str | None = record["speaker"]
+        return record["id"] if not speaker or speaker in self.divided else speaker
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        group = self.found.setdefault(self.name_of(record), Group(record["language"]))
+        group.seconds += record["n_samples"] / SAMPLE_RATE
+
+
+def _divide(out: Path, names: Sequence[str], groups: _Groups, report: PrepareReport) -> _Groups:
+    """The utterances of a single speaker as groups; they stay so if other speakers come later."""
+    (speaker,) = groups.found
+    report.notes.append(
+        f"{out}: all recordings have one speaker, '{speaker}': the validation split is by recording, and its scores do "
+        "not show how a codec does with other speakers"
+    )
+    divided = _Groups(divided={*groups.divided, speaker})
+    for record, reason in _records(out, names):
+        if reason is None:
+            divided.add(record)
+    return divided
+
+
+def _splits_before(out: Path, config: DataConfig) -> tuple[dict[str, Split], set[str]]:
+    """The split of each speaker and utterance in the last run if seed and share are the same, and the speakers who were
+    in both splits."""
+    splits: dict[str, Split] = {}
+    divided: set[str] = set()
+    try:
+        about = read_about(out)
+        if (about["split_seed"], about["validation_share"]) == (config.split_seed, config.validation_share):
+            for utterance in read_manifest(out / "manifest.jsonl"):
+                speaker = utterance.speaker or utterance.id
+                if splits.setdefault(speaker, utterance.split) != utterance.split:
+                    divided.add(speaker)
+                splits[utterance.id] = utterance.split
+    except (CodecctlError, KeyError):
+        pass  # the first run
+    return splits, divided
+
+
+def _records(out: Path, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], str | None]]:
+    """(record, None) for each item that is kept, (record, reason) for each that is rejected.
+
+    Of items with the same samples the first is kept."""
+    first: dict[str, str] = {}
+    for name in names:
+        for where, record in read_records(UnitFiles(out, name).results):
+            reason = record.get("rejected")
+            if reason is None and (twin := first.setdefault(record["digest"], record["id"])) != record["id"]:
+                reason = f"same sound as {twin}"
+            yield {**record, "where": where}, reason
+
+
+def _rejected_lines(out: Path, names: Sequence[str], report: PrepareReport, groups: _Groups) -> Iterator[str]:
+    """The rejected recordings. Groups and counts the others on the way, since reading all results takes time."""
+    for record, reason in _records(out, names):
+        if reason is None:
+            groups.add(record)
+            report.n_utterances += 1
+        else:
+            report.n_rejected += 1
+            report.rejected[kind_of(reason)] += 1
+            line = {key: record[key] for key in ("id", "source", "dataset")} | {"reason": reason}
+            yield json.dumps(line, ensure_ascii=False) + "\n"
+
+
+def kind_of(reason: str) -> str:
+    """The reason without numbers and names, to count by: what precedes the first colon or bracket."""
+    return "duplicate" if reason.startswith("same sound as ") else reason.partition(" (")[0].partition(":")[0]
+
+
+def _tidy(out: Path, shards: set[str]) -> None:
+    """Remove shards that the index does not name, and temporary files of processes that have ended."""
+    for shard in (out / "shards").glob("*.pcm"):
+        if f"shards/{shard.name}" not in shards:
+            shard.unlink(missing_ok=True)
+    for folder in (out, out / "shards", out / "units"):
+        for part in folder.glob(".*.partial"):
+            if not _is_running(part.name.split(".")[-2]):
+                part.unlink(missing_ok=True)
+
+
+def _is_running(process: str) -> bool:
+    """Whether a process of this number runs here; one that has ended but was not waited for does not."""
+    try:
+        return "\nState:\tZ" not in Path("/proc", process, "status").read_text()
+    except OSError:
+        pass  # no such process, or no such file system
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
+
+
+def _count(report: PrepareReport, utterance: Utterance) -> None:
+    report.seconds += utterance.seconds
+    for key in _REPORTED:
+        report.seconds_by[key][getattr(utterance, key) or "unknown"] += utterance.seconds
+    n_khz, level_db = min(int(utterance.bandwidth_hz / 1000), 7), int(utterance.level_db // 10 * 10)
+    report.seconds_by["bandwidth"][f"{n_khz} to {n_khz + 1} kHz"] += utterance.seconds
+    report.seconds_by["level"][f"{level_db} to {level_db + 10} dB"] += utterance.seconds
+
+
+class _Numbers(dict[Any, int]):
+    """Numbers names in the order in which they come."""
+
+    def __missing__(self, name: Any) -> int:
+        self[name] = len(self)
+        return self[name]
+
+
+class _RowCollector:
+    """Utterances -> the index."""
+
+    def __init__(self) -> None:
+        self._names = {key: _Numbers() for key in ("shard", "dataset", "language", "licence", "speaker")}
+        self._parts: list[np.ndarray[Any, np.dtype[np.void]]] = []
+        self._rows: list[tuple[Any, ...]] = []
+
+    def add(self, utterance: Utterance) -> None:
+        numbers = {
+            key: self._names[key][getattr(utterance, key)] for key in ("shard", "dataset", "language", "licence")
+        }
+        speaker = (utterance.dataset, utterance.speaker, utterance.speaker or utterance.id)
+        numbers |= {"speaker": self._names["speaker"][speaker], "split": SPLITS.index(utterance.split)}
+        self._rows.append(tuple(numbers[key] if key in numbers else getattr(utterance, key) for key in ROW.names or ()))
+        if len(self._rows) == 10_000:
+            self._pack()
+
+    def _pack(self) -> None:
+        self._parts.append(np.array(self._rows, ROW))
+        self._rows = []
+
+    def index(self) -> Index:
+        self._pack()
+        names = {key: tuple(numbers) for key, numbers in self._names.items()}
+        return Index(np.concatenate(self._parts), names["shard"], names["dataset"], names["language"], names["licence"])

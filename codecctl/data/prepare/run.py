@@ -1,0 +1,185 @@
+"""Prepare sources into a folder.
+
+The work is divided into units (`units.py`): each is decoded into one shard of its own and marked when done; then all
+results are merged (`merge.py`). So a killed run continues where it was, and a second run does only what is new.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+
+from codecctl.audio.files import Audio, AudioReader, to_pcm16
+from codecctl.audio.resample import Resampler
+from codecctl.config.schema import DataConfig
+from codecctl.data.download.corpus import find_corpora
+from codecctl.data.manifest import SAMPLE_RATE
+from codecctl.data.prepare.checks import Measurement, find_fault
+from codecctl.data.prepare.items import AudioItem
+from codecctl.data.prepare.merge import PrepareReport, merge_units
+from codecctl.data.prepare.parquet import read_row_group
+from codecctl.data.prepare.sources import read_source
+from codecctl.data.prepare.units import UnitFiles, plan_units, read_unit, source_name, unit_names
+from codecctl.data.shards import ShardWriter, read_about
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import write_lines
+from codecctl.workers import mark_done, run_units
+
+Progress = Callable[[int, int], None]  # items done, items in all
+
+_RULES = 6  # raised when the same input is to give another output: then everything is prepared anew
+
+
+def prepare(
+    sources: Sequence[str | Path],
+    out: str | Path,
+    config: DataConfig,
+    *,
+    n_workers: int = 1,
+    executor: str = "processes",
+    shard: tuple[int, int] = (1, 1),
+    on_progress: Progress | None = None,
+) -> PrepareReport:
+    """Prepare these sources (see `sources.py`) into `out`, in addition to what it holds.
+
+    A folder of downloaded corpora stands for all of them. A rejected recording is a line of `OUT/rejected.jsonl`.
+    `shard` = (i, n) does every n-th unit; the job that finds all of them done writes the index. Raises `CodecctlError`
+    if a source is missing, cannot be listed or holds no audio, if every recording is rejected, and if an older version
+    prepared `out`.
+    """
+    out, notes = Path(out), list[str]()
+    if (out / "prepared.json").is_file():
+        read_about(out)
+    for path in _expand(sources):
+        name = source_name(out, path)  # depends on the sources that are planned already
+        plan_units(out, name, path, read_source(path, name, note=notes.append))
+    names = unit_names(out)
+    hashes, counts = {}, {}
+    for name in names:
+        unit = read_unit(out, name)
+        hashes[name], counts[name] = unit.input_hash(_settings(config)), len(unit.items)
+    own = names[shard[0] - 1 :: shard[1]]
+    todo = [(name, hashes[name]) for name in own if not UnitFiles(out, name).is_done(hashes[name])]
+    n_all, n_done = sum(counts[name] for name, _ in todo), 0
+    work = partial(prepare_unit, out=out, config=config)
+    for (name, _), _ in run_units(work, todo, n_workers=n_workers, executor=executor):
+        n_done += counts[name]
+        if on_progress:
+            on_progress(n_done, n_all)
+    n_left = sum(not UnitFiles(out, name).is_done(hashes[name]) for name in names)
+    report = PrepareReport() if n_left else merge_units(out, names, config)
+    report.n_units_done, report.n_units_left = len(todo), n_left
+    report.notes[:0] = notes
+    if not n_left and not report.n_utterances:
+        raise CodecctlError(f"{out}: every recording was rejected; see {out / 'rejected.jsonl'} for the reasons")
+    return report
+
+
+def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> None:
+    """Decode, check and store the items of one unit, then mark it as done; `todo` is its name and input hash."""
+    name, input_hash = todo
+    # glibc adapts to the first large array that is freed: it then keeps the memory of smaller ones for the next item
+    # instead of returning it to the system and asking for it again, which costs a tenth of the time.
+    np.empty(1 << 24, np.uint8)
+    unit, files = read_unit(out, name), UnitFiles(out, name)
+    with ShardWriter(files.shard) as writer:
+        opener = _Opener(unit.root)
+        records = [_prepare_item(item, opener, writer, config) for item in unit.items]
+    shard = f"shards/{writer.path.name}" if writer.path else None
+    for record in records:
+        if "rejected" not in record:
+            record["shard"] = shard
+    write_lines(files.results, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    mark_done(files.marker, input_hash, shard=shard)
+
+
+class _Opener:
+    """Opens the items of a unit; keeps the row group that was read last."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = str(root)
+        self._part: tuple[str, int] | None = None
+        self._cells: list[tuple[bytes | None, str]] = []
+        self.name = ""  # of the item opened last, as it starts the messages about it
+
+    def open(self, item: AudioItem) -> AudioReader:
+        self.name = item.place
+        if item.fault:
+            raise CodecctlError(item.fault)
+        if item.part is None:
+            # Text, since there may be a million files: pathlib takes as long as opening the file.
+            path = os.path.join(self._root, item.file or item.place)
+            return AudioReader(path, name=item.place, raw_rate=item.raw_rate)
+        if item.part != self._part:
+            self._cells = read_row_group(Path(self._root, item.part[0]), item.part[1], item.column or "")
+            self._part = item.part
+        data, file_name = self._cells[item.row or 0]
+        if not data:
+            raise CodecctlError("holds no audio: the bytes are missing")
+        self.name += PurePath(file_name).suffix  # the reader goes by it where the bytes do not show the format
+        return AudioReader(data, name=self.name)
+
+
+def _prepare_item(item: AudioItem, opener: _Opener, writer: ShardWriter, config: DataConfig) -> dict[str, Any]:
+    """Write one item to the shard; returns its line of the unit's results."""
+    about = {"id": item.id, "source": item.place, "dataset": item.dataset}
+    writer.start()
+    try:
+        with opener.open(item) as reader:
+            measured, info = _copy(reader, item, writer), reader.info
+    except UsageError:
+        raise  # a package is missing
+    except CodecctlError as error:
+        writer.drop()
+        return {**about, "rejected": str(error).removeprefix(opener.name).lstrip(": ")}
+    if fault := find_fault(measured, config):
+        writer.drop()
+        return {**about, "rejected": fault}
+    return {
+        **about,
+        "language": item.language,
+        "speaker": item.speaker,
+        "licence": item.licence,
+        "text": item.text,
+        "native_sample_rate": item.native_rate or info.sample_rate,
+        "lossy": item.lossy or info.lossy,
+        "bandwidth_hz": measured.bandwidth_hz,
+        "level_db": round(measured.level_db, 2),
+        "clipping": round(measured.clipping, 6),
+        "first_sample": writer.first_sample,
+        "n_samples": measured.n_samples,
+        "digest": writer.keep(),
+    }
+
+
+def _copy(reader: AudioReader, item: AudioItem, writer: ShardWriter) -> Measurement:
+    """Decode, mix down and resample one item into the shard, in constant memory."""
+    measured, resampler = Measurement(), Resampler(reader.sample_rate, SAMPLE_RATE)
+    for block in reader.blocks(start_seconds=item.start_seconds or 0.0, n_seconds=item.n_seconds):
+        measured.add_source(block, reader.lows, reader.highs)
+        _store(resampler.push(reader.to_mono(block)), measured, writer)
+    _store(resampler.flush(), measured, writer)
+    return measured
+
+
+def _store(audio: Audio, measured: Measurement, writer: ShardWriter) -> None:
+    """`[1, L]` at 16 kHz, to the measurement and the shard."""
+    measured.add(audio[0])
+    writer.append(to_pcm16(audio[0]))
+
+
+def _expand(sources: Iterable[str | Path]) -> Iterator[Path]:
+    """A folder that holds downloaded corpora stands for each of them."""
+    for source in map(Path, sources):
+        yield from (source.is_dir() and find_corpora(source)) or [source]
+
+
+def _settings(config: DataConfig) -> list[Any]:
+    """What a unit's result depends on besides its items."""
+    return [_RULES, config.min_seconds, config.max_clipping]

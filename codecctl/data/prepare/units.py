@@ -1,0 +1,173 @@
+"""Units of preparation: some hundred items each, the same ones in every run, so that only new ones are prepared.
+
+`OUT/units/NAME.json` lists the items of a unit, `NAME.jsonl` their results, and `NAME.done` marks it as done, with a
+hash of its input. An item stays in its unit; new items make new units after the old ones.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from operator import attrgetter
+from os.path import splitext
+from pathlib import Path
+from typing import Any
+
+from codecctl.audio import pyav
+from codecctl.data.prepare.items import AudioItem
+from codecctl.errors import CodecctlError
+from codecctl.files import read_json, write_lines
+from codecctl.workers import hash_of, is_done
+
+_FIELDS = tuple(field.name for field in fields(AudioItem))
+_values = attrgetter(*_FIELDS)
+_MOST_FILES = 250
+_MOST_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Items of one source that are prepared into one shard."""
+
+    name: str
+    source: str  # its name
+    origin: str  # its path
+    items: list[AudioItem]
+
+    @property
+    def root(self) -> Path:
+        """The folder that the items' places are below."""
+        origin = Path(self.origin)
+        return origin if origin.is_dir() else origin.parent
+
+    def input_hash(self, settings: Any) -> str:
+        """Changes with any item, what is known of it, any setting of `prepare`, and when a decoder that the unit needs
+        is installed."""
+        needs_av = any(splitext(item.file or item.place)[1].lower() in pyav.SUFFIXES for item in self.items)
+        return hash_of(list(map(_as_json, self.items)), settings, needs_av and find_spec("av") is not None)
+
+
+@dataclass(frozen=True)
+class UnitFiles:
+    """The paths of a unit's files."""
+
+    out: Path
+    name: str
+
+    @property
+    def spec(self) -> Path:
+        return self.out / "units" / f"{self.name}.json"
+
+    @property
+    def results(self) -> Path:
+        return self.out / "units" / f"{self.name}.jsonl"
+
+    @property
+    def marker(self) -> Path:
+        return self.out / "units" / f"{self.name}.done"
+
+    @property
+    def shard(self) -> Path:
+        """Without the hash and suffix that it gets when it is written."""
+        return self.out / "shards" / self.name
+
+    def is_done(self, input_hash: str) -> bool:
+        if not is_done(self.marker, input_hash):
+            return False
+        shard = read_json(self.marker).get("shard")
+        return shard is None or (self.out / shard).is_file()
+
+    def remove(self) -> None:
+        for path in (self.marker, self.results, self.spec):
+            path.unlink(missing_ok=True)
+
+
+def unit_names(out: Path) -> list[str]:
+    """All units of a prepared folder, in order."""
+    return sorted(path.stem for path in (out / "units").glob("*.json"))
+
+
+def read_unit(out: Path, name: str) -> Unit:
+    """A unit from its spec. Raises `CodecctlError` if that is damaged."""
+    path = UnitFiles(out, name).spec
+    try:
+        spec = json.loads(path.read_text(encoding="utf-8"))
+        return Unit(name, spec["source"], spec["origin"], [AudioItem(**item) for item in spec["items"]])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CodecctlError(f"{path}: cannot be read ({error}); remove it and run prepare again") from None
+
+
+def source_name(out: Path, origin: Path) -> str:
+    """A name for a source: its own, with those of its parents before it where another source has that name."""
+    taken = _origins(out)
+    path = origin.resolve()
+    own = [*path.parent.parts, path.name if path.is_dir() else path.stem]
+    parts = [re.sub(r"[^\w.-]+", "_", part) for part in own if part != path.anchor]
+    for n_parts in range(1, len(parts) + 1):
+        name = "-".join(parts[-n_parts:])
+        if taken.get(name, str(path)) == str(path):
+            return name
+    raise CodecctlError(f"{origin}: another source of this name was prepared into {out}; rename the folder")
+
+
+def plan_units(out: Path, source: str, origin: Path, items: Iterable[AudioItem]) -> list[str]:
+    """Assign every item of a source to a unit and write the units' specs; returns their names.
+
+    Items that are gone leave their unit; a unit without items is removed.
+    """
+    (out / "units").mkdir(parents=True, exist_ok=True)
+    (out / "shards").mkdir(exist_ok=True)
+    new = {item.place: item for item in items}
+    names = []
+    for name in _names_of(out, source):
+        known = [new.pop(old.place) for old in read_unit(out, name).items if old.place in new]
+        if known:
+            _write_unit(out, Unit(name, source, str(origin.resolve()), known))
+            names.append(name)
+        else:
+            UnitFiles(out, name).remove()
+    last = max((int(name.rpartition("-")[2]) for name in names), default=0)
+    for number, part in enumerate(_parts(new.values()), start=last + 1):
+        names.append(f"{source}-{number:05d}")
+        _write_unit(out, Unit(names[-1], source, str(origin.resolve()), part))
+    return names
+
+
+def _parts(items: Iterable[AudioItem]) -> Iterator[list[AudioItem]]:
+    """Parts of bounded size; items that are read together (`AudioItem.part`) are not separated."""
+    part: list[AudioItem] = []
+    n_bytes = 0
+    for item in items:
+        is_full = len(part) >= _MOST_FILES or n_bytes + item.n_bytes > _MOST_BYTES
+        if part and is_full and (item.part is None or item.part != part[-1].part):
+            yield part
+            part, n_bytes = [], 0
+        part.append(item)
+        n_bytes += item.n_bytes
+    if part:
+        yield part
+
+
+def _names_of(out: Path, source: str) -> list[str]:
+    return [name for name in unit_names(out) if name.rpartition("-")[0] == source]
+
+
+def _origins(out: Path) -> dict[str, str]:
+    """Each source that was prepared into this folder, and its path."""
+    first = {name.rpartition("-")[0]: name for name in reversed(unit_names(out))}
+    return {source: read_unit(out, name).origin for source, name in first.items()}
+
+
+def _as_json(item: AudioItem) -> dict[str, Any]:
+    return {name: value for name, value in zip(_FIELDS, _values(item), strict=True) if value is not None}
+
+
+def _write_unit(out: Path, unit: Unit) -> None:
+    spec = {"source": unit.source, "origin": unit.origin, "items": list(map(_as_json, unit.items))}
+    path = UnitFiles(out, unit.name).spec
+    text = json.dumps(spec, ensure_ascii=False) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+        write_lines(path, [text])

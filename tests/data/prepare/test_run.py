@@ -1,0 +1,136 @@
+"""Any folder becomes checked shards; bad files are named; a second run does only what is new; a killed one goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from codecctl.config.schema import DataConfig
+from codecctl.data.crops import read_utterance
+from codecctl.data.manifest import read_manifest
+from codecctl.data.prepare import prepare
+from codecctl.errors import CodecctlError
+
+CONFIG = DataConfig(validation_share=0.3)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    """All that a reader of a prepared folder sees."""
+    files = [path for path in out.rglob("*") if path.is_file() and "units" not in path.parts]
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+def test_any_format_rate_and_channels(tmp_path: Path, speech_files: list[Path]) -> None:
+    (tmp_path / "raw").mkdir()
+    speech, rate = soundfile.read(speech_files[0], dtype="float32")
+    stereo = np.stack([speech, speech], axis=1)
+    for name, data, options in [
+        ("a.wav", speech, {"subtype": "PCM_24"}), ("b.flac", stereo * 0.5, {}),
+        ("c.ogg", speech, {}), ("d.mp3", stereo, {}),
+    ]:  # fmt: skip
+        soundfile.write(tmp_path / "raw" / name, data, rate, **options)
+    prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)
+    found = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    assert [utterance.lossy for utterance in found] == [None, None, "vorbis", "mp3"]
+    for utterance, gain in zip(found, (1, 0.5, 1, 1), strict=True):
+        audio = read_utterance(tmp_path / "out", utterance)[0].numpy()
+        assert abs(utterance.n_samples - len(speech)) <= 2000  # MP3 pads
+        if utterance.lossy is None:
+            np.testing.assert_allclose(audio, gain * speech, atol=1 / 32_768)
+        assert utterance.level_db == pytest.approx(20 * np.log10(gain * np.sqrt(np.mean(speech**2))), abs=0.5)
+
+
+def test_bad_files_are_named_and_counted(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+    raw = make_recordings("raw", {"ann": [1.0, 2.0], "bob": [1.0]})
+    (raw / "ann" / "picture.wav").write_bytes(b"\xff\xd8\xff\xe0JFIF" * 90)
+    (raw / "ann" / "empty.flac").touch()
+    soundfile.write(raw / "bob" / "short.wav", np.full(800, 0.1), 16_000)
+    soundfile.write(raw / "bob" / "silent.wav", np.zeros(16_000), 16_000)
+    soundfile.write(raw / "bob" / "nan.wav", np.full(16_000, np.nan), 16_000, subtype="FLOAT")
+    shutil.copy(raw / "ann" / "0.wav", raw / "bob" / "copy.wav")
+    report = prepare([raw], tmp_path / "out", CONFIG)
+    assert (report.n_utterances, report.n_rejected) == (3, 6)
+    rejected = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").read_text().splitlines()]
+    reasons = {line["source"]: line["reason"] for line in rejected}
+    expected = {
+        "ann/picture.wav": "not audio (a JPEG image)", "ann/empty.flac": "is empty", "bob/short.wav": "too short",
+        "bob/silent.wav": "silent", "bob/nan.wav": "holds NaN", "bob/copy.wav": "same sound as raw/ann/0",
+    }  # fmt: skip
+    assert reasons.keys() == expected.keys()
+    assert all(reasons[source].startswith(reason) for source, reason in expected.items())
+    assert report.seconds == pytest.approx(4.0)
+
+
+def test_a_list_beside_the_folder_tells(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+    raw = make_recordings("raw", {"x": [1.0, 1.0, 1.0, 1.0]})
+    rows = [
+        "id\tspeaker\tlanguage\tlicence\tnative_rate",
+        'x/0\tann "a"\tte\tCC0-1.0\t48000',
+        "x/1\tbob\ten\t\t",
+        'x/2\tann "a"\tte\tCC0-1.0\t48000',
+    ]
+    (tmp_path / "raw.tsv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    prepare([raw], tmp_path / "out", CONFIG)
+    found = {utterance.id: utterance for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    first, other, untold = found["raw/x/0"], found["raw/x/1"], found["raw/x/3"]
+    assert (first.speaker, first.language, first.licence, first.native_sample_rate) == (
+        'ann "a"',
+        "te",
+        "CC0-1.0",
+        48_000,
+    )
+    assert (other.speaker, other.language, other.licence, other.native_sample_rate) == ("bob", "en", None, 16_000)
+    assert untold.speaker is None
+    # one speaker's clips lie one behind the other
+    assert found["raw/x/2"].first_sample == first.first_sample + first.n_samples
+
+
+def test_no_speaker_is_in_both_splits(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+    raw = make_recordings("raw", {f"speaker {number}": [0.3] * 3 for number in range(12)})
+    prepare([raw], tmp_path / "out", CONFIG)
+    found = {(utterance.speaker, utterance.split) for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    assert len(found) == 12
+    assert {split for _, split in found} == {"train", "validation"}
+
+
+def test_only_what_is_new_is_done(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+    raw = make_recordings("raw", {"ann": [1.0], "bob": [1.0], "cid": [1.0]})
+    assert prepare([raw], tmp_path / "out", CONFIG).n_units_done == 1
+    before = contents(tmp_path / "out")
+    assert prepare([raw], tmp_path / "out", CONFIG).n_units_done == 0
+    assert contents(tmp_path / "out") == before
+    splits = {utterance.id: utterance.split for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    make_recordings("more", {"dan": [1.0], "eve": [1.0]}, seed=1)
+    make_recordings("raw/fay", {"": [1.0]}, seed=2)
+    report = prepare([raw, tmp_path / "more"], tmp_path / "out", CONFIG)
+    assert (report.n_units_done, report.n_utterances) == (2, 6)
+    after = {utterance.id: utterance.split for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    assert after | splits == after
+    (raw / "ann" / "0.wav").unlink()
+    assert prepare([raw], tmp_path / "out", CONFIG).n_utterances == 5
+    assert len(list((tmp_path / "out" / "shards").iterdir())) == 3
+
+
+def test_two_sources_of_one_name(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+    first = make_recordings("a/train", {"ann": [1.0], "bob": [1.0]})
+    second = make_recordings("b/train", {"cid": [1.0]}, seed=1)
+    prepare([first, second], tmp_path / "out", CONFIG)
+    ids = {utterance.id for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
+    assert ids == {"train/ann/0", "train/bob/0", "b-train/cid/0"}
+
+
+def test_nothing_to_prepare(tmp_path: Path) -> None:
+    with pytest.raises(CodecctlError, match="nowhere: no such file or folder"):
+        prepare([tmp_path / "nowhere"], tmp_path / "out", CONFIG)
+    (tmp_path / "raw").mkdir()
+    with pytest.raises(CodecctlError, match="raw: no recordings in it"):
+        prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)
+    (tmp_path / "raw" / "a.wav").touch()
+    with pytest.raises(CodecctlError, match=r"every recording was rejected; see .*rejected\.jsonl"):
+        prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)

@@ -1,0 +1,163 @@
+"""Every kind of source tells the same of the same recordings."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from codecctl.config.schema import DataConfig
+from codecctl.data.crops import read_utterance
+from codecctl.data.manifest import Utterance, read_manifest
+from codecctl.data.prepare import prepare
+from codecctl.data.prepare.sources import read_source
+from codecctl.errors import CodecctlError
+
+CONFIG = DataConfig(min_seconds=0.1, validation_share=0)
+
+
+def noise(seconds: float, seed: int = 0) -> np.ndarray:
+    return 0.1 * np.random.default_rng(seed).standard_normal(round(seconds * 16_000))
+
+
+def prepared(source: Path, out: Path) -> dict[str, Utterance]:
+    prepare([source], out, CONFIG)
+    return {utterance.id: utterance for utterance in read_manifest(out / "manifest.jsonl")}
+
+
+def test_a_jsonl_list_with_stretches(tmp_path: Path) -> None:
+    (tmp_path / "audio").mkdir()
+    soundfile.write(tmp_path / "audio" / "a.wav", noise(3), 16_000)
+    soundfile.write(tmp_path / "b.flac", noise(1, 1), 16_000)
+    lines = [
+        {"audio_filepath": "audio/a.wav", "offset": 0.5, "duration": 1.0, "speaker": "ann", "lang": "te", "text": "x"},
+        {"audio_filepath": "audio/a.wav", "offset": 2.0, "speaker": "ann"},
+        {"audio_filepath": str(tmp_path / "b.flac"), "duration": 1.0, "dataset": "other", "license": "CC0-1.0"},
+        {"audio_filepath": "gone.wav", "duration": 1.0},
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = prepared(tmp_path / "list.jsonl", tmp_path / "out")
+    stretch, rest = found["list/audio/a@0.5"], found["list/audio/a@2"]
+    assert (stretch.seconds, stretch.speaker, stretch.language, rest.seconds) == (1.0, "ann", "te", 1.0)
+    audio = read_utterance(tmp_path / "out", stretch)[0].numpy()
+    np.testing.assert_allclose(audio, noise(3)[8000:24_000], atol=1 / 32_768)
+    assert next(u for u in found.values() if u.dataset == "other").licence == "CC0-1.0"
+    assert "gone.wav" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
+def test_a_broken_list_is_named_by_its_line(tmp_path: Path) -> None:
+    for line, message in [
+        ('{"duration": 1}', "'audio_filepath' is missing"),
+        ('{"path": "a", "offset": "x"}', "'offset'"),
+    ]:
+        (tmp_path / "list.jsonl").write_text(line)
+        with pytest.raises(CodecctlError, match=rf"list\.jsonl:1: .*{message}"):
+            read_source(tmp_path / "list.jsonl", "list", note=print)
+
+
+def make_parquet(path: Path, tmp_path: Path, *, rows: int, row_group_size: int) -> None:
+    import pyarrow
+    from pyarrow import parquet
+
+    cells = []
+    for row in range(rows):
+        soundfile.write(tmp_path / "cell.flac", noise(0.2 + 0.1 * row, row), 16_000)
+        cells.append({"bytes": (tmp_path / "cell.flac").read_bytes(), "path": f"{row}.flac"})
+    cells[2] = {"bytes": b"no audio", "path": "2.flac"}
+    cells[3] = {"bytes": None, "path": "3.flac"}
+    columns = {"audio": cells, "speaker_id": [row % 2 for row in range(rows)], "text": ["x"] * rows}
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=row_group_size)
+
+
+def test_parquet_with_audio_inside(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "hub" / "data").mkdir(parents=True)
+    make_parquet(tmp_path / "hub" / "data" / "train.parquet", tmp_path, rows=10, row_group_size=4)
+    found = prepared(tmp_path / "hub", tmp_path / "out")
+    assert sorted(found) == [f"hub/data/train#{row:07d}" for row in (0, 1, 4, 5, 6, 7, 8, 9)]
+    for row in (0, 5, 9):
+        utterance = found[f"hub/data/train#{row:07d}"]
+        assert (utterance.speaker, utterance.dataset) == (str(row % 2), "hub")
+        audio = read_utterance(tmp_path / "out", utterance)[0].numpy()
+        np.testing.assert_allclose(audio, noise(0.2 + 0.1 * row, row), atol=1 / 32_768)
+    four, six = found["hub/data/train#0000004"], found["hub/data/train#0000006"]
+    assert six.first_sample == four.first_sample + four.n_samples  # a row group's speakers lie together
+    reasons = (tmp_path / "out" / "rejected.jsonl").read_text()
+    assert "the bytes are missing" in reasons
+    assert "not audio (a text file)" in reasons
+
+
+def test_a_broken_parquet_file_is_rejected_alone(tmp_path: Path) -> None:
+    pytest.importorskip("pyarrow")
+    (tmp_path / "hub").mkdir()
+    make_parquet(tmp_path / "hub" / "good.parquet", tmp_path, rows=5, row_group_size=5)
+    (tmp_path / "hub" / "bad.parquet").write_bytes((tmp_path / "hub" / "good.parquet").read_bytes()[:-100])
+    assert len(prepared(tmp_path / "hub", tmp_path / "out")) == 3
+    assert "cannot be read as Parquet" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
+def test_what_only_pyav_reads(tmp_path: Path, speech_files: list[Path]) -> None:
+    av = pytest.importorskip("av")
+    (tmp_path / "raw").mkdir()
+    speech, rate = soundfile.read(speech_files[0], dtype="float32")
+    for name, codec in [("a.m4a", "aac"), ("b.g722", "g722")]:
+        with av.open(str(tmp_path / "raw" / name), "w", format=None if codec == "aac" else codec) as container:
+            stream = container.add_stream(codec, rate=rate, layout="mono")
+            frame = av.AudioFrame.from_ndarray(speech[None], format="fltp", layout="mono")
+            frame.sample_rate = rate
+            fit = av.AudioResampler(stream.format, "mono", rate, stream.codec_context.frame_size or None)
+            for part in [*fit.resample(frame), *fit.resample(None)]:
+                container.mux(stream.encode(part))
+            container.mux(stream.encode(None))
+    (np.rint(speech * 32_767).astype("<i2")).tofile(tmp_path / "raw" / "c.sln16")
+    (tmp_path / "raw" / "bad.m4a").write_bytes(b"\0\0\0\x20ftypM4A " + bytes(500))
+    found = prepared(tmp_path / "raw", tmp_path / "out")
+    assert {key: utterance.lossy for key, utterance in found.items()} == {
+        "raw/a": "aac",
+        "raw/b": "g722",
+        "raw/c": None,
+    }
+    for utterance in found.values():
+        assert abs(utterance.n_samples - len(speech)) < 4096
+        assert utterance.level_db == pytest.approx(10 * np.log10(np.mean(speech**2)), abs=0.5)
+
+
+def test_a_downloaded_corpus_tells_by_its_recipe(tmp_path: Path) -> None:
+    from codecctl.data.download.corpus import MARKER_NAME, Marker
+    from codecctl.data.download.recipes import Corpus
+
+    corpus = Corpus.model_validate({
+        "name": "mini-te", "title": "A corpus of two", "languages": ["te"],
+        "licence": {"name": "CC-BY-4.0", "url": "x"},
+        "source": {"kind": "http", "addresses": ["http://localhost/{name}"], "files": [{"name": "a.tar"}]},
+        "layout": {"audio": "**/*.wav", "pattern": "(?P<speaker>[^/_]+)_[^/]*$", "lossy": "aac"},
+        "verified": {"address": "U", "files": "U", "licence": "U", "layout": "U", "speaker": "U"},
+    })  # fmt: skip
+    folder = tmp_path / "raw" / "mini-te"
+    (folder / "wavs").mkdir(parents=True)
+    for number, name in enumerate(("ann_1", "bob_1", "ann_2")):
+        soundfile.write(folder / "wavs" / f"{name}.wav", noise(1, number), 16_000)
+    marker = Marker(corpus=corpus, files=(), n_audio_files=3, finished="2026-01-01")
+    (folder / MARKER_NAME).write_text(marker.model_dump_json())
+    found = prepared(tmp_path / "raw", tmp_path / "out")
+    one = found["mini-te/wavs/ann_1"]
+    assert (one.speaker, one.language, one.licence, one.lossy) == ("ann", "te", "CC-BY-4.0", "aac")
+    assert found["mini-te/wavs/ann_2"].first_sample == one.first_sample + one.n_samples
+
+
+def test_here_is_a_source_like_any_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "raw" / "ann").mkdir(parents=True)
+    soundfile.write(tmp_path / "raw" / "ann" / "a.wav", noise(1), 16_000)
+    monkeypatch.chdir(tmp_path / "raw")
+    (one,) = prepared(Path("."), tmp_path / "out").values()
+    assert (one.id, one.source, one.speaker) == ("raw/ann/a", "ann/a.wav", "ann")
+
+
+def test_half_a_download_is_no_source(tmp_path: Path) -> None:
+    (tmp_path / ".lease-1").touch()
+    soundfile.write(tmp_path / "a.wav", noise(1), 16_000)
+    with pytest.raises(CodecctlError, match="its download is not finished"):
+        read_source(tmp_path, "x", note=print)
