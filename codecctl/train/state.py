@@ -6,6 +6,7 @@ import copy
 import math
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -111,5 +112,13 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
     """The randomness of one purpose within one step: a function of its three numbers, the same wherever it is asked."""
-    mixed = (seed * 1_000_003 + step) * 7 + purpose
-    return torch.Generator().manual_seed(mixed % 2**63)
+    return torch.Generator().manual_seed(_mixed(seed, step, purpose))
+
+
+def host_generator(seed: int, step: int, purpose: int) -> np.random.Generator:
+    """As `step_generator`, for numbers that Python needs: tensors have no values while a step is planned."""
+    return np.random.default_rng(_mixed(seed, step, purpose))
+
+
+def _mixed(seed: int, step: int, purpose: int) -> int:
+    return ((seed * 1_000_003 + step) * 7 + purpose) % 2**63

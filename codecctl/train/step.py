@@ -23,7 +23,7 @@ from codecctl.train.discriminators import (
 )
 from codecctl.train.generator import Generated
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.state import TrainState, follow, schedule, step_generator
+from codecctl.train.state import TrainState, follow, host_generator, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
 
 _DROPOUT, _REVIVAL, _STRETCH = range(3)  # purposes of a step's randomness
@@ -177,8 +177,7 @@ def draw_heard(config: Config, step: int, n_samples: int) -> slice:
     if seconds is None:
         return slice(0, n_samples)
     n_heard = min(round(seconds * config.model.sample_rate), n_samples)
-    generator = step_generator(config.train.seed, step, _STRETCH)
-    start = int(torch.randint(n_samples - n_heard + 1, (), generator=generator))
+    start = int(host_generator(config.train.seed, step, _STRETCH).integers(n_samples - n_heard + 1))
     return slice(start, start + n_heard)
 
 
