@@ -193,11 +193,12 @@ class AdversarialConfig(Section):
     )
     channels: Positive = Field(32, description="of their first layers; all others in proportion")
     heard_seconds: float | None = Field(
-        None, ge=0.01, description="what they hear of each crop, a stretch drawn anew at each step; null: all"
+        1.0, ge=0.01, description="what they hear of each crop, a stretch drawn anew at each step; null: all"
     )
     start_epoch: Count = Field(5, description="epoch at whose start the codec begins to hear them")
     warmup_steps: Count = Field(1000, description="steps before that in which they learn alone")
     ramp_steps: Count = Field(5000, description="steps in which their weights rise from 0 to the full")
+    teach_every: Positive = Field(1, description="steps from one of their own to the next")
     learning_rate: float = Field(1e-4, gt=0, description="of their AdamW")
 
     @model_validator(mode="after")
@@ -301,11 +302,15 @@ class TrainConfig(Section):
     validate_every_steps: Positive = Field(5000, description="validation, and best.pt if it improved")
     checkpoint_every_steps: Positive = Field(1000, description="last.pt")
     keep_checkpoints: Positive = Field(2, description="the newest so many; best.pt comes on top")
-    roll_back_after: Positive = Field(5, description="steps in a row whose gradient is not finite")
+    roll_back_after: Positive = Field(
+        5, description="steps in a row whose gradient is not finite, seen when a log line is due"
+    )
     max_rollbacks: Count = Field(3, description="more of them stop the run")
     min_perplexity: Probability = Field(0.01, description="share of a book's size under which an alarm is given")
     stop_after_alarms: Positive = Field(20, description="lines of the log in a row with that alarm")
-    compile: bool = Field(False, description="torch.compile the networks")
+    compile: bool = Field(
+        False, description="torch.compile the residual units and transformer layers; needs a C compiler"
+    )
     gpu: GpuConfig | None = Field(None, description="set by --gpu")
 
 

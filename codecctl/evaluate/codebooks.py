@@ -40,23 +40,41 @@ class CodebookCounter:
 
     def reset(self) -> None:
         """Forget what was counted."""
-        self.counts: list[Counts] = [np.zeros(size, np.int64) for size in self.codebook_sizes]
         neighbours = zip(self.codebook_sizes, self.codebook_sizes[1:], strict=False) if self._count_pairs else ()
-        self._pairs: list[Counts] = [np.zeros(first * second, np.int64) for first, second in neighbours]
+        self._pairs = [torch.zeros(first * second, dtype=torch.int64) for first, second in neighbours]
+        self._counts = [torch.zeros(size, dtype=torch.int64) for size in self.codebook_sizes]
+
+    @property
+    def counts(self) -> list[Counts]:
+        """How often each codeword of each book was chosen. To read it waits for the device."""
+        return [count.numpy(force=True) for count in self._counts]
+
+    @counts.setter
+    def counts(self, counts: Sequence[Counts]) -> None:
+        self._counts = [torch.from_numpy(count.copy()) for count in counts]
 
     def update(self, codes: Tensor) -> None:
-        """Add codes [B, K, T] of the first K books."""
-        books = [book.reshape(-1).cpu().numpy() for book in codes.unbind(dim=1)]
-        for count, book in zip(self.counts, books, strict=False):
-            count += np.bincount(book, minlength=len(count))
+        """Add codes [B, K, T] of the first K books, on their device: the host does not wait for it."""
+        books = [book.reshape(-1) for book in codes.long().unbind(dim=1)]
+        self._counts = _moved(self._counts, codes.device)
+        self._pairs = _moved(self._pairs, codes.device)
+        ones = torch.ones(len(codes) * codes.shape[2], dtype=torch.int64, device=codes.device)
+        for count, book in zip(self._counts, books, strict=False):
+            count.index_add_(0, book, ones)
         for k, joint in enumerate(self._pairs[: max(0, len(books) - 1)]):
-            joint += np.bincount(books[k] * self.codebook_sizes[k + 1] + books[k + 1], minlength=len(joint))
+            joint.index_add_(0, books[k] * self.codebook_sizes[k + 1] + books[k + 1], ones)
 
     def stats(self) -> list[BookStats]:
         """One for each book, in order."""
-        shared: list[float | None] = [None, *map(_mutual_information, self._pairs, self.counts, self.counts[1:])]
-        shared += [None] * (len(self.counts) - len(shared))
-        return [book_stats(count, information) for count, information in zip(self.counts, shared, strict=True)]
+        counts, pairs = self.counts, [joint.numpy(force=True) for joint in self._pairs]
+        shared: list[float | None] = [None, *map(_mutual_information, pairs, counts, counts[1:])]
+        shared += [None] * (len(counts) - len(shared))
+        return [book_stats(count, information) for count, information in zip(counts, shared, strict=True)]
+
+
+def _moved(counts: list[Tensor], device: torch.device) -> list[Tensor]:
+    """The counts where the codes are; it costs something the first time only."""
+    return [count.to(device, non_blocking=True) for count in counts]
 
 
 def book_stats(counts: Counts, mutual_information_bits: float | None = None) -> BookStats:

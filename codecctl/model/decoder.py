@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from codecctl.config.schema import ModelConfig
 from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d, StreamState
-from codecctl.model.encoder import ResidualUnit, Snake
+from codecctl.model.encoder import ResidualUnit
+from codecctl.model.snake import Snake
 from codecctl.model.transformer import Transformer
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from codecctl.config.schema import ModelConfig
 from codecctl.model.causal import CausalConv1d, StreamState
+from codecctl.model.snake import Snake
 from codecctl.model.transformer import Transformer
 
 
@@ -65,14 +65,3 @@ class ResidualUnit(nn.Module):
         y: Tensor = self.dilated(self.first_activation(x), state)
         y = self.mix(self.second_activation(y), state)
         return x + y
-
-
-class Snake(nn.Module):
-    """x + sin(a x)^2 / a with a learned `a` for each channel (Ziyin et al. 2020, eq. 3)."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.alpha = nn.Parameter(torch.ones(channels, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + (self.alpha * x).sin().square() / (self.alpha + 1e-9)

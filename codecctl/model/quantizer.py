@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from codecctl.config.schema import QuantizerConfig
+from codecctl.model.tally import Won, draw_over_ranks, gather_over_ranks, sum_over_ranks, tally
 
 _ASIDE = 0.3  # of the way from a codeword to a vector that it won; at the vector itself hardly another one is won
 _LEAST_GAIN = 1e-3  # of the latents' unit: where book 1 says silence, what it leaves is nothing
@@ -191,7 +191,7 @@ class ResidualVectorQuantizer(nn.Module):
             everywhere = torch.arange(size, device=residual.device)
             book.set_codewords(everywhere, _draw(residual, size, generator), 1.0)
             for _ in range(n_iterations):
-                hits, sums = _tally(residual, book.search(residual), size)
+                hits, sums = tally(residual, book.search(residual), size)
                 empty = (hits == 0).nonzero()[:, 0]
                 book.codebook.copy_(sums / hits.clamp(min=1)[:, None])
                 book.codebook[empty] = _draw(residual, len(empty), generator)
@@ -199,54 +199,81 @@ class ResidualVectorQuantizer(nn.Module):
             codes = book.search(residual)
             residual = residual - book.lookup(codes)
             if self.config.gain and book is self.books[0]:
-                hits, powers = _tally(residual.square().mean(dim=-1, keepdim=True), codes, size)
+                hits, powers = tally(residual.square().mean(dim=-1, keepdim=True), codes, size)
                 # One more vector of the mean size each: few win, or none.
                 self.left_over.copy_((powers[:, 0] + residual.square().mean()) / (hits + 1))
                 self._set_gains()
                 residual = residual / self._gain(codes)[:, None]
 
     @torch.no_grad()
-    def update(self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, generator: torch.Generator) -> None:
+    def update(
+        self,
+        latents: Tensor,
+        codes: Tensor,
+        n_quantizers: Tensor | None,
+        generator: torch.Generator,
+        skipped: Tensor | None = None,
+    ) -> None:
         """Move every book towards the vectors it won in one step, and revive dead codewords.
 
         `latents` [B, D, T] and `codes` [B, K, T] as the forward pass had them, `n_quantizers` [B] likewise. Sums are
         taken over all processes, and what is drawn is drawn alike on all (the same `generator` state), so the books
-        stay equal everywhere.
+        stay equal everywhere. Where `skipped` [] is true, nothing changes. No value is read on the host.
         """
+        before = {name: buffer.clone() for name, buffer in self.named_buffers()}
+        learns = codes.new_ones((), dtype=torch.bool) if skipped is None else ~skipped.bool()
+        learning = {}  # by buffer
+        for book, won in zip(self.books, self._won(latents, codes, n_quantizers, generator), strict=True):
+            book.follow(won.hits, won.sums, self.config.ema_decay)
+            if won.powers is not None:
+                self.left_over.lerp_(won.powers, 1 - self.config.ema_decay)
+            self._revive(book, won.drawn, won.drawn_codes)
+            learning |= dict.fromkeys(book.buffers(), learns & (won.hits.sum() > 0))  # dropout may leave a book out
+        if self.config.gain:
+            self._set_gains()
+        for name, buffer in self.named_buffers():
+            buffer.copy_(torch.where(learning.get(buffer, learns), buffer, before[name]))
+
+    def _won(
+        self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, generator: torch.Generator
+    ) -> list[Won]:
+        """What each book won, on all ranks."""
         residual = rearrange(latents.to(self.books[0].codebook), "b d t -> b t d")
-        given, tallies = [], []
+        n_frames = residual.shape[1]
+        n_everywhere = None if n_quantizers is None else gather_over_ranks(n_quantizers)  # [ranks x B]
+        parts = []
         for k, book in enumerate(self.books):
-            item_uses = slice(None) if n_quantizers is None else n_quantizers > k
-            given.append((residual[item_uses].flatten(0, 1), codes[:, k][item_uses].flatten()))  # [N, D], [N]
-            tallies.append(_tally(*given[-1], len(book.codebook)))
+            vectors, chosen = residual.flatten(0, 1), codes[:, k].flatten()  # [N, D], [N]
+            used, used_everywhere = (
+                None if n is None else (n > k)[:, None].expand(-1, n_frames).flatten()
+                for n in (n_quantizers, n_everywhere)
+            )
+            hits, sums = tally(vectors, chosen, len(book.codebook), used)
+            parts += [hits, sums, *draw_over_ranks(vectors, chosen, len(book.codebook), used_everywhere, generator)]
             residual = residual - book.lookup(codes[:, k])
             if k == 0:
                 powers = residual.square().mean(dim=-1, keepdim=True).flatten(0, 1)
                 residual = residual / self._gain(codes[:, 0])[..., None]
         if self.config.gain:
-            tallies.append(_tally(powers, codes[:, 0].flatten(), len(self.gains)))
-        tallies = _sum_over_ranks(tallies)
-        if self.config.gain:
-            self.left_over.lerp_(tallies.pop()[1][:, 0], 1 - self.config.ema_decay)
-        for book, (vectors, chosen), (hits, sums) in zip(self.books, given, tallies, strict=True):
-            if hits.sum() == 0:  # dropout left this book out everywhere
-                continue
-            book.follow(hits, sums, self.config.ema_decay)
-            self._revive(book, vectors, chosen, generator)
-        if self.config.gain:
-            self._set_gains()
+            parts.append(tally(powers, codes[:, 0].flatten(), len(self.gains))[1][:, 0])
+        parts = sum_over_ranks(parts)
+        won = [Won(*parts[4 * k : 4 * k + 4]) for k in range(len(self.books))]
+        return [won[0]._replace(powers=parts[-1]), *won[1:]] if self.config.gain else won
 
-    def _revive(self, book: VectorQuantizer, vectors: Tensor, codes: Tensor, generator: torch.Generator) -> None:
-        """Put codewords that hardly win any more beside one that does, a step towards one of the `vectors` [N, D] that
-        it won, with the sums of an average codeword. `codes` [N]: who won them. So who wins most is split first."""
+    def _revive(self, book: VectorQuantizer, drawn: Tensor, drawn_codes: Tensor) -> None:
+        """Put codewords that hardly win any more beside one that does, a step towards one of the vectors `drawn`
+        [V, D] that it won, with the sums of an average codeword. `drawn_codes` [V]: who won them. So who wins most is
+        split first."""
         even_rate = book.cluster_size.mean()
-        dead = (book.cluster_size < self.config.revive_below * even_rate).nonzero()[:, 0]
-        if len(dead):
-            beside = torch.cat([book.lookup(codes).lerp(vectors, _ASIDE), codes[:, None].to(vectors)], dim=1)
-            drawn = _draw(_gather_over_ranks(beside), len(dead), generator)
-            book.set_codewords(dead, drawn[:, :-1], even_rate)
-            if self.config.gain and book is self.books[0]:
-                self.left_over[dead] = even_rate * self.gains[drawn[:, -1].long()].square()
+        dead = book.cluster_size < self.config.revive_below * even_rate
+        nth = (dead.cumsum(dim=0) - 1).clamp(min=0)  # the first dead codeword takes the first vector, and so on
+        vectors, codes = drawn[nth], drawn_codes[nth].long()
+        beside = book.lookup(codes).lerp(vectors, _ASIDE)
+        book.codebook.copy_(torch.where(dead[:, None], beside, book.codebook))
+        book.codeword_sum.copy_(torch.where(dead[:, None], beside * even_rate, book.codeword_sum))
+        book.cluster_size.copy_(torch.where(dead, even_rate, book.cluster_size))
+        if self.config.gain and book is self.books[0]:
+            self.left_over.copy_(torch.where(dead, even_rate * self.gains[codes].square(), self.left_over))
 
     def _set_gains(self) -> None:
         """From the running sums."""
@@ -261,12 +288,6 @@ def _mean_square(difference: Tensor, used: Tensor | None) -> Tensor:
     """
     square = difference.square()
     return (square if used is None else square * used).mean()
-
-
-def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Hits [V] of each codeword and the sum [V, D] of the vectors [N, D] that chose it."""
-    hits = torch.bincount(codes, minlength=size).to(vectors)
-    return hits, vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
 
 
 def _smallest(errors: Tensor, n: int) -> tuple[Tensor, Tensor]:
@@ -295,25 +316,3 @@ def _draw(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:
     """`n` of the vectors [N, D] at random: distinct ones while they last."""
     order = torch.randperm(len(vectors), generator=generator)
     return vectors[order.repeat(-(-n // len(vectors)))[:n].to(vectors.device)]
-
-
-def _sum_over_ranks(tallies: list[tuple[Tensor, Tensor]]) -> list[tuple[Tensor, Tensor]]:
-    if not (dist.is_available() and dist.is_initialized()):
-        return tallies
-    flat = torch.cat([part.flatten() for tally in tallies for part in tally])
-    dist.all_reduce(flat)
-    parts = iter(torch.split(flat, [part.numel() for tally in tallies for part in tally]))
-    return [(next(parts).view_as(hits), next(parts).view_as(sums)) for hits, sums in tallies]
-
-
-def _gather_over_ranks(vectors: Tensor) -> Tensor:
-    """The vectors [N, D] of all processes, in the order of ranks; N may differ between them."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return vectors
-    counts = [torch.zeros(1, dtype=torch.int64, device=vectors.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, torch.tensor([len(vectors)], device=vectors.device))
-    padded = vectors.new_zeros(int(max(counts)), vectors.shape[-1])
-    padded[: len(vectors)] = vectors
-    everyone = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(everyone, padded)
-    return torch.cat([part[: int(count)] for part, count in zip(everyone, counts, strict=True)])

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from codecctl.config.schema import ModelConfig
 from codecctl.model.causal import StreamState, prepend_past
-from codecctl.model.encoder import Snake
 from codecctl.model.pitch import LongTermPrediction
+from codecctl.model.snake import Snake
 from codecctl.model.transformer import Transformer
 
 _QUIET = 1e-5  # a coefficient: far below one step of 16 bits, where the slope of a power law must stay finite

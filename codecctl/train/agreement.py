@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from functools import cache
 from pathlib import Path
 from typing import cast
 
@@ -17,10 +18,18 @@ from codecctl.train.state import TrainState
 
 
 def largest(fabric: Fabric, value: int) -> int:
-    """The largest `value` of all ranks: the same everywhere, and so is what is decided by it."""
+    """The largest `value` of all ranks: the same everywhere, and so is what is decided by it. No rank waits for its
+    device: the value goes from host to host."""
     if fabric.world_size == 1:
         return value
-    return int(cast(Tensor, fabric.all_reduce(torch.tensor(value, device=fabric.device), reduce_op="max")))
+    shared = torch.tensor(value)
+    dist.all_reduce(shared, dist.ReduceOp.MAX, group=_hosts(dist.group.WORLD))
+    return int(shared)
+
+
+def largest_on_device(fabric: Fabric, value: Tensor) -> Tensor:
+    """The largest `value` [] of all ranks, which stays on the device."""
+    return value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="max"))
 
 
 def check_same_books(fabric: Fabric, state: TrainState, folder: Path) -> None:
@@ -47,6 +56,12 @@ def check_shared(fabric: Fabric, path: Path) -> None:
             f"{path}: process {fabric.global_rank} on {socket.gethostname()} does not see it; --run must name a folder "
             "that all machines share"
         )
+
+
+@cache
+def _hosts(everyone: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """The same processes, by way of their memory."""
+    return dist.new_group(backend="gloo")
 
 
 def _digest(state: TrainState) -> int:

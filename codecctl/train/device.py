@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
@@ -10,7 +14,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from codecctl.config import Config
-from codecctl.errors import UsageError
+from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import find_device
 from codecctl.train.ranks import count_ranks
 
@@ -69,6 +73,18 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
     return fabric
 
 
+def check_compiler(device: torch.device) -> None:
+    """Raises `CodecctlError` unless this machine can compile what `torch.compile` makes for the device."""
+    language, variable, names = ("C", "CC", ("gcc", "clang")) if device.type == "cuda" else ("C++", "CXX", ("g++",))
+    if shutil.which(os.environ.get(variable) or "") is None and not any(map(shutil.which, names)):
+        raise CodecctlError(
+            f"no {language} compiler here, which torch.compile needs: install {' or '.join(names)}, or set {variable}"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.exists():
+        raise CodecctlError(f"{header} is missing, which torch.compile needs: install this Python's headers")
+
+
 def pinned(audio: Tensor, device: torch.device) -> Tensor:
     """Audio on the CPU where a CUDA card can fetch it while it computes."""
     return audio.pin_memory() if device.type == "cuda" else audio
@@ -77,8 +93,3 @@ def pinned(audio: Tensor, device: torch.device) -> Tensor:
 def sent(audio: Tensor, device: torch.device) -> Tensor:
     """Pinned audio on the device; the CPU does not wait for it."""
     return audio.to(device, non_blocking=True)
-
-
-def is_fused(device: torch.device) -> bool:
-    """Whether AdamW moves all its parameters in one kernel."""
-    return device.type == "cuda"

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -19,6 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from codecctl.audio.spectrum import Stft
 from codecctl.config.schema import AdversarialConfig
+from codecctl.train.distance import l1_sums
 
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Edges of the bands, as shares of the spectrum."""
@@ -27,11 +27,13 @@ _QUIET = 1e-2  # RMS; softer crops are not raised to full level, or noise on sil
 _FLOOR = 1e-5
 
 
-class Judgement(NamedTuple):
-    """What one discriminator makes of a batch."""
+class Judgement:
+    """What one discriminator makes of a batch. No tuple or dataclass: Fabric would look into it and convert every
+    feature map of bfloat16 to float32."""
 
-    score: Tensor  # [B, 1, ...] near 1: taken for real; near 0: for decoded
-    features: list[Tensor]  # [B, C, ...] each hidden layer
+    def __init__(self, score: Tensor, features: list[Tensor]) -> None:
+        self.score = score  # [B, 1, ...] near 1: taken for real; near 0: for decoded
+        self.features = features  # [B, C, ...] each hidden layer
 
 
 class Discriminators(nn.Module):
@@ -56,9 +58,13 @@ class Layers(nn.ModuleList):
     """Convolutions, a leaky ReLU behind each -> what every one of them says."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        # Where tensor cores multiply, they want the channels of a place side by side.
+        channels_last = x.is_cuda and torch.is_autocast_enabled("cuda")
         features = []
         for layer in self:
-            x = F.leaky_relu(layer(x), 0.1)
+            if channels_last:
+                x = x.contiguous(memory_format=torch.channels_last)
+            x = F.leaky_relu(layer(x), 0.1, inplace=True)
             features.append(x)
         return features
 
@@ -165,5 +171,5 @@ def _square(x: Tensor) -> Tensor:
 
 def _relative_l1(real: Tensor, decoded: Tensor) -> Tensor:
     """[B, ...] twice; relative item by item, so that a batch weighs what its halves do."""
-    real, decoded = real.float().flatten(1), decoded.float().flatten(1)
-    return ((real - decoded).abs().mean(dim=1) / real.abs().mean(dim=1).clamp(min=_FLOOR)).mean()
+    distance, size = l1_sums(real, decoded).unbind()  # [B] each
+    return (distance / size.clamp(min=_FLOOR * real[0].numel())).mean()

@@ -146,6 +146,9 @@ class _Trainer:
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank's codes
         self.validation = ValidationSet.open(config.data.path, config.validation)
         self._saved_step: int | None = None  # of last.pt
+        self._unread_skips: dict[int, Tensor] = {}  # `StepResult.skipped` by step
+        settings = config.train
+        self._reading_steps = (settings.log_every_steps, settings.validate_every_steps, settings.checkpoint_every_steps)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -186,12 +189,12 @@ class _Trainer:
                     self.counter.update(result.codes)
                     pace = clock.tick()
                     self.watcher.stepped(state.step, result, pace)
-                    state.n_skipped = state.n_skipped + 1 if result.skipped else 0
-                    if result.skipped:
-                        self.watcher.warned(state.step, "the gradient is not finite: this step taught nothing")
-                    if state.n_skipped >= settings.roll_back_after:
-                        self._roll_back()
-                        break
+                    self._unread_skips[state.step] = result.skipped
+                    if any(_due(state.step, every, stop_step) for every in self._reading_steps):
+                        self._read_skips()
+                        if state.n_skipped >= settings.roll_back_after:
+                            self._roll_back()
+                            break
                     if _due(state.step, settings.log_every_steps, stop_step):
                         self._gather_counts()
                         books = self.counter.stats()
@@ -208,6 +211,16 @@ class _Trainer:
                     if stop:
                         message = f"stopped after step {state.step}, saved; `codecctl resume {self.run.folder}` goes on"
                         raise Interrupted(message, stop)
+
+    def _read_skips(self) -> None:
+        """Wait for the device to say which steps it skipped since this was last asked."""
+        if self._unread_skips:
+            flags = torch.stack([*self._unread_skips.values()]).tolist()
+            for step, skipped in zip(self._unread_skips, flags, strict=True):
+                self.state.n_skipped = self.state.n_skipped + 1 if skipped else 0
+                if skipped:
+                    self.watcher.warned(step, "the gradient is not finite: the step was skipped")
+            self._unread_skips.clear()
 
     def _batches(self, first_step: int, stop_step: int) -> Iterator[list[Tensor]]:
         """This rank's crops of each step: `accumulate` batches [B, 1, L] on the device."""
@@ -261,6 +274,7 @@ class _Trainer:
         """Write `last.pt`; returns what went wrong, if anything did. Raises `CodecctlError` if the ranks have come
         apart."""
         start = time.perf_counter()
+        self._read_skips()
         check_same_books(self.fabric, self.state, self.run.folder)
         self._gather_counts()
         problem = ""
@@ -355,7 +369,8 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fab
     audio = crops.batch(0, n_crops).to(state.device)
     state.codec.fit_front(audio)
     state.codec.weigh_bands(config.train.band_weight)
-    with torch.no_grad():
+    # What is compiled for training crops would be compiled anew for these.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         parts = torch.split(audio, config.train.batch_size)
         latents = torch.cat([state.codec.encoder(part).mT.flatten(0, 1) for part in parts])  # [B x T, D]
     state.codec.quantizer.fit(latents[:n_frames], step_generator(config.train.seed, 0, _KMEANS))

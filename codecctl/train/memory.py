@@ -103,10 +103,10 @@ def _fill(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher | 
     if teacher is not None:
         teacher.module.to_empty(device=_CPU)
     settings = config.train
-    state.optimizer = make_optimizer(state.generator, settings, settings.learning_rate, fused=True)
+    state.optimizer = make_optimizer(state.generator, settings, settings.learning_rate)
     if state.discriminators is not None:
         rate = settings.adversarial.learning_rate
-        state.discriminator_optimizer = make_optimizer(state.discriminators, settings, rate, fused=True)
+        state.discriminator_optimizer = make_optimizer(state.discriminators, settings, rate)
     return replace(assemble(state, config, fabric, None), teacher=teacher)
 
 

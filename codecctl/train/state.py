@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
-from codecctl.train.device import is_fused
 from codecctl.train.discriminators import Discriminators
 from codecctl.train.generator import Generator
 
@@ -79,25 +80,32 @@ def forget_counts(state: TrainState) -> None:
     state.code_counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
 
 
-def make_optimizer(
-    module: nn.Module, config: TrainConfig, rate: float, *, fused: bool | None = None
-) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, config: TrainConfig, rate: float) -> torch.optim.Optimizer:
     """AdamW over what is not frozen; weight decay on matrices and kernels, not on scales, biases and Snake's
-    frequencies. `fused`: one kernel for all of them; None: on a card."""
+    frequencies. Fused, since that kernel alone can skip a step by a tensor's value; see `learn`."""
     learning = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in learning if p.numel() > p.shape[0]]
     others = [p for p in learning if p.numel() == p.shape[0]]
     groups = [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    fused = is_fused(next(module.parameters()).device) if fused is None else fused
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=config.betas, fused=fused)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=config.betas, fused=True)
+
+
+def learn(optimizer: torch.optim.Optimizer, step: Callable[[], object], skipped: Tensor) -> None:
+    """`step` of a fused `optimizer`, or of what wraps it; with `skipped` [] 1 weights and moments stay as they are, and
+    the host does not wait to learn which."""
+    optimizer.found_inf = skipped  # type: ignore[attr-defined]
+    step()
 
 
 @torch.no_grad()
-def follow(state: TrainState, decay: float) -> None:
-    """Move the average towards the codec: weights and codebooks alike, so that they stay of one age."""
+def follow(state: TrainState, decay: float, skipped: Tensor | float = 0.0) -> None:
+    """Move the average towards the codec: weights and codebooks alike, so that they stay of one age. With `skipped` 1
+    it stays where it is."""
     decay = min(decay, (1 + state.step) / (_EMA_START + state.step))
-    average, current = state.ema.state_dict(), state.codec.state_dict()
-    torch._foreach_lerp_([*average.values()], [*current.values()], 1 - decay)
+    average, current = [*state.ema.state_dict().values()], [*state.codec.state_dict().values()]
+    changes = torch._foreach_sub(current, average)
+    torch._foreach_mul_(changes, (1 - decay) * (1 - skipped))
+    torch._foreach_add_(average, changes)
 
 
 def schedule(config: TrainConfig, step: int) -> float:
@@ -111,5 +119,13 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
     """The randomness of one purpose within one step: a function of its three numbers, the same wherever it is asked."""
-    mixed = (seed * 1_000_003 + step) * 7 + purpose
-    return torch.Generator().manual_seed(mixed % 2**63)
+    return torch.Generator().manual_seed(_mixed(seed, step, purpose))
+
+
+def host_generator(seed: int, step: int, purpose: int) -> np.random.Generator:
+    """As `step_generator`, for numbers that Python needs: tensors have no values while a step is planned."""
+    return np.random.default_rng(_mixed(seed, step, purpose))
+
+
+def _mixed(seed: int, step: int, purpose: int) -> int:
+    return ((seed * 1_000_003 + step) * 7 + purpose) % 2**63

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -13,9 +12,14 @@ from torch import Tensor, nn
 
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
-from codecctl.train.agreement import largest
+from codecctl.model.encoder import ResidualUnit
+from codecctl.model.transform import FrameUnit
+from codecctl.model.transformer import TransformerLayer
+from codecctl.train.agreement import largest_on_device
+from codecctl.train.device import check_compiler, pinned, sent
 from codecctl.train.discriminators import (
     Discriminators,
+    Judgement,
     adversarial_loss,
     discriminator_loss,
     feature_loss,
@@ -23,11 +27,12 @@ from codecctl.train.discriminators import (
 )
 from codecctl.train.generator import Generated
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.state import TrainState, follow, schedule, step_generator
+from codecctl.train.state import TrainState, follow, host_generator, learn, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
 
 _DROPOUT, _REVIVAL, _STRETCH = range(3)  # purposes of a step's randomness
 _ADVERSARIAL = {"adversarial", "feature"}
+_N_PARTS = 256  # that may be compiled of one class: each width and dilation is one of its own
 _THEIR_OWN = "discriminator"  # what the discriminators minimise, without a weight
 
 
@@ -53,18 +58,33 @@ class Machinery:
 
 
 def assemble(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher | None) -> Machinery:
-    """The state's networks and optimisers, which lie on the device already, wrapped for the devices of `fabric`."""
+    """The state's networks and optimisers, which lie on the device already, wrapped for the devices of `fabric`.
 
-    def whole(module: nn.Module) -> nn.Module:
-        return cast(nn.Module, torch.compile(module)) if config.train.compile else module
-
-    generator, optimizer = fabric.setup(whole(state.generator), state.optimizer, move_to_device=False)
+    Raises `CodecctlError` if something is to be compiled and this machine has no compiler.
+    """
+    if config.train.compile:
+        compile_parts(state.generator)
+    if config.train.compile or fabric.device.type == "cuda":
+        check_compiler(fabric.device)
+    generator, optimizer = fabric.setup(state.generator, state.optimizer, move_to_device=False)
     adversary = None
     if state.discriminators is not None and state.discriminator_optimizer is not None:
-        wrapped = fabric.setup(whole(state.discriminators), state.discriminator_optimizer, move_to_device=False)
+        wrapped = fabric.setup(state.discriminators, state.discriminator_optimizer, move_to_device=False)
         adversary = Adversary(state.discriminators, *wrapped)
     losses = ReconstructionLosses(config.loss, config.model.sample_rate, config.model.hop_length).to(fabric.device)
     return Machinery(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device))
+
+
+def compile_parts(generator: nn.Module) -> None:
+    """Compile each residual unit and each transformer layer in place, when it is first called.
+
+    Never whole networks: torch has faults in the backward pass of weight-normed `Conv2d` above 64 channels
+    (pytorch#165749) and in padding before an STFT (pytorch#179807).
+    """
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _N_PARTS)
+    for module in generator.modules():
+        if isinstance(module, ResidualUnit | FrameUnit | TransformerLayer):
+            module.compile(dynamic=False)  # crops have one length
 
 
 @dataclass(frozen=True)
@@ -75,7 +95,7 @@ class StepResult:
     discriminator_gradient_norm: Tensor | None
     learning_rate: float
     codes: Tensor  # [B, K, T]
-    skipped: bool  # the gradient was not finite: nothing has learned
+    skipped: Tensor  # [] 1.0 if the gradient was not finite and nothing has learned, else 0.0
 
     @property
     def total(self) -> Tensor:
@@ -90,31 +110,35 @@ class Gradients:
     outputs: list[Generated]  # of each batch
     losses: dict[str, Tensor]  # as in `StepResult`
     weights: dict[str, float]
-    n_quantizers: Tensor  # [B] of all batches
+    n_quantizers: Tensor  # [B] of all batches, on the device
     norm: Tensor  # before clipping
-    discriminator_norm: Tensor | None  # None while they do not learn
+    discriminator_norm: Tensor | None  # None in a step in which they do not learn
 
     @property
-    def finite(self) -> bool:
-        """After the ranks have shared their gradients the norms are the same on all."""
-        return all(bool(norm.isfinite()) for norm in (self.norm, self.discriminator_norm) if norm is not None)
+    def finite(self) -> Tensor:
+        """[] bool. After the ranks have shared their gradients the norms are the same on all."""
+        norms = [norm for norm in (self.norm, self.discriminator_norm) if norm is not None]
+        return torch.stack(norms).isfinite().all()
 
 
 def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> StepResult:
-    """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on."""
+    """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on.
+
+    The host reads no value from the device: whether to skip the step is decided there.
+    """
     rate = _set_rates(state, config)
     found = gradients(state, batches, machine, config)
     codes = torch.cat([output.codes for output in found.outputs])
-    skipped = bool(largest(machine.fabric, int(not found.finite)))
-    if not skipped:
-        machine.optimizer.step()
-        if machine.adversary is not None and found.discriminator_norm is not None:
-            machine.adversary.optimizer.step()
-        if "quantizer" not in config.train.freeze:
-            latents = torch.cat([output.latents.detach() for output in found.outputs])
-            revival = step_generator(config.train.seed, state.step, _REVIVAL)
-            state.codec.quantizer.update(latents, codes, found.n_quantizers.to(codes.device), revival)
-        follow(state, config.train.ema_decay)
+    skipped = largest_on_device(machine.fabric, (~found.finite).float())
+    learn(state.optimizer, machine.optimizer.step, skipped)
+    if machine.adversary is not None and found.discriminator_norm is not None:
+        assert state.discriminator_optimizer is not None
+        learn(state.discriminator_optimizer, machine.adversary.optimizer.step, skipped)
+    if "quantizer" not in config.train.freeze:
+        latents = torch.cat([output.latents.detach() for output in found.outputs])
+        revival = step_generator(config.train.seed, state.step, _REVIVAL)
+        state.codec.quantizer.update(latents, codes, found.n_quantizers, revival, skipped)
+    follow(state, config.train.ema_decay, skipped)
     state.step += 1
     return StepResult(found.losses, found.weights, found.norm, found.discriminator_norm, rate, codes, skipped)
 
@@ -122,21 +146,27 @@ def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery,
 def gradients(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> Gradients:
     """The gradients of one step, clipped, in place of any that were there. Nothing else of `state` changes."""
     weights = loss_weights(config, state.step, state.adversarial_step)
-    n_quantizers = draw_n_quantizers(config, state.step, len(batches) * len(batches[0]), machine.fabric)
+    device = batches[0].device
+    drawn = draw_n_quantizers(config, state.step, len(batches) * len(batches[0]), machine.fabric)
+    n_quantizers = sent(pinned(drawn, device), device)
     outputs, values = [], []
-    adversary = machine.adversary if state.step >= first_discriminator_step(state, config) else None
+    n_taught = state.step - first_discriminator_step(state, config)
+    adversary = machine.adversary if n_taught >= 0 else None
+    teaches = n_taught % config.train.adversarial.teach_every == 0
     heard = draw_heard(config, state.step, batches[0].shape[-1])
     machine.optimizer.zero_grad()
     if adversary is not None:
         adversary.optimizer.zero_grad()
-    for i, (audio, n) in enumerate(zip(batches, n_quantizers.to(batches[0].device).chunk(len(batches)), strict=True)):
+    for i, (audio, n) in enumerate(zip(batches, n_quantizers.chunk(len(batches)), strict=True)):
         is_last = i + 1 == len(batches)
-        output, losses = _backward(audio, n, weights, machine, adversary, heard, config, 1 / len(batches), is_last)
+        output, losses = _backward(
+            audio, n, weights, machine, adversary, teaches, heard, config, 1 / len(batches), is_last
+        )
         outputs.append(output)
         values.append(losses)
 
     norm = _clip(state.generator, config)
-    discriminator_norm = _clip(adversary.discriminators, config) if adversary is not None else None
+    discriminator_norm = _clip(adversary.discriminators, config) if adversary is not None and teaches else None
     mean = {name: torch.stack([losses[name].detach() for losses in values]).mean() for name in values[0]}
     return Gradients(outputs, mean, weights, n_quantizers, norm, discriminator_norm)
 
@@ -177,8 +207,7 @@ def draw_heard(config: Config, step: int, n_samples: int) -> slice:
     if seconds is None:
         return slice(0, n_samples)
     n_heard = min(round(seconds * config.model.sample_rate), n_samples)
-    generator = step_generator(config.train.seed, step, _STRETCH)
-    start = int(torch.randint(n_samples - n_heard + 1, (), generator=generator))
+    start = int(host_generator(config.train.seed, step, _STRETCH).integers(n_samples - n_heard + 1))
     return slice(start, start + n_heard)
 
 
@@ -200,6 +229,7 @@ def _backward(
     weights: dict[str, float],
     machine: Machinery,
     adversary: Adversary | None,
+    teaches: bool,
     heard: slice,
     config: Config,
     share: float,
@@ -213,10 +243,12 @@ def _backward(
         losses = judge(audio, output, machine, config)
         if adversary is not None:
             real, decoded = audio[..., heard], output.audio[..., heard]
-            with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
-                losses[_THEIR_OWN] = _teach(real, decoded, adversary.wrapped, fabric, share)
+            judged = None
+            if teaches:
+                with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
+                    losses[_THEIR_OWN], judged = _teach(real, decoded, adversary.wrapped, fabric, share)
             if _ADVERSARIAL & weights.keys():
-                losses |= hear(real, decoded, adversary.discriminators, fabric)
+                losses |= hear(real, decoded, adversary.discriminators, fabric, judged)
         check_weights(losses, weights, config)
         total = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
         fabric.backward(total * share)
@@ -227,7 +259,9 @@ def judge(audio: Tensor, output: Generated, machine: Machinery, config: Config) 
     """The unweighted losses by name, but for those that need the discriminators."""
     losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
     if machine.teacher is not None and output.semantics is not None:
-        losses["semantic"] = semantic_loss(output.semantics, machine.teacher(audio), config.train.semantic.axis)
+        with machine.fabric.autocast():
+            target = machine.teacher(audio)
+        losses["semantic"] = semantic_loss(output.semantics, target, config.train.semantic.axis)
     return losses
 
 
@@ -244,18 +278,29 @@ def first_discriminator_step(state: TrainState, config: Config) -> int:
     return state.adversarial_step - config.train.adversarial.warmup_steps
 
 
-def _teach(audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fabric, share: float) -> Tensor:
-    """Add their gradient, from decoded audio that hands none on to the codec."""
-    loss = discriminator_loss(discriminators(audio), discriminators(decoded.detach()))
+def _teach(
+    audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fabric, share: float
+) -> tuple[Tensor, list[Judgement]]:
+    """Add their gradient, from decoded audio that hands none on to the codec. Returns their loss, and what they make of
+    the real audio: the same for `hear`, since their optimiser steps later."""
+    real = discriminators(audio)
+    loss = discriminator_loss(real, discriminators(decoded.detach()))
     fabric.backward(loss * share)
-    return loss
+    return loss, real
 
 
-def hear(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric: Fabric) -> dict[str, Tensor]:
+def hear(
+    audio: Tensor,
+    decoded: Tensor,
+    discriminators: Discriminators,
+    fabric: Fabric,
+    real: list[Judgement] | None = None,
+) -> dict[str, Tensor]:
     """The unweighted losses that need the discriminators, whose parameters are frozen meanwhile: nothing of the codec's
-    gradient stays in them."""
+    gradient stays in them. `real`: what they make of the real audio; None: computed here."""
     with frozen(discriminators), fabric.autocast():
-        with torch.no_grad():
-            real = discriminators(audio)
+        if real is None:
+            with torch.no_grad():
+                real = discriminators(audio)
         fake = discriminators(decoded)
     return {"adversarial": adversarial_loss(fake), "feature": feature_loss(real, fake)}

@@ -11,6 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from codecctl.config.schema import AdversarialConfig
 from codecctl.train.discriminators import (
     Discriminators,
+    Judgement,
     adversarial_loss,
     discriminator_loss,
     feature_loss,
@@ -63,10 +64,10 @@ def test_each_loss_is_what_its_equation_says(judges: Discriminators, real: Tenso
     torch.testing.assert_close(discriminator_loss(a, b), expected)
     torch.testing.assert_close(adversarial_loss(b), sum(((1 - y.score) ** 2).mean() for y in b))
     assert feature_loss(a, a) == 0
-    target = [x._replace(features=[feature.detach().requires_grad_() for feature in x.features]) for x in a]
+    target = [Judgement(x.score, [feature.detach().requires_grad_() for feature in x.features]) for x in a]
     feature_loss(target, b).backward()
     assert all(feature.grad is None for x in target for feature in x.features), "real speech is not to be moved"
-    doubled = [x._replace(features=[2 * feature for feature in x.features]) for x in a]
+    doubled = [Judgement(x.score, [2 * feature for feature in x.features]) for x in a]
     torch.testing.assert_close(feature_loss(a, doubled), torch.tensor(float(len(a))))  # each map is off by its own size
 
 
@@ -95,7 +96,7 @@ def test_they_learn_to_tell_decoded_from_real(judges: Discriminators, real: Tens
 def test_a_codec_can_follow_their_gradient(judges: Discriminators, real: Tensor) -> None:
     """Down the feature loss alone, noise turns into something nearer to the features of speech."""
     decoded = (real.std() * torch.randn_like(real)).requires_grad_()
-    target = [judgement._replace(features=[f.detach() for f in judgement.features]) for judgement in judges(real)]
+    target = [Judgement(judgement.score, [f.detach() for f in judgement.features]) for judgement in judges(real)]
     optimizer = torch.optim.Adam([decoded], lr=1e-2)
     before = feature_loss(target, judges(decoded)).item()
     for _ in range(20):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from codecctl.config import Config, load_config
+from codecctl.evaluate.codebooks import CodebookCounter
+from codecctl.train import step
 from codecctl.train.state import TrainState, start_state
-from codecctl.train.step import Machinery, draw_heard, draw_n_quantizers, train_step
+from codecctl.train.step import Machinery, draw_heard, draw_n_quantizers, fully_on, gradients, hear, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
 
 CPU = torch.device("cpu")
@@ -70,10 +75,105 @@ def test_discriminators_hear_a_stretch_of_each_crop(crops: Tensor) -> None:
     assert state.discriminators is not None
     state.discriminators.register_forward_pre_hook(lambda _, inputs: heard.append(tuple(inputs[0].shape)))
     train_step(state, [crops], machine, config)
-    assert heard == [(2, 1, 800)] * 4  # original and decoded, to learn and to judge
+    assert heard == [(2, 1, 800)] * 3  # the original once, the decoded crop to learn and to judge
     starts = {draw_heard(config, step, 3200).start for step in range(400)}
     assert min(starts) < 50
     assert 2350 < max(starts) <= 2400
+
+
+def gradients_of(module: torch.nn.Module) -> list[Tensor]:
+    return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_features_of_real_audio_computed_once_give_the_same_gradients_bit_for_bit(
+    crops: Tensor, accumulate: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(Path("unused"), *ADVERSARIAL)
+    found = []
+    for is_shared in (True, False):
+        if not is_shared:
+            monkeypatch.setattr(step, "hear", lambda *arguments: hear(*arguments[:-1]))
+        state = start_state(config, CPU, steps_per_epoch=1)
+        gradients(fully_on(state, config), list(crops.chunk(accumulate)), tiny_machine(state, config), config)
+        assert state.discriminators is not None
+        found.append(gradients_of(state.generator) + gradients_of(state.discriminators))
+    assert all(map(torch.equal, *found))
+    assert len(found[0]) == len(found[1]) > 50
+
+
+def test_discriminators_take_every_second_step_if_told_so(crops: Tensor) -> None:
+    config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.teach_every=2")
+    state = start_state(config, CPU, steps_per_epoch=1)
+    machine = tiny_machine(state, config)
+    assert state.discriminators is not None
+    moved = []
+    for _ in range(4):
+        before = torch.nn.utils.parameters_to_vector(state.discriminators.parameters())
+        result = train_step(state, [crops], machine, config)
+        moved.append(not torch.equal(before, torch.nn.utils.parameters_to_vector(state.discriminators.parameters())))
+        assert ("discriminator" in result.losses) == moved[-1] == (result.discriminator_gradient_norm is not None)
+        assert result.losses["feature"] > 0
+    assert moved == [True, False, True, False]
+
+
+class HostReads(TorchDispatchMode):
+    """Fails where the host would wait for a device: for a value, a shape that values decide, or a copy of them."""
+
+    WAITING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "bincount")
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function._overloadpacket.__name__
+        assert name not in self.WAITING, name
+        if name in ("index", "index_put_", "index_put"):
+            assert not any(index is not None and index.dtype == torch.bool for index in args[1]), "a mask as an index"
+        return function(*args, **(kwargs or {}))
+
+
+TRANSFORM = ("model.front=transform", "model.low_coefficients=5", "model.high_bands=3", "model.quantizer.gain=true")
+EVERY_LOSS = tuple(f"loss.{n}_weight=1" for n in ("average_spectrum", "complex", "loudness", "neurogram", "repetition"))
+
+
+@pytest.mark.parametrize("changes", [("model.quantizer.n_paths=4",), TRANSFORM + EVERY_LOSS])
+def test_ten_steps_read_no_value_on_the_host(crops: Tensor, changes: tuple[str, ...]) -> None:
+    config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05", *changes)
+    state = start_state(config, CPU, steps_per_epoch=1)
+    machine, counter = tiny_machine(state, config), CodebookCounter(config.model.quantizer.codebook_sizes)
+    with HostReads():
+        for number in range(10):
+            batch = crops * float("nan") if number == 5 else crops
+            result = train_step(state, [batch], machine, config)
+            counter.update(result.codes)
+    assert result.losses.keys() >= {"discriminator", "adversarial", "feature"}
+    assert counter.stats()[0].n_codes == 10 * result.codes[:, 0].numel()
+
+
+def test_a_host_read_is_noticed() -> None:
+    with HostReads(), pytest.raises(AssertionError, match="_local_scalar_dense"):
+        float(torch.ones(()) + 1)
+    with HostReads(), pytest.raises(AssertionError, match="mask"):
+        torch.ones(3)[torch.ones(3, dtype=torch.bool)]
+
+
+def test_a_skipped_step_leaves_no_trace(crops: Tensor) -> None:
+    changes = ("model.quantizer.gain=true", "model.quantizer.ema_decay=0.5", "train.adversarial.teach_every=1")
+    config = tiny_config(Path("unused"), *ADVERSARIAL, *changes)
+    state = start_state(config, CPU, steps_per_epoch=1)
+    machine = tiny_machine(state, config)
+    train_step(state, [crops], machine, config)
+
+    def all_that_changes() -> list[Tensor]:
+        assert state.discriminators is not None
+        assert state.discriminator_optimizer is not None
+        parts = (state.generator, state.ema, state.discriminators, state.optimizer, state.discriminator_optimizer)
+        return [leaf.clone() for leaf in tree_leaves([p.state_dict() for p in parts]) if isinstance(leaf, Tensor)]
+
+    before = all_that_changes()
+    assert train_step(state, [crops * float("inf")], machine, config).skipped == 1
+    after = all_that_changes()
+    assert all(map(torch.equal, before, after))
+    assert train_step(state, [crops], machine, config).skipped == 0
+    assert sum(not torch.equal(a, b) for a, b in zip(before, all_that_changes(), strict=True)) > 0.9 * len(before)
 
 
 @pytest.mark.parametrize("seconds", ["null", "1.0"])

@@ -1,0 +1,51 @@
+"""Compiled parts compute what they compute uncompiled, and a missing compiler is said before the first step."""
+
+from __future__ import annotations
+
+import shutil
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecctl.errors import CodecctlError
+from codecctl.train.device import check_compiler
+from codecctl.train.state import start_state
+from codecctl.train.step import gradients
+from tests.train.tiny import tiny_config, tiny_machine
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
+@pytest.mark.filterwarnings("ignore")  # of torch, about itself
+def test_a_step_of_compiled_parts_is_a_step_of_plain_ones(speech: Tensor) -> None:
+    crop = speech[..., 16000 : 16000 + 3200].reshape(1, 1, 3200)
+    found = []
+    for compiles in ("false", "true"):
+        config = tiny_config(Path("unused"), "model.strides=[32]", f"train.compile={compiles}")
+        state = start_state(config, CPU)
+        result = gradients(state, [crop], tiny_machine(state, config), config)
+        found.append((result, [parameter.grad for parameter in state.generator.parameters()]))
+    (plain, plain_gradients), (compiled, compiled_gradients) = found
+    assert torch.equal(plain.outputs[0].codes, compiled.outputs[0].codes)
+    torch.testing.assert_close(compiled.losses, plain.losses)
+    torch.testing.assert_close(compiled_gradients, plain_gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(("device", "words"), [("cpu", r"C\+\+ compiler.*g\+\+"), ("cuda", "C compiler.*gcc or clang")])
+def test_a_missing_compiler_is_named(device: str, words: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.delenv("CXX", raising=False)
+    with pytest.raises(CodecctlError, match=words):
+        check_compiler(torch.device(device))
+
+
+def test_missing_headers_of_python_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    monkeypatch.setattr(shutil, "which", lambda name: f"/usr/bin/{name}")
+    with pytest.raises(CodecctlError, match=r"Python\.h is missing"):
+        check_compiler(CPU)
