@@ -25,6 +25,7 @@ from codecctl.train.generator import Generated
 from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import TrainState, follow, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
+from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part
 
 _DROPOUT, _REVIVAL, _STRETCH = range(3)  # purposes of a step's randomness
 _ADVERSARIAL = {"adversarial", "feature"}
@@ -100,6 +101,7 @@ class Gradients:
         return all(bool(norm.isfinite()) for norm in (self.norm, self.discriminator_norm) if norm is not None)
 
 
+@part("other")
 def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> StepResult:
     """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on."""
     rate = _set_rates(state, config)
@@ -107,14 +109,17 @@ def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery,
     codes = torch.cat([output.codes for output in found.outputs])
     skipped = bool(largest(machine.fabric, int(not found.finite)))
     if not skipped:
-        machine.optimizer.step()
-        if machine.adversary is not None and found.discriminator_norm is not None:
-            machine.adversary.optimizer.step()
+        with part("optimisers"):
+            machine.optimizer.step()
+            if machine.adversary is not None and found.discriminator_norm is not None:
+                machine.adversary.optimizer.step()
         if "quantizer" not in config.train.freeze:
             latents = torch.cat([output.latents.detach() for output in found.outputs])
             revival = step_generator(config.train.seed, state.step, _REVIVAL)
-            state.codec.quantizer.update(latents, codes, found.n_quantizers.to(codes.device), revival)
-        follow(state, config.train.ema_decay)
+            with part("codebooks"):
+                state.codec.quantizer.update(latents, codes, found.n_quantizers.to(codes.device), revival)
+        with part("optimisers"):
+            follow(state, config.train.ema_decay)
     state.step += 1
     return StepResult(found.losses, found.weights, found.norm, found.discriminator_norm, rate, codes, skipped)
 
@@ -146,6 +151,7 @@ def fully_on(state: TrainState, config: Config) -> TrainState:
     return replace(state, adversarial_step=state.step - config.train.adversarial.ramp_steps)
 
 
+@part("optimisers")
 def _clip(module: nn.Module, config: Config) -> Tensor:
     """The norm of the gradient before it was clipped."""
     return nn.utils.clip_grad_norm_(module.parameters(), config.train.gradient_clip)
@@ -209,7 +215,8 @@ def _backward(
     gradients when `is_last`."""
     fabric = machine.fabric
     with fabric.no_backward_sync(machine.generator, enabled=not is_last):
-        output = Generated(*machine.generator(audio, n_quantizers))
+        with part("generator forward"):
+            output = Generated(*machine.generator(audio, n_quantizers))
         losses = judge(audio, output, machine, config)
         if adversary is not None:
             real, decoded = audio[..., heard], output.audio[..., heard]
@@ -219,10 +226,12 @@ def _backward(
                 losses |= hear(real, decoded, adversary.discriminators, fabric)
         check_weights(losses, weights, config)
         total = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
-        fabric.backward(total * share)
+        with part(BACKWARD):
+            fabric.backward(total * share)
     return output, losses
 
 
+@part("losses")
 def judge(audio: Tensor, output: Generated, machine: Machinery, config: Config) -> dict[str, Tensor]:
     """The unweighted losses by name, but for those that need the discriminators."""
     losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
@@ -244,6 +253,7 @@ def first_discriminator_step(state: TrainState, config: Config) -> int:
     return state.adversarial_step - config.train.adversarial.warmup_steps
 
 
+@part(DISCRIMINATORS)
 def _teach(audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fabric, share: float) -> Tensor:
     """Add their gradient, from decoded audio that hands none on to the codec."""
     loss = discriminator_loss(discriminators(audio), discriminators(decoded.detach()))
@@ -251,6 +261,7 @@ def _teach(audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fa
     return loss
 
 
+@part(DISCRIMINATORS)
 def hear(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric: Fabric) -> dict[str, Tensor]:
     """The unweighted losses that need the discriminators, whose parameters are frozen meanwhile: nothing of the codec's
     gradient stays in them."""
@@ -258,4 +269,6 @@ def hear(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric:
         with torch.no_grad():
             real = discriminators(audio)
         fake = discriminators(decoded)
-    return {"adversarial": adversarial_loss(fake), "feature": feature_loss(real, fake)}
+    losses = {"adversarial": adversarial_loss(fake), "feature": feature_loss(real, fake)}
+    backward_part(DISCRIMINATORS, decoded, losses.values())
+    return losses

@@ -22,9 +22,9 @@ from codecctl.train.discriminators import adversarial_loss, discriminator_loss, 
 from codecctl.train.generator import Generated
 from codecctl.train.loop import Watcher, open_crops, start_codebooks, train
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.pace import Pace
 from codecctl.train.state import TrainState, start_state, step_generator
 from codecctl.train.step import StepResult, train_step
+from codecctl.train.throughput import Throughput
 from tests.train.tiny import tiny_machine
 
 pytestmark = pytest.mark.bench
@@ -97,7 +97,7 @@ class Interleaved(Watcher):
         self.passes: list[float] = []
         self.last: float | None = None
 
-    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         now = time.perf_counter()
         if self.last is not None:  # the first step is for warming up
             self.whole.append(now - self.last)
