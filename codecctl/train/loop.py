@@ -83,7 +83,8 @@ def train(
     `train.max_minutes`) after `started` (by `time.monotonic()`; None: now) the state is saved and the run returned.
 
     Raises `UsageError` if a run is there already or `max_minutes` are over before the first step,
-    `CodecctlError` if the prepared data or the teacher is missing or too much goes wrong, `Interrupted` after SIGINT or SIGTERM, when the state has been saved.
+    `CodecctlError` if the prepared data or the teacher is missing or too much goes wrong, `Interrupted` after SIGINT or
+    SIGTERM, when the state has been saved.
     """
     limit = _time_limit(config, max_minutes, started)
     run = Run(folder)
@@ -188,10 +189,9 @@ class _Trainer:
     def check_time(self) -> None:
         """Raises `UsageError`, on all ranks, if the time is over before the first step."""
         if largest(self.fabric, int(self.limit.is_over)):
-            seconds = time.monotonic() - self.limit.start
             raise UsageError(
-                f"--max-minutes {self.limit.minutes:g}: preparing the first step took {seconds / 60:.2f} minutes; nothing was trained; "
-                "give more"
+                f"--max-minutes {self.limit.minutes:g}: preparing the first step took {self.limit.minutes_passed:.2g} "
+                "minutes; nothing was trained; give more"
             )
 
     def go(self, stop_step: int | None) -> None:

@@ -29,8 +29,12 @@ class TimeLimit:
             raise UsageError(f"--max-minutes {self.minutes:g}: must be above 0; leave it out to train without a limit")
 
     @property
+    def minutes_passed(self) -> float:
+        return (time.monotonic() - self.start) / 60
+
+    @property
     def is_over(self) -> bool:
-        return self.minutes is not None and time.monotonic() - self.start >= 60 * self.minutes
+        return self.minutes is not None and self.minutes_passed >= self.minutes
 
 
 class StopSignals:

@@ -84,19 +84,15 @@ def test_time_that_is_over_ends_a_validation(
 
 def test_time_that_is_over_before_the_first_step_is_refused(config: Config, tmp_path: Path, minutes: Minutes) -> None:
     """No run is begun, and one that is there stays as it is."""
+    there = train(config, tmp_path / "there", CPU, Watcher(), 2)
     minutes.now = 5
-    for work in (
-        lambda: train(config, tmp_path / "run", CPU, minutes, max_minutes=4.0, started=0.0),
-        lambda: resume(tmp_path / "there", CPU, minutes, max_minutes=4.0, started=0.0),
-    ):
-        if not (tmp_path / "there").exists():
-            train(config, tmp_path / "there", CPU, Watcher(), 2)
-        with pytest.raises(
-            UsageError, match=r"^--max-minutes 4: the preparation of the first step took .*; give more$"
-        ):
-            work()
-    assert not (tmp_path / "run").exists()
-    assert read_checkpoint(tmp_path / "there" / "last.pt")["step"] == 2
+    said = "^--max-minutes 4: preparing the first step took 5 minutes; nothing was trained; give more$"
+    with pytest.raises(UsageError, match=said):
+        train(config, tmp_path / "new", CPU, minutes, max_minutes=4.0, started=0.0)
+    with pytest.raises(UsageError, match=said):
+        resume(there.folder, CPU, minutes, max_minutes=4.0, started=0.0)
+    assert not (tmp_path / "new").exists()
+    assert read_checkpoint(there.last)["step"] == 2
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])
