@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -130,7 +130,7 @@ def _start(config: Config, device: torch.device) -> tuple[TrainState, Machinery]
     return fully_on(state, config), assemble(state, config, fabric, teacher)
 
 
-def _random_batches(config: Config, device: torch.device) -> Iterator[list[Tensor]]:
+def _random_batches(config: Config, device: torch.device) -> Generator[list[Tensor]]:
     """Each step's batches [B, 1, L] on the device, drawn by the loader's threads, without end."""
     with Prefetcher(lambda step: pinned(_random_audio(config, step), device), 0, config.data.n_workers) as prefetched:
         while True:

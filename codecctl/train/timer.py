@@ -58,7 +58,7 @@ class PartTimer:
         if not self._on_card:
             self._marks.append((name, time.perf_counter()))
             return
-        event = torch.cuda.Event(enable_timing=True)
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record()
         self._marks.append((name, event))
 
@@ -96,13 +96,13 @@ def backward_part(name: str, inputs: Tensor, outputs: Iterable[Tensor]) -> None:
     if timer is None or not inputs.requires_grad:
         return
     for output in outputs:
-        output.register_hook(lambda _: timer.switch(name))
-    inputs.register_hook(lambda _: timer.switch(BACKWARD))
+        output.register_hook(lambda _: timer.switch(name))  # type: ignore[no-untyped-call]
+    inputs.register_hook(lambda _: timer.switch(BACKWARD))  # type: ignore[no-untyped-call]
 
 
 def _is_done(marks: Marks) -> bool:
     last = marks[-1][1] if marks else 0.0
-    return isinstance(last, float) or last.query()
+    return isinstance(last, float) or bool(last.query())  # type: ignore[no-untyped-call]
 
 
 def _seconds(marks: Marks) -> dict[str, float]:
@@ -118,4 +118,4 @@ def _between(start: Mark, end: Mark) -> float:
         assert isinstance(start, float)
         assert isinstance(end, float)
         return end - start
-    return start.elapsed_time(end) / 1000
+    return float(start.elapsed_time(end)) / 1000
