@@ -41,12 +41,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """What checks had to say, see `said`; also from other processes."""
-    for reports in terminalreporter.stats.values():
-        for report in reports:
-            for name, text in getattr(report, "user_properties", ()):
-                if name == "said" and report.when == "teardown":
-                    terminalreporter.write_line(f"{report.nodeid.rpartition('::test_')[2].replace('_', ' ')}: {text}")
+    """A markdown table of what tests recorded, see `record`; also from other processes."""
+    reports = [report for reports in terminalreporter.stats.values() for report in reports if hasattr(report, "when")]
+    rows = [
+        (report.nodeid, text)
+        for report in reports
+        for name, text in report.user_properties
+        if name == "recorded" and report.when == "teardown"
+    ]
+    if rows:
+        rows += [(report.nodeid, f"FAILED: {_reason(report)}") for report in reports if report.failed]
+        terminalreporter.write_line("| check | found |\n|---|---|")
+    for nodeid, text in rows:
+        terminalreporter.write_line(f"| {nodeid.rpartition('::test_')[2].replace('_', ' ')} | {text} |")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """The first line of what a failed test raised."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message if crash else report.longrepr).splitlines()[0]
 
 
 @pytest.fixture(autouse=True)
@@ -56,9 +69,9 @@ def _same_draws() -> None:
 
 
 @pytest.fixture
-def said(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Say what was measured, in the summary at the end."""
-    return lambda text: request.node.user_properties.append(("said", text))
+def record(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Note what was measured, for the table at the end."""
+    return lambda text: request.node.user_properties.append(("recorded", text))
 
 
 @pytest.fixture(scope="session")

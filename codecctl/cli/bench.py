@@ -1,34 +1,69 @@
-"""`codecctl bench`: how fast a model is on this machine."""
+"""`codecctl bench`: how fast a model codes, or a training step is, on this machine."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
-from codecctl.cli.options import DeviceOption
+from codecctl.cli.options import SetOption
+from codecctl.errors import UsageError
+
+if TYPE_CHECKING:
+    from codecctl.train.bench import StepTimes
+    from codecctl.train.plan import Prediction
+
+_HOLDS = 0.1  # relative difference up to which an assumption of the plan is said to hold
 
 
 def bench(
     checkpoint: CheckpointOption = None,
     seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Length of the speech.")] = 10.0,
-    threads: Annotated[int, typer.Option(min=1, metavar="N", help="CPU threads.")] = 1,
-    device: DeviceOption = "cpu",
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads; else 1, and with --train those of torch.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute; else cpu, with --train auto."),
+    ] = None,
+    train: Annotated[bool, typer.Option("--train", help="Time training steps on random audio, part by part.")] = False,
+    config: Annotated[
+        str | None,
+        typer.Option("--config", "-c", metavar="NAME|PATH", help="With --train: what to train."),
+    ] = None,
+    gpu: Annotated[
+        str | None, typer.Option("--gpu", metavar="NAME|PATH", help="With --train: a card's profile, e.g. rtx4090.")
+    ] = None,
+    overrides: SetOption = None,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --train: steps to time.")] = 40,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
-    """Time a model on bundled speech: whole files, and streams a frame at a time.
+    """Time a model on bundled speech: whole files, and streams a frame at a time. Or, with --train, training steps.
 
-    Medians of several runs. real_time_factor: seconds of computing for a second of speech, below 1 is faster than life.
+    Medians of several runs. real_time_factor: seconds of computing for a second of speech; below 1 is faster than real
+    time. --train needs neither data nor the teacher's weights, and compares with what `train --dry-run` predicts.
     """
     import torch
 
+    if threads or not train:
+        torch.set_num_threads(threads or 1)
+    if train:
+        if checkpoint:
+            raise UsageError("--checkpoint: --train times a new model; choose it with --config")
+        _bench_training(config or "production", gpu, overrides, device or "auto", steps, as_json)
+    elif config or gpu or overrides:
+        raise UsageError("--config, --gpu and --set are for training steps; add --train")
+    else:
+        _bench_coding(find_checkpoint(checkpoint), seconds, threads or 1, device or "cpu", as_json)
+
+
+def _bench_coding(path: Path, seconds: float, threads: int, device: str, as_json: bool) -> None:
     from codecctl.inference.load import Codec
     from codecctl.inference.timing import measure
 
-    torch.set_num_threads(threads)
-    path = find_checkpoint(checkpoint)
     codec = Codec.load(path, device)
     times = measure(codec, seconds)
     if as_json:
@@ -37,3 +72,91 @@ def bench(
     typer.echo(f"{path.name} ({codec.fingerprint}), {seconds:g} s of speech, {threads} thread(s), {device}")
     for name, value in times.items():
         typer.echo(f"{name:32}  {value:.4g}")
+
+
+def _bench_training(
+    config: str, gpu: str | None, overrides: list[str] | None, device: str, n_steps: int, as_json: bool
+) -> None:
+    import torch
+
+    from codecctl.config import load_config
+    from codecctl.train.bench import measure_steps
+    from codecctl.train.device import training_device
+    from codecctl.train.plan import predict
+
+    settings = load_config(config, gpu=gpu, overrides=overrides or ())
+    times = measure_steps(settings, training_device(device, settings), n_steps)
+    prediction = predict(settings)
+    if as_json:
+        where = {"config": config, "gpu": gpu, "torch": torch.__version__, "cuda": torch.version.cuda}
+        typer.echo(json.dumps({**where, **_numbers(times, prediction)}))
+        return
+    card = settings.train.gpu.name if settings.train.gpu else ""
+    settings_in_words = f"{settings.train.precision}, compile {'on' if settings.train.compile else 'off'}"
+    typer.echo(f"{config} on {times.device}, torch {torch.__version__}, {settings_in_words}, {n_steps} steps")
+    for line in (*_summary(times, prediction, card), *_parts(times), *_assumptions(times, prediction)):
+        typer.echo(line)
+
+
+def _numbers(times: StepTimes, prediction: Prediction) -> dict[str, object]:
+    from codecctl.train.bench import implied_assumptions
+
+    return {
+        "device": times.device,
+        "n_steps": times.n_steps,
+        "step_ms": 1000 * times.seconds,
+        "audio_seconds_per_second": times.throughput,
+        "parts_ms": {name: 1000 * seconds for name, seconds in times.parts.items()},
+        "host_wait_ms": None if times.host_wait_seconds is None else 1000 * times.host_wait_seconds,
+        "peak_bytes": times.peak_bytes,
+        "reserved_bytes": times.reserved_bytes,
+        "predicted": {
+            "step_ms": None if prediction.seconds is None else 1000 * prediction.seconds,
+            "audio_seconds_per_second": prediction.throughput,
+            "peak_bytes": prediction.peak_bytes,
+            "card_bytes": prediction.card_bytes,
+        },
+        "assumptions": {
+            name: {"assumed": assumed, "measured": measured}
+            for name, (assumed, measured) in implied_assumptions(times, prediction).items()
+        },
+    }
+
+
+def _summary(times: StepTimes, prediction: Prediction, card: str) -> list[str]:
+    """`card`: of the prediction, empty without one."""
+    peak, seconds = times.peak_bytes, prediction.seconds
+    rows = [
+        ("step, ms", 1000 * times.seconds, None if seconds is None else 1000 * seconds),
+        ("seconds of audio a second", times.throughput, prediction.throughput),
+        ("peak memory, GB", None if peak is None else peak / 1e9, prediction.peak_bytes / 1e9),
+    ]
+    lines = [f"{'':26}{'measured':>14}{'predicted':>14}{f'  for {card}' if card else ''}"]
+    for name, measured, predicted in rows:
+        left = "not measured" if measured is None else f"{measured:.4g}"
+        right = "needs --gpu" if predicted is None else f"{predicted:.4g}"
+        is_comparable = peak is not None and measured is not None and predicted is not None
+        off = f"{measured / predicted - 1:+14.0%}" if is_comparable and measured and predicted else ""
+        lines.append(f"{name:26}{left:>14}{right:>14}{off}")
+    return lines
+
+
+def _parts(times: StepTimes) -> list[str]:
+    parts = {**times.parts, "between the parts": max(0.0, times.seconds - sum(times.parts.values()))}
+    lines = [f"{name:26}{1000 * seconds:11.3f} ms{seconds / times.seconds:14.1%}" for name, seconds in parts.items()]
+    if times.host_wait_seconds is not None:
+        lines.append(f"the host waits {1000 * times.host_wait_seconds:.3f} ms for the end of a step it has launched")
+    return lines
+
+
+def _assumptions(times: StepTimes, prediction: Prediction) -> list[str]:
+    from codecctl.train.bench import implied_assumptions
+
+    lines = []
+    for name, (assumed, measured) in implied_assumptions(times, prediction).items():
+        verdict = "holds" if abs(measured / assumed - 1) <= _HOLDS else "is off"
+        condition = ", if the other share holds" if name.startswith("share") else ""
+        lines.append(
+            f"the plan's {name.replace('_', ' ')} {verdict}: {assumed:.3g} assumed, {measured:.3g} measured{condition}"
+        )
+    return lines

@@ -19,6 +19,14 @@ StepsOption = Annotated[
     typer.Option("--steps", min=1, metavar="N", help="Stop after step N; else at the schedule's end, train.n_steps."),
 ]
 
+MaxMinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        "--max-minutes",
+        metavar="M",
+        help="Finish the step, save and exit M minutes after the start of this command; loading counts too.",
+    ),
+]
 DevicesOption = Annotated[int, typer.Option("--devices", min=1, metavar="N", help="Cards (or processes) a machine.")]
 NodesOption = Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Machines.")]
 

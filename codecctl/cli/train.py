@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from codecctl.cli.checkpoint import find_checkpoint
-from codecctl.cli.options import ConfigOption, DeviceOption, DevicesOption, NodesOption, SetOption, StepsOption
+from codecctl.cli.options import (
+    ConfigOption,
+    DeviceOption,
+    DevicesOption,
+    MaxMinutesOption,
+    NodesOption,
+    SetOption,
+    StepsOption,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +42,7 @@ def train(
         typer.Option("--from", metavar="CKPT", help="Start with the weights of this model, as --checkpoint names it."),
     ] = None,
     steps: StepsOption = None,
+    max_minutes: MaxMinutesOption = None,
     device: DeviceOption = "auto",
     n_devices: DevicesOption = 1,
     n_nodes: NodesOption = 1,
@@ -45,6 +55,7 @@ def train(
     ] = False,
 ) -> None:
     """Train a codec. Ctrl-C finishes the step and saves; `codecctl resume` goes on."""
+    started = time.monotonic()
     from codecctl.cli.watch import TrainingDisplay
     from codecctl.config import load_config
     from codecctl.train.device import training_device
@@ -70,6 +81,8 @@ def train(
             start_from=weights,
             n_devices=n_devices,
             n_nodes=n_nodes,
+            max_minutes=max_minutes,
+            started=started,
         )
 
 

@@ -1,5 +1,5 @@
-"""What a person sees of a training: a bar with losses and where they go, speed and time left, and a line for each
-validation."""
+"""The progress of a training: a bar with the losses and their trends, throughput and time left, and a line for each
+validation and save."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from codecctl.config import Config
 from codecctl.evaluate.validate import Scores
 from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher
-from codecctl.train.pace import Pace
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
+from codecctl.train.throughput import Throughput
 
-_REFRESH_SECONDS = 0.5  # reading a loss makes a card wait: not at every step
+_REFRESH_SECONDS = 0.5  # reading a loss waits for the card: not at every step
 _PLAIN_SECONDS = 30.0  # between two lines where stderr is a log file
-_SLOW, _FAST = 0.97, 0.8  # kept of a loss's two running means at each look
-_FLAT = 0.01  # a smaller difference between them is no trend
+_SLOW, _FAST = 0.97, 0.8  # kept of the two running means of a loss at each value
+_FLAT = 0.01  # relative difference of the means below which the trend is level
 
 
 class TrainingDisplay(Watcher):
@@ -63,13 +63,16 @@ class TrainingDisplay(Watcher):
     def saved(self, step: int, seconds: float) -> None:
         self._say(f"step {step}: saved; training waited {seconds:.2f} s")
 
+    def time_over(self, run: Run, step: int) -> None:
+        self._say(f"stopped after step {step}: the time limit is over; saved; `codecctl resume {run.folder}` goes on")
+
     def failed(self, message: str) -> None:
         self._bar.console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
 
     def warned(self, step: int, message: str) -> None:
         self._bar.console.print(f"[bold red]step {step}: {escape(message)}[/]", soft_wrap=True)
 
-    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         now = time.monotonic()
         wait = _REFRESH_SECONDS if self._console.is_terminal else _PLAIN_SECONDS
         if now - self._shown < wait:
@@ -79,8 +82,9 @@ class TrainingDisplay(Watcher):
         total = result.total
         losses = " ".join(self._loss(name, float(value)) for name, value in result.losses.items())
         facts = [
-            f"{self._loss('loss', float(total))} ({losses}) {pace.audio_seconds_per_second:.1f} s of audio/s",
-            f"waiting for data {pace.loader_wait_share:.0%}",
+            f"{self._loss('loss', float(total))} ({losses}) {throughput.audio_seconds_per_second:.1f} s of audio/s",
+            f"waiting for data {throughput.loader_wait_share:.0%}",
+            *([f"discriminators {share:.0%}"] if (share := throughput.discriminators_share) is not None else ()),
             *gpu_memory(total.device),
             f"{duration(self._seconds_left(step, now))} left",
         ]
@@ -99,7 +103,7 @@ class TrainingDisplay(Watcher):
         return f"{name} {value:.3g}{arrow}"
 
     def _seconds_left(self, step: int, now: float) -> float:
-        """Validations and saves go on as they have."""
+        """At the mean speed so far, validations and saves included."""
         return (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
 
     def _say(self, text: str) -> None:
@@ -113,13 +117,13 @@ class TrainingDisplay(Watcher):
 
 
 class LossTrend:
-    """Where a loss goes: the mean of its last values against a longer one. A single step says little."""
+    """The trend of a loss: the running mean of its last values compared with that of more of them."""
 
     def __init__(self, value: float) -> None:
         self._slow = self._fast = value
 
     def arrow(self, value: float) -> str:
-        """Hear the next value. Up, down, or level."""
+        """Add the next value; returns an arrow up, down, or level."""
         self._slow += (1 - _SLOW) * (value - self._slow)
         self._fast += (1 - _FAST) * (value - self._fast)
         if abs(self._fast - self._slow) <= _FLAT * abs(self._slow):
@@ -128,7 +132,7 @@ class LossTrend:
 
 
 def gpu_memory(device: torch.device) -> list[str]:
-    """The most that the card's memory has held, in words; nothing on the CPU."""
+    """Peak memory of the card, e.g. `20.1 of 24 GB`; empty on the CPU."""
     if device.type != "cuda":
         return []
     peak, all_of_it = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory

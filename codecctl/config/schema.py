@@ -279,6 +279,9 @@ class TrainConfig(Section):
         0, lt=2**32, description="of weights, crops and dropout; a step's randomness follows from (seed, step)"
     )  # torch's generator on the CPU would pass over the bits above
     n_steps: Positive = Field(400_000, description="updates in the whole run")
+    max_minutes: float | None = Field(
+        None, gt=0, description="train and resume save and exit after so many minutes, as by --max-minutes"
+    )
     batch_size: Positive = Field(16, description="crops that one card takes at a time")
     accumulate: Positive = Field(1, description="batches whose gradients add up to one step")
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, reached after the warm-up")

@@ -28,13 +28,13 @@ from codecctl.train.agreement import check_same_books, check_shared, largest
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.log import NoLog, RunLog
-from codecctl.train.pace import Clock, Pace
 from codecctl.train.preflight import preflight
 from codecctl.train.ranks import count_ranks, together
-from codecctl.train.signals import StopAsked, StopSignals, UntilStopped
+from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
 from codecctl.train.state import TrainState, start_state, step_generator
 from codecctl.train.step import StepResult, assemble, train_step
 from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.throughput import Clock, Throughput
 from codecctl.train.trend import trend
 
 _KMEANS = 2  # a purpose of randomness, see step.py
@@ -51,11 +51,13 @@ class Watcher:
 
     def checked(self, what: dict[str, str]) -> None: ...
 
-    def stepped(self, step: int, result: StepResult, pace: Pace) -> None: ...
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None: ...
 
     def validated(self, step: int, scores: Scores, trend: str) -> None: ...
 
     def saved(self, step: int, seconds: float) -> None: ...
+
+    def time_over(self, run: Run, step: int) -> None: ...
 
     def warned(self, step: int, message: str) -> None: ...
 
@@ -73,24 +75,30 @@ def train(
     start_from: Path | None = None,
     n_devices: int = 1,
     n_nodes: int = 1,
+    max_minutes: float | None = None,
+    started: float | None = None,
 ) -> Run:
     """Start a run in `folder` and train until `stop_step` (None: `train.n_steps`). `start_from`: the checkpoint whose
-    weights and codebooks it begins with; else they are drawn, and the books start by k-means.
+    weights and codebooks it begins with; else they are drawn, and the books start by k-means. `max_minutes` (None:
+    `train.max_minutes`) after `started` (by `time.monotonic()`; None: now) the state is saved and the run returned.
 
-    Raises `UsageError` if a run is there already, `CodecctlError` if the prepared data or the teacher is missing or
-    too much goes wrong, `Interrupted` after SIGINT or SIGTERM, when the state has been saved.
+    Raises `UsageError` if a run is there already or `max_minutes` are over before the first step,
+    `CodecctlError` if the prepared data or the teacher is missing or too much goes wrong, `Interrupted` after SIGINT or
+    SIGTERM, when the state has been saved.
     """
+    limit = _time_limit(config, max_minutes, started)
     run = Run(folder)
     run.refuse_taken()
     crops = open_crops(config)
     with together(count_ranks(n_devices, n_nodes), folder, watcher.failed):
         fabric = make_fabric(config, device, n_devices, n_nodes)
-        trainer = _Trainer(config, run, crops, fabric, watcher)
+        trainer = _Trainer(config, run, crops, fabric, watcher, limit)
         trainer.check()
         if start_from is None:
             start_codebooks(trainer.state, config, crops, fabric)
         else:
             take_weights(trainer.state, start_from, config.train.band_weight)
+        trainer.check_time()
         with _held(run, fabric):
             if fabric.is_global_zero:
                 run.create(config)
@@ -108,8 +116,11 @@ def resume(
     *,
     n_devices: int = 1,
     n_nodes: int = 1,
+    max_minutes: float | None = None,
+    started: float | None = None,
 ) -> Run:
     """Go on from the last checkpoint of a run as if it had never stopped. `data`: where the prepared data lies now.
+    `max_minutes`, `started`: as `train` has them.
 
     Raises `UsageError` if there is nothing left to do up to `stop_step` or another process trains there,
     `CodecctlError` if the checkpoint misses a key or has a foreign one, and what `train` raises.
@@ -118,15 +129,17 @@ def resume(
     content, config = read_run_config(run)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
+    limit = _time_limit(config, max_minutes, started)
     if content["step"] >= (stop_step or config.train.n_steps):
         raise UsageError(f"{run.last}: is at step {content['step']} already; give more with --steps")
     crops = open_crops(config)
     with together(count_ranks(n_devices, n_nodes), run.folder, watcher.failed):
         fabric = make_fabric(config, device, n_devices, n_nodes)
         with _held(run, fabric):
-            trainer = _Trainer(config, run, crops, fabric, watcher)
+            trainer = _Trainer(config, run, crops, fabric, watcher, limit)
             trainer.take_up(content)
             trainer.check()
+            trainer.check_time()
             table = restored(trainer.state, content, config, trainer.steps_per_epoch, fabric.world_size)
             trainer.watcher.restored(table)
             trainer.go(stop_step)
@@ -136,8 +149,10 @@ def resume(
 class _Trainer:
     """One run on its devices."""
 
-    def __init__(self, config: Config, run: Run, crops: Crops, fabric: Fabric, watcher: Watcher) -> None:
-        self.config, self.run, self.crops, self.fabric = config, run, crops, fabric
+    def __init__(
+        self, config: Config, run: Run, crops: Crops, fabric: Fabric, watcher: Watcher, limit: TimeLimit
+    ) -> None:
+        self.config, self.run, self.crops, self.fabric, self.limit = config, run, crops, fabric, limit
         self.watcher = watcher if fabric.is_global_zero else Watcher()
         teacher = Teacher.load(config.train.semantic, config.model) if config.loss.semantic_weight else None
         head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
@@ -174,21 +189,29 @@ class _Trainer:
         found = preflight(self.state, self.machine, self.config, self.crops, self.run.folder)
         self.watcher.checked({**found, "validation": self.validation.in_words()})
 
+    def check_time(self) -> None:
+        """Raises `UsageError`, on all ranks, if the time is over before the first step."""
+        if largest(self.fabric, int(self.limit.is_over)):
+            raise UsageError(
+                f"--max-minutes {self.limit.minutes:g}: preparing the first step took {self.limit.minutes_passed:.2g} "
+                "minutes; nothing was trained; give more"
+            )
+
     def go(self, stop_step: int | None) -> None:
-        """Train until `stop_step` or a signal."""
+        """Train until `stop_step`, a signal, or the end of the time limit."""
         state, settings = self.state, self.config.train
         stop_step = stop_step or settings.n_steps
         self.watcher.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
-        clock = Clock(self.step_samples / self.config.model.sample_rate)
-        with StopSignals() as signals, self._open_log() as log:
+        clock = Clock(self.step_samples / self.config.model.sample_rate, self.fabric.device)
+        with StopSignals(self.limit) as signals, self._open_log() as log, clock:
             if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
                 self._validate(log, signals)  # a signal had ended it
             while state.step < stop_step:
                 for batches in clock.waiting(self._batches(state.step, stop_step)):
                     result = train_step(state, batches, self.machine, self.config)
                     self.counter.update(result.codes)
-                    pace = clock.tick()
-                    self.watcher.stepped(state.step, result, pace)
+                    throughput = clock.tick()
+                    self.watcher.stepped(state.step, result, throughput)
                     self._unread_skips[state.step] = result.skipped
                     if any(_due(state.step, every, stop_step) for every in self._reading_steps):
                         self._read_skips()
@@ -198,17 +221,20 @@ class _Trainer:
                     if _due(state.step, settings.log_every_steps, stop_step):
                         self._gather_counts()
                         books = self.counter.stats()
-                        self._log(log, "train", _numbers(result, pace), books)
+                        self._log(log, "train", _numbers(result, throughput), books)
                         self.counter.reset()
                         self._watch_books(books, log)
                     if _due(state.step, settings.validate_every_steps, stop_step):
                         self._validate(log, signals)
-                    stop = largest(self.fabric, signals.received or 0)
+                    stop = largest(self.fabric, signals.reason)
                     if _due(state.step, settings.checkpoint_every_steps, stop_step) or stop:
                         problem = self._save(log)
                         if problem and (stop or state.step == stop_step):
                             raise CodecctlError(f"{self.run.last}: {problem}; step {state.step} could not be saved")
-                    if stop:
+                    if stop == TIME_IS_OVER and state.step < stop_step:
+                        self.watcher.time_over(self.run, state.step)
+                        return
+                    if stop > TIME_IS_OVER:
                         message = f"stopped after step {state.step}, saved; `codecctl resume {self.run.folder}` goes on"
                         raise Interrupted(message, stop)
 
@@ -379,6 +405,12 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fab
     state.ema.load_state_dict(weights)
 
 
+def _time_limit(config: Config, max_minutes: float | None, started: float | None) -> TimeLimit:
+    """The command's own limit comes before the config's."""
+    minutes = config.train.max_minutes if max_minutes is None else max_minutes
+    return TimeLimit(minutes, time.monotonic() if started is None else started)
+
+
 def segment_samples(config: Config) -> int:
     """The crop's length in whole frames."""
     return max(1, round(config.data.segment_seconds * config.model.frame_rate)) * config.model.hop_length
@@ -402,7 +434,7 @@ def _due(step: int, every: int, stop_step: int) -> bool:
     return step % every == 0 or step == stop_step
 
 
-def _numbers(result: StepResult, pace: Pace) -> dict[str, float]:
+def _numbers(result: StepResult, throughput: Throughput) -> dict[str, float]:
     """What a line of the log holds of a step: each loss, its weight and its share of the total."""
     total = float(result.total)
     numbers = {"total_loss": total}
@@ -414,4 +446,5 @@ def _numbers(result: StepResult, pace: Pace) -> dict[str, float]:
     numbers["gradient_norm"] = float(result.gradient_norm)
     if result.discriminator_gradient_norm is not None:
         numbers["discriminator_gradient_norm"] = float(result.discriminator_gradient_norm)
-    return {**numbers, "learning_rate": result.learning_rate, **asdict(pace)}
+    speed = {name: value for name, value in asdict(throughput).items() if value is not None}
+    return {**numbers, "learning_rate": result.learning_rate, **speed}

@@ -29,6 +29,7 @@ from codecctl.train.generator import Generated
 from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import TrainState, follow, host_generator, learn, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
+from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part
 
 _DROPOUT, _REVIVAL, _STRETCH = range(3)  # purposes of a step's randomness
 _ADVERSARIAL = {"adversarial", "feature"}
@@ -121,6 +122,7 @@ class Gradients:
         return torch.stack(norms).isfinite().all()
 
 
+@part("other")
 def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery, config: Config) -> StepResult:
     """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on.
 
@@ -130,15 +132,18 @@ def train_step(state: TrainState, batches: Sequence[Tensor], machine: Machinery,
     found = gradients(state, batches, machine, config)
     codes = torch.cat([output.codes for output in found.outputs])
     skipped = largest_on_device(machine.fabric, (~found.finite).float())
-    learn(state.optimizer, machine.optimizer.step, skipped)
-    if machine.adversary is not None and found.discriminator_norm is not None:
-        assert state.discriminator_optimizer is not None
-        learn(state.discriminator_optimizer, machine.adversary.optimizer.step, skipped)
+    with part("optimisers"):
+        learn(state.optimizer, machine.optimizer.step, skipped)
+        if machine.adversary is not None and found.discriminator_norm is not None:
+            assert state.discriminator_optimizer is not None
+            learn(state.discriminator_optimizer, machine.adversary.optimizer.step, skipped)
     if "quantizer" not in config.train.freeze:
         latents = torch.cat([output.latents.detach() for output in found.outputs])
         revival = step_generator(config.train.seed, state.step, _REVIVAL)
-        state.codec.quantizer.update(latents, codes, found.n_quantizers, revival, skipped)
-    follow(state, config.train.ema_decay, skipped)
+        with part("codebooks"):
+            state.codec.quantizer.update(latents, codes, found.n_quantizers, revival, skipped)
+    with part("optimisers"):
+        follow(state, config.train.ema_decay, skipped)
     state.step += 1
     return StepResult(found.losses, found.weights, found.norm, found.discriminator_norm, rate, codes, skipped)
 
@@ -176,6 +181,7 @@ def fully_on(state: TrainState, config: Config) -> TrainState:
     return replace(state, adversarial_step=state.step - config.train.adversarial.ramp_steps)
 
 
+@part("optimisers")
 def _clip(module: nn.Module, config: Config) -> Tensor:
     """The norm of the gradient before it was clipped."""
     return nn.utils.clip_grad_norm_(module.parameters(), config.train.gradient_clip)
@@ -239,7 +245,8 @@ def _backward(
     gradients when `is_last`."""
     fabric = machine.fabric
     with fabric.no_backward_sync(machine.generator, enabled=not is_last):
-        output = Generated(*machine.generator(audio, n_quantizers))
+        with part("generator forward"):
+            output = Generated(*machine.generator(audio, n_quantizers))
         losses = judge(audio, output, machine, config)
         if adversary is not None:
             real, decoded = audio[..., heard], output.audio[..., heard]
@@ -251,10 +258,12 @@ def _backward(
                 losses |= hear(real, decoded, adversary.discriminators, fabric, judged)
         check_weights(losses, weights, config)
         total = torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
-        fabric.backward(total * share)
+        with part(BACKWARD):
+            fabric.backward(total * share)
     return output, losses
 
 
+@part("losses")
 def judge(audio: Tensor, output: Generated, machine: Machinery, config: Config) -> dict[str, Tensor]:
     """The unweighted losses by name, but for those that need the discriminators."""
     losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
@@ -278,6 +287,7 @@ def first_discriminator_step(state: TrainState, config: Config) -> int:
     return state.adversarial_step - config.train.adversarial.warmup_steps
 
 
+@part(DISCRIMINATORS)
 def _teach(
     audio: Tensor, decoded: Tensor, discriminators: nn.Module, fabric: Fabric, share: float
 ) -> tuple[Tensor, list[Judgement]]:
@@ -289,6 +299,7 @@ def _teach(
     return loss, real
 
 
+@part(DISCRIMINATORS)
 def hear(
     audio: Tensor,
     decoded: Tensor,
@@ -303,4 +314,6 @@ def hear(
             with torch.no_grad():
                 real = discriminators(audio)
         fake = discriminators(decoded)
-    return {"adversarial": adversarial_loss(fake), "feature": feature_loss(real, fake)}
+    losses = {"adversarial": adversarial_loss(fake), "feature": feature_loss(real, fake)}
+    backward_part(DISCRIMINATORS, decoded, losses.values())
+    return losses

@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from codecctl.config.schema import ModelConfig, SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.model.quantizer import ResidualVectorQuantizer
+from codecctl.train.timer import part
 
 _KEY = "train.semantic.teacher"
 _WITHOUT = "--set loss.semantic_weight=0 trains without a teacher"
@@ -92,6 +93,7 @@ class Teacher:
         self._model.to(device)
         return self
 
+    @part("teacher")
     @torch.no_grad()
     def __call__(self, audio: Tensor) -> Tensor:
         """Crops [B, 1, L] -> targets [B, T, D_teacher] in float32, T = ceil(L / hop). Computes as autocast says."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from codecctl.config import load_config
 from codecctl.inference.load import Codec, read_checkpoint
+from codecctl.train import signals
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
@@ -85,6 +88,33 @@ def test_sigterm_saves_and_says_how_to_go_on(prepared: Path, tmp_path: Path) -> 
     step = read_checkpoint(run / "last.pt")["step"]
     assert err.splitlines()[-1] == f"stopped after step {step}, saved; `codecctl resume {run}` goes on"
     assert Codec.load(run / "last.pt", "cpu").n_codebooks == 3
+
+
+def test_minutes_that_are_over_save_and_say_how_to_go_on(
+    codecctl: Program, prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, config = tmp_path / "run", tiny_yaml(tmp_path, prepared)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + 3600 * (run / "metrics.jsonl").exists())
+    monkeypatch.setattr(signals, "time", clock)  # the hour is over when the log is opened
+    done = codecctl("train", "--config", config, "--run", run, "--device", "cpu", "--max-minutes", "60")
+    assert (done.code, done.stdout) == (0, b""), done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        f"stopped after step 1: the time limit is over; saved; `codecctl resume {run}` goes on"
+    )
+    monkeypatch.undo()
+    assert codecctl("resume", run, "--device", "cpu", "--max-minutes", "60").code == 0
+    assert read_checkpoint(run / "last.pt")["step"] == 6
+
+
+@pytest.mark.parametrize("minutes", ["0", "-3", "0.00001"])
+def test_minutes_that_no_run_fits_into_are_refused(
+    codecctl: Program, prepared: Path, tmp_path: Path, minutes: str
+) -> None:
+    run, config = tmp_path / "run", tiny_yaml(tmp_path, prepared)
+    done = codecctl("train", "--config", config, "--run", run, "--device", "cpu", "--max-minutes", minutes)
+    assert (done.code, done.stdout) == (2, b"")
+    assert re.fullmatch(r"error: --max-minutes \S+: .*", done.stderr.splitlines()[-1])
+    assert not run.exists()
 
 
 def test_a_dry_run_says_what_a_run_would_take_and_makes_none(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ from codecctl.cli import watch
 from codecctl.cli.watch import LossTrend, TrainingDisplay, duration, gpu_memory
 from codecctl.train.loop import train
 from tests.cli.conftest import Finished
-from tests.train.tiny import tiny_config, tiny_yaml
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_yaml
 
 CPU = torch.device("cpu")
 FACTS = (
@@ -46,6 +47,18 @@ def test_a_terminal_gets_a_bar(prepared: Path, tmp_path: Path, monkeypatch: pyte
         seen = screen.read()
     assert "━" in seen
     assert re.search(rf"3/3 {FACTS.replace('left', '')}", re.sub(r"\x1b\[[0-9;?]*\w", "", seen)), seen
+
+
+def test_the_share_of_the_discriminators_is_shown_and_logged(
+    codecctl: Callable[..., Finished], prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watch, "_PLAIN_SECONDS", 0.0)
+    config = tiny_yaml(tmp_path, prepared, *ADVERSARIAL, "train.n_steps=2")
+    done = codecctl("train", "--config", config, "--run", tmp_path / "run", "--device", "cpu")
+    events = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    shares = [event["discriminators_share"] for event in events if event["kind"] == "train"]
+    assert [f"{share:.0%}" for share in shares] == re.findall(r"discriminators (\d+%), ", done.stderr)
+    assert all(0 < share < 1 for share in shares)
 
 
 def test_a_trend_is_not_the_noise_of_a_step() -> None:

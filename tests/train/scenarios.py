@@ -21,6 +21,7 @@ from codecctl.errors import CodecctlError
 from codecctl.model.quantizer import ResidualVectorQuantizer
 from codecctl.train import agreement, loop
 from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.signals import TimeLimit
 from codecctl.train.state import TrainState
 from tests.train.forks import fork_ranks
 
@@ -80,6 +81,16 @@ def a_signal_comes(rank: int) -> list[str]:
     return []
 
 
+def the_time_is_over_on_one(rank: int) -> list[str]:
+    def late(state: TrainState, *arguments: Any) -> Any:
+        if rank == 1 and state.step == 2:
+            TimeLimit.is_over = property(lambda _: True)  # type: ignore[assignment]
+        return learn(state, *arguments)
+
+    loop.train_step = late  # type: ignore[assignment]
+    return []
+
+
 def an_exception_is_raised(rank: int) -> list[str]:
     def broken(crops: Crops, step: int, *place: int) -> torch.Tensor:
         if rank == 1 and step == 3:
@@ -106,7 +117,7 @@ def nothing_happens(rank: int) -> list[str]:
 
 SCENARIOS: list[Callable[[int], list[str]]] = [
     one_batch_is_not_finite, two_batches_are_not_finite, a_book_moves_alone, a_book_collapses, a_signal_comes,
-    an_exception_is_raised, the_first_dies, nothing_happens,
+    the_time_is_over_on_one, an_exception_is_raised, the_first_dies, nothing_happens,
 ]  # fmt: skip
 
 

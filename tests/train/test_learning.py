@@ -18,9 +18,9 @@ from codecctl.inference.load import Codec, read_checkpoint, save_codec
 from codecctl.train import loop
 from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import Watcher, train
-from codecctl.train.pace import Pace
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
+from codecctl.train.throughput import Throughput
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine, tiny_yaml
 
 CPU = torch.device("cpu")
@@ -31,7 +31,7 @@ class Recorder(Watcher):
         self.results: list[StepResult] = []
         self.warnings: list[str] = []
 
-    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         self.results.append(result)
 
     def warned(self, step: int, message: str) -> None:
@@ -127,7 +127,7 @@ class FullFrom(Recorder):
         super().__init__()
         self.run, self.first, self.last, self.kept = run, first, last, -1
 
-    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         if step == self.first:
             self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, self.limits[1]))

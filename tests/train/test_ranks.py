@@ -75,6 +75,12 @@ def test_a_signal_to_one_stops_both_after_the_same_step(acted: Path) -> None:
     assert [rank["step"] for rank in ranks] == [3, 3]
 
 
+def test_the_end_of_the_time_on_one_stops_both_after_the_same_step(acted: Path) -> None:
+    ranks = seen(acted, "the_time_is_over_on_one")
+    assert [(rank["step"], rank["code"], rank["raised"]) for rank in ranks] == [(3, 0, None)] * 2
+    assert read_checkpoint(acted / "the_time_is_over_on_one" / "last.pt")["step"] == 3
+
+
 def test_an_exception_on_one_rank_ends_both_with_its_message(acted: Path) -> None:
     first, second = seen(acted, "an_exception_is_raised")
     assert (second["raised"], second["message"]) == ("CodecctlError", "a shard is broken")

@@ -13,8 +13,8 @@ from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.validate import _QuickScorer
 from codecctl.inference.load import read_checkpoint, write_checkpoint
 from codecctl.train.loop import Watcher, resume, train
-from codecctl.train.pace import Pace
 from codecctl.train.step import StepResult
+from codecctl.train.throughput import Throughput
 from tests.train.compare import assert_same_run, logged
 
 CPU = torch.device("cpu")
@@ -43,7 +43,7 @@ class _InterruptAt(Watcher):
     def __init__(self, step: int) -> None:
         self.step = step
 
-    def stepped(self, step: int, result: StepResult, pace: Pace) -> None:
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         if step == self.step:
             signal.raise_signal(signal.SIGINT)
 

@@ -1,0 +1,180 @@
+"""How long a training step takes on this machine, part by part: with random audio and a teacher of random weights, so
+that neither data nor downloads are needed."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from codecctl.config import Config
+from codecctl.data.crops import Prefetcher
+from codecctl.errors import CodecctlError
+from codecctl.train.device import make_fabric, pinned, sent
+from codecctl.train.loop import segment_samples
+from codecctl.train.plan import ASSUMPTIONS, Prediction
+from codecctl.train.state import TrainState, start_state
+from codecctl.train.step import Machinery, assemble, fully_on, train_step
+from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.timer import PartTimer, part
+
+_N_WARMUP = 3  # steps: kernels are chosen and compiled, memory is allocated
+_N_WAITED = 3  # further steps after each of which the host waits
+_LEVEL = 0.1  # RMS of the random audio
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """Means over `n_steps` steps on one device, all with discriminators if the config has any."""
+
+    device: str
+    n_steps: int
+    seconds: float  # a step
+    audio_seconds: float  # that a step trains on
+    parts: dict[str, float]  # seconds a step; what lies between the parts belongs to none
+    host_wait_seconds: float | None  # from the launch of a step's last operation to its end; None: on the CPU
+    peak_bytes: int | None  # of tensors during a step; None: on the CPU, where it is not measured
+    reserved_bytes: int | None  # that the allocator took from the card
+    context_bytes: int | None  # of the card's memory that is in use beside
+
+    @property
+    def throughput(self) -> float:
+        """Seconds of audio a second."""
+        return self.audio_seconds / self.seconds
+
+
+def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTimes:
+    """Time `n_steps` training steps after a few to warm up.
+
+    Raises `CodecctlError` if the batch does not fit into the card's memory.
+    """
+    try:
+        return _measure(config, device, n_steps)
+    except torch.OutOfMemoryError:
+        raise CodecctlError(
+            f"train.batch_size: {config.train.batch_size} crops of {config.data.segment_seconds:g} s do not fit into "
+            "this card; `codecctl train --dry-run` with the same options says what does"
+        ) from None
+
+
+def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:
+    """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Either
+    share is the one that explains the time of a step if the other holds; one that cannot explain it is left out."""
+    if times.peak_bytes is None or times.reserved_bytes is None or times.context_bytes is None:
+        return {}
+    shares = {}
+    multiplying, moving = prediction.seconds_multiplying, prediction.seconds_moving
+    if multiplying is not None and moving is not None:
+        shares = {
+            "share_of_peak": (ASSUMPTIONS.share_of_peak, multiplying, times.seconds - moving),
+            "share_of_bandwidth": (ASSUMPTIONS.share_of_bandwidth, moving, times.seconds - multiplying),
+        }
+    return {
+        **{name: (assumed, assumed * own / left) for name, (assumed, own, left) in shares.items() if left > 0},
+        "fragmentation": (ASSUMPTIONS.fragmentation, times.reserved_bytes / times.peak_bytes),
+        "context_bytes": (ASSUMPTIONS.context_bytes, times.context_bytes),
+    }
+
+
+def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
+    state, machine = _start(config, device)
+    device = machine.fabric.device
+    on_card = device.type == "cuda"
+    with closing(_random_batches(config, device)) as batches, PartTimer(device) as timer:
+
+        def step() -> None:
+            train_step(state, next(batches), machine, config)
+            timer.end_step()
+
+        for _ in range(_N_WARMUP):
+            step()
+        _synchronize(device)
+        timer.finished()
+        if on_card:
+            torch.cuda.reset_peak_memory_stats(device)
+        start = time.perf_counter()
+        for _ in range(n_steps):
+            step()
+        _synchronize(device)
+        seconds = (time.perf_counter() - start) / n_steps
+        steps = timer.finished()
+        waits = [_seconds_waited(step, device) for _ in range(_N_WAITED)] if on_card else None
+    names = dict.fromkeys(name for found in steps for name in found)
+    return StepTimes(
+        device=_name(device),
+        n_steps=n_steps,
+        seconds=seconds,
+        audio_seconds=_n_crops(config) * segment_samples(config) / config.model.sample_rate,
+        parts={name: sum(found.get(name, 0.0) for found in steps) / n_steps for name in names},
+        host_wait_seconds=None if waits is None else statistics.median(waits),
+        **_memory(device),
+    )
+
+
+def _start(config: Config, device: torch.device) -> tuple[TrainState, Machinery]:
+    """A training as at its first step, but with its discriminators at full weight and codebooks of random audio."""
+    fabric = make_fabric(config, device)
+    teacher = Teacher.without_weights(config.train.semantic) if config.loss.semantic_weight else None
+    head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
+    state = start_state(config, fabric.device, head, steps_per_epoch=1)
+    audio = _random_audio(config, 0)[: config.train.batch_size].to(fabric.device)
+    with torch.no_grad():
+        state.codec.fit_front(audio)
+        latents = state.codec.encoder(audio).mT.flatten(0, 1)  # [B x T, D]
+    state.codec.quantizer.fit(latents, torch.Generator().manual_seed(config.train.seed))
+    return fully_on(state, config), assemble(state, config, fabric, teacher)
+
+
+def _random_batches(config: Config, device: torch.device) -> Generator[list[Tensor]]:
+    """Each step's batches [B, 1, L] on the device, drawn by the loader's threads, without end."""
+    with Prefetcher(lambda step: pinned(_random_audio(config, step), device), 0, config.data.n_workers) as prefetched:
+        while True:
+            with part("data"):
+                _, audio = next(prefetched)
+                batches = [sent(batch, device) for batch in audio.chunk(config.train.accumulate)]
+            yield batches
+
+
+def _random_audio(config: Config, step: int) -> Tensor:
+    """The crops of a step, [B, 1, L]."""
+    generator = torch.Generator().manual_seed(step)
+    return _LEVEL * torch.randn(_n_crops(config), 1, segment_samples(config), generator=generator)
+
+
+def _n_crops(config: Config) -> int:
+    return config.train.batch_size * config.train.accumulate
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _seconds_waited(step: Callable[[], None], device: torch.device) -> float:
+    step()
+    start = time.perf_counter()
+    _synchronize(device)
+    return time.perf_counter() - start
+
+
+def _name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"CPU, {torch.get_num_threads()} thread(s)"
+
+
+def _memory(device: torch.device) -> dict[str, int | None]:
+    """The fields of `StepTimes` about memory."""
+    if device.type != "cuda":
+        return dict.fromkeys(("peak_bytes", "reserved_bytes", "context_bytes"))
+    free, total = torch.cuda.mem_get_info(device)
+    return {
+        "peak_bytes": torch.cuda.max_memory_allocated(device),
+        "reserved_bytes": torch.cuda.max_memory_reserved(device),
+        "context_bytes": total - free - torch.cuda.memory_reserved(device),
+    }

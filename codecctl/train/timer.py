@@ -1,0 +1,121 @@
+"""How long each part of a training step takes: measured by CUDA events on a card, so that the host never waits for it,
+and by the clock on the CPU."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
+from typing import Self
+
+import torch
+from torch import Tensor
+
+BACKWARD, DISCRIMINATORS = "backward", "discriminators"
+
+Mark = float | torch.cuda.Event
+Marks = list[tuple[str | None, Mark]]  # from this moment on the time is that of the named part; None: of no part
+
+_active: PartTimer | None = None
+
+
+class PartTimer:
+    """Within `with`: `part` and `backward_part` record what they enclose, for steps that compute on `device`."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._on_card = device.type == "cuda"
+        self._open: list[str] = []  # parts entered and not left yet, the innermost last
+        self._marks: Marks = []
+        self._steps: deque[Marks] = deque()
+
+    def enter(self, name: str) -> None:
+        self._open.append(name)
+        self._mark(name)
+
+    def leave(self) -> None:
+        self._open.pop()
+        self._mark(self._open[-1] if self._open else None)
+
+    def switch(self, name: str) -> None:
+        """Go on as the part `name` in place of the innermost one."""
+        self._open[-1] = name
+        self._mark(name)
+
+    def end_step(self) -> None:
+        self._steps.append(self._marks)
+        self._marks = []
+
+    def finished(self) -> list[dict[str, float]]:
+        """Seconds by part of each step that the device has completed since the last call, in order. Does not wait."""
+        steps = []
+        while self._steps and _is_done(self._steps[0]):
+            steps.append(_seconds(self._steps.popleft()))
+        return steps
+
+    def _mark(self, name: str | None) -> None:
+        if not self._on_card:
+            self._marks.append((name, time.perf_counter()))
+            return
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        self._marks.append((name, event))
+
+    def __enter__(self) -> Self:
+        global _active
+        self._before, _active = _active, self
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        global _active
+        _active = self._before
+
+
+@contextmanager
+def part(name: str) -> Iterator[None]:
+    """Within, or in the function that this decorates: the time counts as that of the part `name`, except where another
+    part is entered. Does nothing while no `PartTimer` is active."""
+    timer = _active
+    if timer is None:
+        yield
+        return
+    timer.enter(name)
+    try:
+        yield
+    finally:
+        timer.leave()
+
+
+def backward_part(name: str, inputs: Tensor, outputs: Iterable[Tensor]) -> None:
+    """Count the backward pass from `outputs` to `inputs` as the part `name`, within the part `BACKWARD`.
+
+    Autograd goes backward through what was computed last first, so no other part's backward pass comes between.
+    """
+    timer = _active
+    if timer is None or not inputs.requires_grad:
+        return
+    for output in outputs:
+        output.register_hook(lambda _: timer.switch(name))  # type: ignore[no-untyped-call]
+    inputs.register_hook(lambda _: timer.switch(BACKWARD))  # type: ignore[no-untyped-call]
+
+
+def _is_done(marks: Marks) -> bool:
+    last = marks[-1][1] if marks else 0.0
+    return isinstance(last, float) or bool(last.query())  # type: ignore[no-untyped-call]
+
+
+def _seconds(marks: Marks) -> dict[str, float]:
+    seconds: dict[str, float] = defaultdict(float)
+    for (name, start), (_, end) in pairwise(marks):
+        if name is not None:
+            seconds[name] += _between(start, end)
+    return dict(seconds)
+
+
+def _between(start: Mark, end: Mark) -> float:
+    if isinstance(start, float) or isinstance(end, float):
+        assert isinstance(start, float)
+        assert isinstance(end, float)
+        return end - start
+    return float(start.elapsed_time(end)) / 1000

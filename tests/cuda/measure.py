@@ -1,0 +1,182 @@
+"""Time training steps on a card in several variants: `python -m tests.cuda.measure` prints a markdown row for each.
+
+`--tiny` runs the same on the CPU with small configs, to try this script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+
+import torch
+import transformers
+from torch import Tensor
+from torch.nn import functional as F
+
+from codecctl.config import Config, load_config
+from codecctl.model.snake import Snake
+from codecctl.train import step
+from codecctl.train.bench import StepTimes, implied_assumptions, measure_steps
+from codecctl.train.discriminators import Layers
+from codecctl.train.plan import Prediction, predict
+
+SECONDS = 125.0  # for all variants
+PARTS = ("generator forward", "losses", "teacher", "discriminators", "backward", "optimisers", "codebooks")
+COLUMNS = ("config", "variant", "ms a step", "audio s/s", "peak GB", "reserved GB", "host waits ms", *PARTS)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured: a config under a card's profile, and how many steps."""
+
+    config: str
+    gpu: str | None
+    n_steps: int
+    changes: tuple[str, ...] = ()
+
+    def load(self, *changes: str) -> Config:
+        return load_config(self.config, gpu=self.gpu, overrides=[*self.changes, *changes])
+
+
+@dataclass(frozen=True)
+class Variant:
+    name: str
+    without: tuple[Callable[[], None], ...]  # what takes improvements away
+    compiled: bool
+    seconds: float  # at most
+
+
+def without_fused_snake() -> None:
+    """The formula in plain torch: float32 where its alpha is, whatever the input."""
+    Snake.forward = lambda snake, x: x + (snake.alpha * x).sin().square() / (snake.alpha + 1e-9)  # type: ignore[method-assign]
+
+
+def without_shared_features() -> None:
+    """Features of real audio are computed anew for the codec's losses."""
+    losses = step.hear
+    step.hear = lambda real, decoded, networks, fabric, *_: losses(real, decoded, networks, fabric)  # type: ignore[assignment]
+
+
+def without_channels_last() -> None:
+    def forward(layers: Layers, x: Tensor) -> list[Tensor]:
+        features = []
+        for layer in layers:
+            x = F.leaky_relu(layer(x), 0.1)
+            features.append(x)
+        return features
+
+    Layers.forward = forward  # type: ignore[method-assign]
+
+
+DISCRIMINATORS_AS_BEFORE = (without_shared_features, without_channels_last)
+VARIANTS = (
+    Variant("eager", (without_fused_snake, *DISCRIMINATORS_AS_BEFORE), compiled=False, seconds=35),
+    Variant("+ fused Snake", DISCRIMINATORS_AS_BEFORE, compiled=False, seconds=35),
+    Variant("+ shared features, channels-last", (), compiled=False, seconds=35),
+    Variant("+ compiled parts", (), compiled=True, seconds=90),
+)
+TINY = (
+    "data.segment_seconds=0.2", "data.n_workers=0", "train.batch_size=2", "loss.adversarial_weight=1",
+    "loss.feature_weight=2", "train.adversarial={periods: [2], stft_windows: [64], channels: 2}",
+)  # fmt: skip
+
+
+def subjects(*, tiny: bool) -> list[Subject]:
+    if tiny:
+        return [Subject("smoke", None, 2, TINY)]
+    return [Subject("production", "h100-80gb", 10), Subject("starter", "h100-80gb", 20)]
+
+
+def measure(subject: Subject, variant: Variant, device: torch.device, results: Connection) -> None:
+    """In a process of its own: what a variant patches, compiles, breaks or allocates ends with it."""
+    try:
+        for take_away in variant.without:
+            take_away()
+        config = subject.load(f"train.compile={str(variant.compiled).lower()}")
+        results.send(measure_steps(config, device, subject.n_steps))
+    except Exception as error:
+        results.send(f"{type(error).__name__}: {error}".splitlines()[0])
+
+
+def start_method(device: torch.device) -> str:
+    """Fork keeps what has been imported; but a process cannot be forked once an import has touched the card."""
+    probe = multiprocessing.get_context("fork").Process(target=torch.cuda.init if device.type == "cuda" else None)
+    probe.start()
+    probe.join()
+    return "spawn" if probe.exitcode else "fork"
+
+
+def in_process(
+    method: str, subject: Subject, variant: Variant, device: torch.device, seconds: float
+) -> StepTimes | str:
+    """The times, or what went wrong."""
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=measure, args=(subject, variant, device, sender))
+    process.start()
+    sender.close()
+    try:
+        result: StepTimes | str = receiver.recv() if receiver.poll(seconds) else f"not done in {seconds:.0f} s"
+    except EOFError:
+        process.join()
+        result = f"its process ended with {process.exitcode}"
+    process.kill()
+    process.join()
+    return result
+
+
+def row(subject: Subject, variant: Variant, found: StepTimes | str) -> str:
+    if isinstance(found, str):
+        return f"| {subject.config} | {variant.name} | {found} |"
+    memory = [f"{size / 1e9:.2f}" if size is not None else "" for size in (found.peak_bytes, found.reserved_bytes)]
+    wait = "" if found.host_wait_seconds is None else f"{1000 * found.host_wait_seconds:.1f}"
+    parts = [f"{1000 * found.parts.get(name, 0.0):.1f}" for name in PARTS]
+    numbers = [f"{1000 * found.seconds:.1f}", f"{found.throughput:.0f}", *memory, wait, *parts]
+    return f"| {' | '.join([subject.config, variant.name, *numbers])} |"
+
+
+def planned(subject: Subject, prediction: Prediction) -> str:
+    seconds, throughput = prediction.seconds, prediction.throughput
+    numbers = [
+        "" if seconds is None else f"{1000 * seconds:.1f}",
+        "" if throughput is None else f"{throughput:.0f}",
+        f"{prediction.peak_bytes / 1e9:.2f}",
+        f"{prediction.card_bytes / 1e9:.2f}",
+    ]
+    return f"| {' | '.join([subject.config, 'the plan', *numbers])} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="for all variants")
+    arguments = parser.parse_args()
+    device = torch.device("cpu" if arguments.tiny else "cuda")
+    assert transformers.WavLMModel  # imported here, once for all processes
+    end = time.monotonic() + arguments.seconds
+    method = start_method(device)
+    measured: dict[Subject, StepTimes] = {}  # of the last variant
+    print(f"| {' | '.join(COLUMNS)} |", f"|{'---|' * len(COLUMNS)}", sep="\n", flush=True)
+    for variant in VARIANTS:
+        for subject in subjects(tiny=arguments.tiny):
+            left = end - time.monotonic()
+            found: StepTimes | str = "no time was left"
+            if left > 5:
+                found = in_process(method, subject, variant, device, min(variant.seconds, left))
+            if isinstance(found, StepTimes):
+                measured[subject] = found
+            print(row(subject, variant, found), flush=True)
+    for subject in subjects(tiny=arguments.tiny):  # last: a process that has gone backward cannot be forked
+        prediction = predict(subject.load())
+        print(planned(subject, prediction))
+        times = measured.get(subject)
+        for name, (assumed, implied) in (implied_assumptions(times, prediction) if times else {}).items():
+            print(f"| {subject.config} | {name}: {assumed:.3g} assumed, {implied:.3g} measured |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

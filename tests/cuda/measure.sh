@@ -1,0 +1,18 @@
+#!/bin/sh
+# The tests of a card, then training steps in several variants, in under four minutes, and one table of both at the end.
+# From the root of a checkout with the package's requirements on PYTHONPATH:  sh tests/cuda/measure.sh
+# A part that fails or takes too long stops none of the others. `--tiny` tries the script itself on a CPU.
+cd "$(dirname "$0")/../.." || exit 1
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
+table=$(mktemp)
+python3 - <<'P'
+import torch
+card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
+name = f"{card.name}, {card.total_memory / 1e9:.0f} GB" if card else "no card"
+print(f"{name}; torch {torch.__version__}, CUDA {torch.version.cuda}")
+P
+timeout -s INT -k 5 80 python3 -m pytest tests/cuda -m cuda -n 0 -q -p no:cacheprovider 2>&1 | tee -a "$table"
+timeout -k 5 140 python3 -m tests.cuda.measure "$@" 2>&1 | tee -a "$table"
+echo
+grep '^|' "$table"
+rm -f "$table"
