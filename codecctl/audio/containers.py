@@ -69,8 +69,10 @@ def _inspect_wav(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segmen
             size = int.from_bytes(read_at(file, wide_size, 8), "little")
             is_claim, fix = 0 < size < 2**63 - 1, {wide_size: struct.pack("<Q", n_file - position)}
         else:
-            is_claim = not _is_live_size(size) or (not size and _is_chunk_list(file, position, n_file, form))
             n_left = n_file - position
+            # Behind 4 GB of more bytes than claimed stands a writer whose 32 bits did not hold the size.
+            is_claim = not _is_live_size(size) and n_left - size < 2**32
+            is_claim = is_claim or (not size and _is_chunk_list(file, position, n_file, form))
             if not is_claim and n_left > 0xFFFFFFFF and form is _RIFF:
                 return Segment("WAV", start, n_file, None, n_left, False, _as_rf64(start, position, n_file))
             fix = {position - 4: struct.pack(form.size, max(0, min(n_left, 0xFFFFFFFF)))}

@@ -100,7 +100,7 @@ class ChainDecoder:
     """Decodes several recordings one behind the other; only one of them is open at a time."""
 
     def __init__(self, openers: Sequence[Callable[[], Decoder]]) -> None:
-        lengths = []
+        lengths: list[int] = []
         for open_next in openers:
             decoder = open_next()
             form = (decoder.sample_rate, decoder.n_channels)

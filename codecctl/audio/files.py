@@ -193,12 +193,12 @@ class AudioWriter:
         if not self.path.parent.is_dir():
             raise CodecctlError(f"{path}: there is no folder {self.path.parent}")
         with ExitStack() as stack:
-            partial = stack.enter_context(replacing(self.path))
+            self._partial = stack.enter_context(replacing(self.path))
             try:
-                self._file = soundfile.SoundFile(partial, "w", sample_rate, n_channels, "PCM_16", format=form)
+                self._file = soundfile.SoundFile(self._partial, "w", sample_rate, n_channels, "PCM_16", format=form)
             except soundfile.LibsndfileError as error:
-                raise CodecctlError(f"{path}: cannot be written ({reason(error)})") from None
-            stack.callback(self._file.close)
+                self._fail(error)
+            stack.callback(self._close)
             self._stack = stack.pop_all()
 
     def write(self, block: Audio) -> None:
@@ -208,7 +208,23 @@ class AudioWriter:
         try:
             self._file.write(to_pcm16(block).T)
         except soundfile.LibsndfileError as error:
-            raise CodecctlError(f"{self.path}: cannot be written ({reason(error)}); is the disk full?") from None
+            self._fail(error)
+
+    def _close(self) -> None:
+        try:
+            self._file.close()
+        except soundfile.LibsndfileError as error:
+            self._fail(error)
+
+    def _fail(self, error: soundfile.LibsndfileError) -> NoReturn:
+        """Raise the system's reason, which libsndfile does not pass on: the same write again tells it."""
+        cause = reason(error)
+        try:
+            with open(self._partial, "ab") as file:
+                file.write(bytes(1 << 16))
+        except OSError as same:
+            cause = same.strerror or cause
+        raise CodecctlError(f"{self.path}: cannot be written ({cause})") from None
 
     def __enter__(self) -> Self:
         return self

@@ -19,7 +19,7 @@ _KBPS = {  # (MPEG-1, layer) -> by bitrate code
 _KBPS[False, 3] = _KBPS[False, 2]
 _XING, _VBRI = (b"Xing", b"Info"), b"VBRI"
 _HEADER_BYTES = 4
-_CHUNK_BYTES = 1 << 20
+_FIRST_CHUNK_BYTES, _CHUNK_BYTES = 1 << 14, 1 << 20
 _TAG_BYTES = 64  # of a frame, as many as its Xing or VBRI header takes to be recognised
 _SEARCH_BYTES = 1 << 16  # for the first frame, and for the next one after damage
 
@@ -96,8 +96,10 @@ class _Count:
 def _count(file: BinaryIO, position: int, n_file: int, header: _Header) -> _Count:
     """Count the frames from here up to the next recording's tag or header, or to the end of the file."""
     n_frames, last_end, lengths, tag_at = 0, position, header.lengths, header.tag_offset
+    n_chunk = _FIRST_CHUNK_BYTES
     while position < n_file - _HEADER_BYTES:
-        data = read_at(file, position, _CHUNK_BYTES)
+        data = read_at(file, position, n_chunk)
+        n_chunk = min(2 * n_chunk, _CHUNK_BYTES)
         is_last = position + len(data) == n_file
         at, n_most = 0, len(data) - (_HEADER_BYTES if is_last else _TAG_BYTES)
         while at <= n_most and data[at] == 0xFF and (length := lengths.get(data[at + 1] << 8 | data[at + 2])):
@@ -120,6 +122,7 @@ def _count(file: BinaryIO, position: int, n_file: int, header: _Header) -> _Coun
         if found < 0:
             break
         position += max(1, found)
+        n_chunk = _FIRST_CHUNK_BYTES  # where there is damage, there may be more
     return _Count(n_frames, last_end, n_file)
 
 

@@ -40,7 +40,7 @@ def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     if position == begin:
         return None
     end = n_file if n_file - position < _HEAD_BYTES else position
-    return Segment("Ogg", start, end, is_cut=not is_ended)
+    return Segment("Ogg", start, end, is_cut=audio is not None and not is_ended)
 
 
 def _page_at(file: BinaryIO, position: int) -> tuple[int, int, int, int] | None:

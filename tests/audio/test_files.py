@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,18 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path) -> None:
         write_and_fail()
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
     assert (tmp_path / "a.wav").read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+def test_a_full_disk_is_named_with_the_file(tmp_path: Path, suffix: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))  # fails as a full disk does
+    try:
+        with pytest.raises(CodecctlError, match=rf"^{tmp_path}/a{suffix}: cannot be written \(File too large\)$"):
+            write_audio(tmp_path / f"a{suffix}", noise(50_000), 16_000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_suffixes_are_refused(tmp_path: Path) -> None:

@@ -92,9 +92,10 @@ def test_a_recorder_without_power_leaves_sizes_of_zero() -> None:
     np.testing.assert_array_equal(read(bytes(data)), read(encoded("wav")))
 
 
-def test_a_live_wav_of_more_than_4_gb(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0xFFFFFFFF, 5_000_000_000 % 2**32])  # live, or what 32 bits hold of the true one
+def test_a_wav_of_more_than_4_gb(tmp_path: Path, size: int) -> None:
     data = bytearray(encoded("wav")[:44])
-    data[40:44] = b"\xff\xff\xff\xff"
+    struct.pack_into("<I", data, 40, size)
     with open(tmp_path / "large.wav", "wb") as file:  # sparse: it takes no room on the disk
         file.write(data)
         file.truncate(5_000_000_042)
@@ -190,3 +191,11 @@ def test_sample_rates_that_cannot_be(rate: int) -> None:
     struct.pack_into("<II", data, 24, rate, 2 * rate)
     with pytest.raises(CodecctlError, match=rf"sample rate out of range \({rate} Hz; 4000 to 768000 Hz are read"):
         AudioReader(bytes(data))
+
+
+def test_damage_within_an_mp3_hides_only_the_damaged_frames() -> None:
+    data = bytearray(drop_tag(encoded("mp3", np.tile(SOUND, 5))))
+    for at in range(2000, len(data) - 2000, 2000):
+        data[at : at + 60] = bytes(60)
+    n_samples = read(bytes(data)).shape[1]
+    assert 5 * RATE < n_samples < 10.2 * RATE
