@@ -5,6 +5,7 @@
 cd "$(dirname "$0")/../.." || exit 1
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}" PYTHONUNBUFFERED=1 PYTORCH_NVML_BASED_CUDA_CHECK=1
 table=$(mktemp)
+export TORCHINDUCTOR_CACHE_DIR=$(mktemp -d)  # a compiler that is stopped here leaves a half-written kernel behind
 python3 - <<'P'
 import torch
 card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else None
@@ -15,4 +16,4 @@ timeout -s INT -k 5 80 python3 -m pytest tests/cuda -m cuda -n 0 -q -p no:cachep
 timeout -k 5 140 python3 -m tests.cuda.measure "$@" 2>&1 | tee -a "$table"
 echo
 grep '^|' "$table"
-rm -f "$table"
+rm -rf "$table" "$TORCHINDUCTOR_CACHE_DIR"
