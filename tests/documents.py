@@ -107,8 +107,10 @@ def _redirected(stdout: io.BytesIO, stderr: io.BytesIO) -> Iterator[None]:
 
 
 def is_printed(shown: str, output: str, *, exactly: bool) -> bool:
-    """Whether a line of a document is one of the output's. `...` stands for the rest of a line, or for any lines; frames
-    of tables do not count, and numbers only if `exactly`."""
+    """Whether a line of a document is one of the output's. `...` stands for the rest of a line or for any lines.
+
+    Frames of tables are not compared, and numbers only if `exactly`.
+    """
     start, cut, _ = shown.partition("...")
     wanted = _plain(start, exactly)
     if not wanted:

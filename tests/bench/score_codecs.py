@@ -13,9 +13,7 @@ from __future__ import annotations
 import argparse
 import csv
 import ctypes
-import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -94,20 +92,19 @@ def find_system(name: str, lyra_folder: Path | None) -> System:
     if name.startswith("opus"):
         return lambda audio: opus(audio, SAMPLE_RATE, float(name.removeprefix("opus")))
     if name.startswith("amrwb"):
-        return partial(amr_wb, name.removeprefix("amrwb"))
+        return lambda audio: amr_wb(name.removeprefix("amrwb"), audio)
     if name.startswith("lyra"):
         if lyra_folder is None:
-            sys.exit(f"{name}: give the folder of its .tflite files with --lyra")
-        return partial(lyra, lyra_folder, name.removeprefix("lyra"))
+            raise SystemExit(f"{name}: give the folder of its .tflite files with --lyra")
+        return lambda audio: lyra(lyra_folder, name.removeprefix("lyra"), audio)
     codec = Codec.load(find_checkpoint(name), "cpu")
     return lambda audio: render_codec(codec, torch.from_numpy(audio)[None, None], (), parts=False)[1][CODEC]
 
 
 def read_recordings(path: Path, root: Path) -> list[Audio]:
     """[L] at 16 kHz, one for each row."""
-    with path.open(encoding="utf-8", newline="") as file:
-        paths = [root / row["path"] for row in csv.DictReader(file, delimiter="\t")]
-    read = (read_audio(each) for each in paths)
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines(), delimiter="\t")
+    read = (read_audio(root / row["path"]) for row in rows)
     return [resample(to_mono(audio), rate, SAMPLE_RATE)[0] for audio, rate in read]
 
 
@@ -140,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     missing = unavailable(options.metrics)
     if absent := [name for name in options.metrics if MEASURES[name].names[0] in missing]:
-        sys.exit("; ".join(f"{name}: {missing[MEASURES[name].names[0]]}" for name in absent))
+        raise SystemExit("; ".join(f"{name}: {missing[MEASURES[name].names[0]]}" for name in absent))
     recordings = read_recordings(options.list, options.root)
     for name in options.codecs:
         texts = score_system(find_system(name, options.lyra), recordings, options.metrics)
