@@ -33,7 +33,10 @@ SHARED_SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that need a card are skipped without one, also where they were asked for."""
+    """Benchmarks count as slow; tests that need a card are skipped without one, also where they were asked for."""
+    for item in items:
+        if item.get_closest_marker("bench"):
+            item.add_marker("slow")
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

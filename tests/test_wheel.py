@@ -16,6 +16,8 @@ import pytest
 
 import codecctl
 
+pytestmark = pytest.mark.slow  # builds a wheel and an environment
+
 PROJECT = Path(__file__).resolve().parents[1]
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))
 
@@ -73,6 +75,7 @@ def test_it_holds_nothing_else(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert {name.split("/")[0] for name in names} == {"codecctl", f"codecctl-{version}.dist-info"}
     assert not [name for name in names if "test" in name or name.endswith((".pyc", ".partial"))]
+    assert {Path(name).suffix for name in names if name.startswith("codecctl/configs/")} == {".yaml"}
     assert wheel.stat().st_size < 15e6
 
 
