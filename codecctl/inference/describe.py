@@ -65,24 +65,20 @@ def _describe_npy(path: str | Path, name: str) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: str | Path) -> dict[str, Any]:
-    import torch
+    from codecctl.inference.checkpoint import Checkpoint
+    from codecctl.inference.shapes import shell
 
-    from codecctl.inference.load import fingerprint, read_checkpoint, read_config, weights_in_use
-    from codecctl.model.codec import Codec
-
-    checkpoint = read_checkpoint(path)
-    model = read_config(checkpoint, path).model
-    with torch.device("meta"):
-        codec = Codec(model)
-        codec.fold_weight_norm()
+    checkpoint = Checkpoint.read(path)
+    model = checkpoint.model
+    codec = shell(model)
+    norms = [weight for name, weight in codec.named_parameters() if name.endswith(".weight.original0")]  # folded in use
     return {
         "kind": "checkpoint",
-        "schema_version": checkpoint["schema_version"],
-        "step": checkpoint["step"],
+        "step": checkpoint.step,
         "model": _shipped_name(model),
-        "n_parameters": sum(weight.numel() for weight in codec.parameters()),
-        "n_codebook_values": sum(book.codebook.numel() for book in codec.quantizer.books),
-        "fingerprint": fingerprint(model, weights_in_use(checkpoint)),
+        "n_parameters": sum(weight.numel() for weight in codec.parameters()) - sum(norm.numel() for norm in norms),
+        "n_codebook_values": sum(codebook.codewords.numel() for codebook in codec.quantizer.codebooks),
+        "fingerprint": checkpoint.fingerprint,
         "sample_rate": model.sample_rate,
         "hop_length": model.hop_length,
         "frame_rate": model.frame_rate,

@@ -227,7 +227,7 @@ def judge(audio: Tensor, output: Generated, machine: Machinery, config: Config) 
     """The unweighted losses by name, but for those that need the discriminators."""
     losses = {**machine.losses(audio, output.audio), "commitment": output.commitment_loss.mean()}
     if machine.teacher is not None and output.semantics is not None:
-        losses["semantic"] = semantic_loss(output.semantics, machine.teacher(audio), config.train.semantic.axis)
+        losses["semantic"] = semantic_loss(output.semantics, machine.teacher(audio))
     return losses
 
 

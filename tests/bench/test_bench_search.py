@@ -33,12 +33,12 @@ def test_blocks_against_all(speech_folder: Path, monkeypatch: pytest.MonkeyPatch
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for n_paths in (1, 6, 16, 24):
-            codec.quantizer.config = codec.quantizer.config.model_copy(update={"n_paths": n_paths})
+        for beam_width in (1, 6, 16, 24):
+            codec.quantizer.config = codec.quantizer.config.model_copy(update={"beam_width": beam_width})
             rounds = [time_round(codec, latents, monkeypatch) for _ in range(5)]
             blocks, everything = (statistics.median(each) / seconds for each in zip(*rounds, strict=True))
-            print(f"{n_paths} paths: {blocks:.4f} of real time, {everything:.4f} by sorting all")
-            assert n_paths == 1 or blocks < everything
+            print(f"{beam_width} paths: {blocks:.4f} of real time, {everything:.4f} by sorting all")
+            assert beam_width == 1 or blocks < everything
     finally:
         torch.set_num_threads(threads)
 

@@ -159,9 +159,9 @@ def speed(yaml: Path, run: Path, n_ranks: int, n_threads: int) -> float:
 
 def test_two_ranks_reach_what_two_cores_allow(prepared: Path, tmp_path: Path) -> None:
     """Two gloo processes of one thread each, half the crops each, beside one process of two threads."""
-    changes = ["train.n_steps=25", "train.log_every_steps=1", "train.validate_every_steps=9999"]
+    changes = ["train.n_steps=19", "train.log_every_steps=1", "train.validate_every_steps=9999"]
     changes += ["train.checkpoint_every_steps=9999", "validate.n_utterances=1", *ADVERSARIES, f"data.path={prepared}"]
-    changes += ["train.min_perplexity=0"]  # so early, adversaries make the books collapse, and that ends a run
+    # With adversaries so early the codebooks collapse, which ends a run at the 20th line of the log.
     speeds: dict[int, list[float]] = {1: [], 2: []}
     for attempt in range(2):
         for n_ranks in speeds:

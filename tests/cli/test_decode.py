@@ -65,7 +65,7 @@ def test_another_model_is_refused_with_both_fingerprints(
 ) -> None:
     other = lively(TINY)
     with torch.no_grad():
-        other.quantizer.books[0].codebook[0] += 1
+        other.quantizer.codebooks[0].codewords[0] += 1
     save_codec(other, tmp_path / "other.pt")
     done = codecctl("decode", packed, "-o", tmp_path / "out.wav", "--checkpoint", tmp_path / "other.pt")
     assert done.code == 1

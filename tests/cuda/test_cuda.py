@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from codecctl.config import Config
-from codecctl.inference.load import find_device, read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.load import find_device
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.loop import Watcher, resume, train
 from codecctl.train.state import start_state
@@ -27,7 +28,7 @@ CARD, CPU = torch.device("cuda"), torch.device("cpu")
 Say = Callable[[str], None]
 # Wide enough for the kernels that the production model uses; long enough to fill them.
 MODEL = (
-    "model.strides=[4,8,10]", "model.base_channels=16", "model.kernel_size=7", "model.dilations=[1,3]",
+    "model.front={strides: [4, 8, 10], base_channels: 16, kernel_size: 7, dilations: [1, 3]}",
     "model.transformer={width: 128, n_layers: 2, n_heads: 4, feedforward_width: 256, look_back_frames: 50}",
     "model.quantizer.codebook_sizes=[256,128,128]", "train.batch_size=4", "data.segment_seconds=1",
 )  # fmt: skip
@@ -136,7 +137,7 @@ def test_a_run_goes_on_elsewhere(said: Say, prepared: Path, tmp_path: Path) -> N
     events = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     losses = [event["total_loss"] for event in events if event["kind"] == "train"]
     assert len(losses) == 6
-    assert read_checkpoint(run.last)["step"] == 6
+    assert Checkpoint.read(run.last).step == 6
     said("two steps on the card, two on the CPU, two on the card: loss " + " ".join(f"{x:.2f}" for x in losses))
 
 
@@ -150,5 +151,5 @@ def test_two_cards_keep_one_codec(said: Say, prepared: Path, tmp_path: Path) -> 
     command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", config, "--run", run, "--devices", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert read_checkpoint(run / "last.pt")["n_ranks"] == 2
+    assert Checkpoint.read(run / "last.pt").run["n_ranks"] == 2
     said("six steps over NCCL, codebooks equal at each of three saves")

@@ -15,12 +15,12 @@ import pytest
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from codecctl.errors import UsageError
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train.ranks import count_ranks
 from tests.train.tiny import tiny_yaml
 
 Seen = list[dict[str, Any]]
-SMALL = ("model.strides=[8,16]", "model.transformer.look_back_frames=200")
+SMALL = ("model.front.strides=[8,16]", "model.transformer.look_back_frames=200")
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_a_collapse_stops_both(acted: Path) -> None:
     told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "Told")
     assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "Told")
     assert "book 1 has collapsed" in told["message"]
-    assert read_checkpoint(acted / "a_book_collapses" / "last.pt")["step"] == 3
+    assert Checkpoint.read(acted / "a_book_collapses" / "last.pt").step == 3
 
 
 def test_a_signal_to_one_stops_both_after_the_same_step(acted: Path) -> None:
@@ -93,7 +93,7 @@ def test_srun_starts_the_same_run(acted: Path) -> None:
     first, second = seen(acted, "nothing_happens")
     assert (first["raised"], second["raised"]) == (None, None), first
     assert first["books"] == second["books"]
-    assert read_checkpoint(acted / "nothing_happens" / "last.pt")["n_ranks"] == 2
+    assert Checkpoint.read(acted / "nothing_happens" / "last.pt").run["n_ranks"] == 2
 
 
 def test_fewer_and_more_ranks_go_on_and_say_what_is_another_now(acted: Path) -> None:
@@ -102,8 +102,8 @@ def test_fewer_and_more_ranks_go_on_and_say_what_is_another_now(acted: Path) -> 
     assert fewer.startswith("1 instead of 2: a step hears 2 crops instead of 4, an epoch is")
     assert fewer.endswith("--devices 2 would go on as it was")
     assert more.startswith("2 instead of 1: a step hears 4 crops instead of 2, an epoch is")
-    after = read_checkpoint(acted / "a_signal_comes" / "last.pt")
-    assert (after["step"], after["n_ranks"]) == (7, 2)
+    after = Checkpoint.read(acted / "a_signal_comes" / "last.pt")
+    assert (after.step, after.run["n_ranks"]) == (7, 2)
 
 
 def test_who_started_the_processes_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
