@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A name beside `path` to write to: the file takes the place of `path` when the block ends well, else it goes.
+    """A temporary name beside `path` to write to; it replaces `path` when the block succeeds and is removed otherwise.
 
-    `durable`: it is on the disk when the block has ended. What a killed process leaves is called `.NAME.*.PID.partial`.
+    `durable`: the file is on the disk when the block has ended. A killed process leaves `.NAME.*.PID.partial`.
     """
     partial = path.with_name(f".{path.name}.{threading.get_native_id()}.{os.getpid()}.partial")
     try:
@@ -28,7 +28,7 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
 
 
 def sync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk: it survives a power cut."""
+    """Flush a file, or the names in a folder, to the disk, so that it survives a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

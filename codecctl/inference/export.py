@@ -21,8 +21,8 @@ from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 from codecctl.inference.identity import checksum, fingerprint
+from codecctl.model.codebook import with_running_sums, without_running_sums
 from codecctl.model.fronts import FRONTS
-from codecctl.model.quantizer import with_running_sums, without_running_sums
 
 EXPORT_FORMAT = "codecctl.codec"
 EXPORT_VERSION = 1

@@ -11,6 +11,7 @@ from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.export import Precision, write_export
 from codecctl.inference.find import STARTER, find_checkpoint
+from codecctl.inference.outputs import check_output
 from codecctl.model import codec as model
 
 
@@ -43,11 +44,10 @@ class Codec(model.Codec):
 def export_codec(source: Checkpoint, target: str | Path, precision: Precision = "int8") -> Checkpoint:
     """Write the model of a checkpoint as `target`.safetensors, without its training; returns what is in the new file.
 
-    Raises `UsageError` for another suffix of `target`.
+    Raises `UsageError` for a target that cannot be written as asked.
     """
     target = Path(target)
-    if target.suffix != ".safetensors":
-        raise UsageError(f"{target}: the suffix must be .safetensors")
+    check_output(target, (".safetensors",), inputs=[source.path])
     write_export(target, source.model, source.weights, source.step, precision)
     return Checkpoint.read(target)
 

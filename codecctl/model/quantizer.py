@@ -6,7 +6,7 @@ start and `update` after a step; only these change the codebooks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from codecctl.config.model import QuantizerConfig
+from codecctl.model.beam import Beam
+from codecctl.model.codebook import Codebook
 
 # A revived codeword starts this share of the way from a live one to a vector of it; on the vector it wins few others.
 _REVIVAL_SHARE = 0.3
 _MIN_GAIN = 1e-3  # where the first codeword means silence, its residual is zero
 _SEARCH_FRAMES = 64  # of a beam search at a time: its distances stay in the processor's cache
-_BLOCK = 16  # distances whose minimum the search compares first
-_RUNNING_SUMS = ("codeword_sum", "cluster_size", "left_over")
 
 
 @dataclass(frozen=True)
@@ -29,123 +29,6 @@ class Quantized:
     latents: Tensor  # [B, D, T] sum of the chosen codewords, straight-through
     codes: Tensor  # [B, K, T] int64
     commitment_loss: Tensor  # [K] mean squared distance of each codebook's input to the chosen codeword
-
-
-def without_running_sums(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A codec's weights less the running sums, which only training uses."""
-    return {name: weight for name, weight in weights.items() if not name.endswith(_RUNNING_SUMS)}
-
-
-def with_running_sums(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The inverse: sums as if each codeword had had one hit."""
-    complete = dict(weights)
-    for name, weight in weights.items():
-        part, _, last = name.rpartition(".")
-        if last == "codewords":
-            complete[f"{part}.codeword_sum"] = weight.clone()
-            complete[f"{part}.cluster_size"] = weight.new_ones(weight.shape[:1])
-        elif last == "gains":
-            complete[f"{part}.left_over"] = weight.square()
-    return complete
-
-
-class Codebook(nn.Module):
-    """A table of codewords and its running sums (van den Oord et al. 2017, appendix A.1).
-
-    All three are buffers; `codewords` is `codeword_sum / cluster_size`, stored so that inference needs no division.
-    """
-
-    codewords: Tensor  # [V, D]
-    codeword_sum: Tensor  # [V, D]
-    cluster_size: Tensor  # [V] average hits an update
-
-    def __init__(self, width: int, codebook_size: int) -> None:
-        super().__init__()
-        codewords = torch.randn(codebook_size, width)
-        self.register_buffer("codewords", codewords)
-        self.register_buffer("codeword_sum", codewords.clone())
-        self.register_buffer("cluster_size", torch.ones(codebook_size))
-        self._cached: tuple[Tensor, int, Tensor] | None = None  # codewords, their version, their table
-
-    def __len__(self) -> int:
-        return len(self.codewords)
-
-    def table(self) -> Tensor:
-        """[D + 2, V], so that [-2 x, 1, |x|^2] @ table is the squared distance of x to every codeword.
-
-        Cached until the codewords change: for a stream's single frames making it costs as much as using it.
-        """
-        if torch.compiler.is_compiling() or self.codewords.is_inference():  # no version then
-            return self._make_table()
-        if self._cached is None or self._cached[0] is not self.codewords or self._cached[1] != self.codewords._version:
-            self._cached = self.codewords, self.codewords._version, self._make_table()
-        return self._cached[2]
-
-    def _make_table(self) -> Tensor:
-        lengths = self.codewords.square().sum(dim=-1)
-        return torch.cat([self.codewords.mT, lengths[None], torch.ones_like(lengths)[None]])
-
-    def search(self, x: Tensor) -> Tensor:
-        """[..., D] -> [...], the nearest codeword of each vector; the lower index in a tie."""
-        return self.distances(x).argmin(dim=-1)
-
-    def distances(self, x: Tensor) -> Tensor:
-        """[..., D] -> [..., V], squared, less the squared length of x."""
-        table = self.table()
-        flat = torch.addmm(table[-2], x.flatten(0, -2), table[:-2], alpha=-2)
-        return flat.view(*x.shape[:-1], len(self))
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        """[...] -> [..., D]"""
-        return nn.functional.embedding(codes, self.codewords)
-
-    def set_codewords(self, where: Tensor, codewords: Tensor, cluster_size: Tensor | float) -> None:
-        """Replace the codewords at the indices `where`; running sums as if each had had `cluster_size` hits."""
-        self.codewords[where] = codewords
-        self.cluster_size[where] = cluster_size
-        self.codeword_sum[where] = codewords * self.cluster_size[where, None]
-
-    def follow(self, hits: Tensor, sums: Tensor, decay: float) -> None:
-        """Move the averages towards one update's hits [V] and sums of won vectors [V, D]."""
-        self.cluster_size.lerp_(hits, 1 - decay)
-        self.codeword_sum.lerp_(sums, 1 - decay)
-        alive = self.cluster_size > torch.finfo(self.cluster_size.dtype).eps
-        means = self.codeword_sum / self.cluster_size[:, None]
-        self.codewords.copy_(torch.where(alive[:, None], means, self.codewords))
-
-
-@dataclass(frozen=True)
-class Beam:
-    """The best sequences of codes found so far for each of N frames, P of them, best first (the M-algorithm, Jelinek
-    and Anderson 1971)."""
-
-    codes: Tensor  # [N, P, k] of the codebooks so far
-    residual: Tensor  # [N, P, D] what they leave over, divided by the gain
-    gain: Tensor  # [N, P, 1] what later codewords are multiplied by
-    error: Tensor  # [N, P] squared distance of what they stand for to the target
-
-    @classmethod
-    def start(cls, target: Tensor) -> Beam:
-        """Nothing chosen yet for the frames [N, D]."""
-        n = len(target)
-        codes = torch.zeros(n, 1, 0, dtype=torch.int64, device=target.device)
-        error = target.square().sum(dim=-1, keepdim=True)
-        return cls(codes, target[:, None], target.new_ones(n, 1, 1), error)
-
-    def extend(self, codebook: Codebook, width: int) -> Beam:
-        """The `width` best sequences of one more code."""
-        # gain^2 |residual - codeword|^2 = gain^2 (-2 residual . codeword + |codeword|^2) + error, by one matrix product
-        power = self.gain.square()
-        rows = torch.cat([-2 * power * self.residual, power, self.error[..., None]], dim=-1)  # [N, P, D + 2]
-        # The product has no name, so that its memory is free for the next one, which then finds it in the cache.
-        error, best = _smallest((rows.flatten(0, 1) @ codebook.table()).view(*rows.shape[:2], -1), width)
-        parent, code = best // len(codebook), best % len(codebook)
-        codes = torch.cat([_rows(self.codes, parent), code[..., None]], dim=-1)
-        return Beam(codes, _rows(self.residual, parent) - codebook.lookup(code), _rows(self.gain, parent), error)
-
-    def scaled(self, gain: Tensor) -> Beam:
-        """The same, its later codewords multiplied by `gain` [N, P]."""
-        return Beam(self.codes, self.residual / gain[..., None], gain[..., None], self.error)
 
 
 class ResidualVectorQuantizer(nn.Module):
@@ -314,29 +197,6 @@ def _tally(vectors: Tensor, codes: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Hits [V] of each codeword and the sum [V, D] of the vectors [N, D] that chose it."""
     hits = torch.bincount(codes, minlength=size).to(vectors)
     return hits, vectors.new_zeros(size, vectors.shape[-1]).index_add_(0, codes, vectors)
-
-
-def _smallest(errors: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """[N, P, V] -> [N, min(n, P x V)], the smallest of each P x V in ascending order, and their places in it.
-
-    They are in the `n` blocks whose minima are smallest: sorting those takes a third of the time of sorting all.
-    """
-    n_candidates, size = errors.shape[1:]
-    if size % _BLOCK or n_candidates * size // _BLOCK <= n:
-        smallest, where = errors.flatten(1).topk(min(n, n_candidates * size), largest=False)
-        return smallest, where
-    step = size // _BLOCK  # between the members of a block: its minimum is then a reduction over rows
-    minima = errors.view(-1, n_candidates, _BLOCK, step).amin(dim=2).flatten(1)
-    chosen = minima.topk(n, largest=False, sorted=False).indices
-    first = chosen // step * size + chosen % step
-    members = (first[..., None] + torch.arange(0, size, step, device=first.device)).flatten(1)  # [N, n x _BLOCK]
-    smallest, where = errors.flatten(1).gather(1, members).topk(n, largest=False)
-    return smallest, members.gather(1, where)
-
-
-def _rows(x: Tensor, rows: Tensor) -> Tensor:
-    """[N, M, D] and [N, M'] -> [N, M', D], each item's rows."""
-    return x.gather(1, rows[..., None].expand(-1, -1, x.shape[-1]))
 
 
 def _draw(vectors: Tensor, n: int, generator: torch.Generator) -> Tensor:

@@ -34,7 +34,7 @@ def test_to_a_file_by_suffix(codecctl: Command, model: Path, packed: Path, tmp_p
     audio = soundfile.info(tmp_path / name)
     assert (done.code, done.stdout) == (0, b"")
     assert (audio.frames, audio.samplerate, audio.subtype) == (16_789, 16000, "PCM_16")
-    assert f"{name}: 1.05 s at 16000 Hz from 3 books, real_time_factor" in done.stderr
+    assert f"{name}: 1.05 s at 16000 Hz from 3 codebooks, real_time_factor" in done.stderr
 
 
 def test_wav_on_stdout_is_that_of_the_file(codecctl: Command, model: Path, packed: Path, tmp_path: Path) -> None:

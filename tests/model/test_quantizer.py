@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from codecctl.config.schema import QuantizerConfig
+from codecctl.model.beam import smallest as smallest_of
+from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec
-from codecctl.model.quantizer import Codebook, ResidualVectorQuantizer, _smallest
+from codecctl.model.quantizer import ResidualVectorQuantizer
 
 
 def rvq(*sizes: int, width: int = 8, **settings: float) -> ResidualVectorQuantizer:
@@ -188,7 +190,7 @@ def test_the_search_over_blocks_finds_what_sorting_everything_finds() -> None:
     errors = torch.randn(7, 5, 64, generator=seeded())
     everything = errors.flatten(1)
     for n in (1, 3, 19, 20, 400):
-        smallest, where = _smallest(errors, n)
+        smallest, where = smallest_of(errors, n)
         assert torch.equal(smallest, everything.sort(dim=1).values[:, : min(n, 320)])
         assert torch.equal(everything.gather(1, where), smallest)
 

@@ -55,15 +55,15 @@ def test_both_roll_back(acted: Path) -> None:
 
 
 def test_codebooks_that_come_apart_are_not_saved(acted: Path) -> None:
-    told, quiet = sorted(seen(acted, "a_book_moves_alone"), key=lambda rank: rank["raised"] == "Told")
-    assert (told["raised"], quiet["raised"]) == ("CodecctlError", "Told")
+    told, quiet = sorted(seen(acted, "a_book_moves_alone"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
+    assert (told["raised"], quiet["raised"]) == ("CodecctlError", "ReportedElsewhere")
     assert "at step 7 the codebooks of process 1 are not those of process 0: nothing saved" in told["message"]
     assert not (acted / "a_book_moves_alone" / "last.pt").exists()
 
 
 def test_a_collapse_stops_both(acted: Path) -> None:
-    told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "Told")
-    assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "Told")
+    told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
+    assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "ReportedElsewhere")
     assert "book 1 has collapsed" in told["message"]
     assert Checkpoint.read(acted / "a_book_collapses" / "last.pt").step == 3
 
@@ -71,14 +71,14 @@ def test_a_collapse_stops_both(acted: Path) -> None:
 def test_a_signal_to_one_stops_both_after_the_same_step(acted: Path) -> None:
     ranks = seen(acted, "a_signal_comes")
     assert [rank["code"] for rank in ranks] == [143, 143]
-    assert {rank["raised"] for rank in ranks} == {"Interrupted", "Told"}
+    assert {rank["raised"] for rank in ranks} == {"Interrupted", "ReportedElsewhere"}
     assert [rank["step"] for rank in ranks] == [3, 3]
 
 
 def test_an_exception_on_one_rank_ends_both_with_its_message(acted: Path) -> None:
     first, second = seen(acted, "an_exception_is_raised")
     assert (second["raised"], second["message"]) == ("CodecctlError", "a shard is broken")
-    assert (first["raised"], first["code"]) == ("Told", 1)
+    assert (first["raised"], first["code"]) == ("ReportedElsewhere", 1)
 
 
 def test_when_the_first_process_dies_the_other_says_so(acted: Path) -> None:
