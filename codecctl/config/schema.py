@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from codecctl.config.model import ModelConfig, QuantizerConfig, TransformerConfig
 from codecctl.config.section import Count, Positive, Probability, Section, Weight
 
-__all__ = ["Config", "ModelConfig", "QuantizerConfig", "TransformerConfig"]
+__all__ = ["Config", "ModelConfig", "QuantizerConfig", "Section", "TransformerConfig"]
 
 HearingMetric = Literal["pesq", "stoi", "visqol", "dnsmos", "distillmos", "speaker", "words"]
 

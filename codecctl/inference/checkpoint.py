@@ -1,8 +1,8 @@
 """Model files: what one contains, how it is checked, and how a training's `.pt` is written.
 
-A file says which model it holds (its config), the weights, the number of training steps, the fingerprint and a checksum
-of all that. A training adds what describes its run, and the state from which it resumes, with a checksum of its own:
-using the codec does not read gigabytes of optimiser state.
+A file contains the model's config and weights, the number of training steps, the fingerprint and a checksum of all
+these. A training adds a description of its run and the state from which it resumes, with a checksum of its own: using
+the codec does not read gigabytes of optimiser state.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: str | Path, *, with_training: bool = False) -> Checkpoint:
-        """The model in a `.pt` of a training or an exported `.safetensors`, told apart by their first bytes.
+        """The model in a `.pt` of a training or an exported `.safetensors`, recognised by their first bytes.
 
         Tensors of a `.pt` stay on disk until they are used. Raises `CodecctlError` that names what is wrong: no such
         file, not a checkpoint, written by a newer codecctl, weights that do not fit the config, that were damaged, or
@@ -172,7 +172,7 @@ def _check_weights(model: ModelConfig, weights: Mapping[str, Any], path: Path) -
     """Compare types and shapes with those the config asks for, before any memory is spent on a codec."""
     for name, weight in weights.items():
         if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
-            raise CodecctlError(f"{path}: weight '{name}' is no tensor of numbers")
+            raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
     _compare_shapes(shell(model), weights, path)
 
 

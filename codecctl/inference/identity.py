@@ -56,4 +56,4 @@ def _bytes(tensor: Tensor) -> memoryview:
     """The values of a dense tensor. Raises `ValueError` where they would take more memory than the tensor has."""
     if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
         raise ValueError("a tensor without storage of its own")
-    return memoryview(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -26,7 +26,7 @@ class Codec(model.Codec):
         """The codec of a shipped model's name, a file, or a model on the Hugging Face hub (`owner/name[@revision]`), on
         `device`: `auto`, `cpu`, `cuda` or `cuda:N`.
 
-        Raises `CodecctlError` if the file is no intact checkpoint, `UsageError` for a device that is not there.
+        Raises `CodecctlError` if the file is not an intact checkpoint, `UsageError` for a device that is not there.
         """
         where = find_device(device)
         return cls.of(Checkpoint.read(find_checkpoint(checkpoint)), where)

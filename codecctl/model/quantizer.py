@@ -69,8 +69,8 @@ class ResidualVectorQuantizer(nn.Module):
         """[B, D, T] -> [B, K, T], K = `n_quantizers` or all codebooks."""
         if self.config.beam_width == 1:
             return self._search_greedily(latents, n_quantizers)
-        frames = latents.mT.flatten(0, 1).split(_SEARCH_FRAMES)
-        codes = torch.cat([self._search_beam(part, n_quantizers) for part in frames])
+        frames = latents.mT.flatten(0, 1)
+        codes = torch.cat([self._search_beam(part, n_quantizers) for part in torch.split(frames, _SEARCH_FRAMES)])
         return rearrange(codes, "(b t) k -> b k t", b=len(latents))
 
     def _search_greedily(self, latents: Tensor, n_quantizers: int | None) -> Tensor:
