@@ -1,18 +1,47 @@
-"""A neural speech codec and the tools of its whole life: prepare, train, validate, encode, decode."""
+"""A neural speech codec and its tools: prepare, train, validate, encode, decode.
 
+`__all__` is the public interface; everything else may change between versions.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from codecctl.errors import CodecctlError, UsageError
+
 if TYPE_CHECKING:
-    from codecctl.inference.load import Codec as Codec
+    from codecctl.inference.checkpoint import Checkpoint
+    from codecctl.inference.files import decode_file, encode_file
+    from codecctl.inference.load import Codec
+    from codecctl.inference.stream import StreamDecoder, StreamEncoder
 
 __version__ = "0.1.0"
-__all__ = ["Codec", "__version__"]
+__all__ = [
+    "Checkpoint",
+    "Codec",
+    "CodecctlError",
+    "StreamDecoder",
+    "StreamEncoder",
+    "UsageError",
+    "__version__",
+    "decode_file",
+    "encode_file",
+]
+
+_PLACES = {  # imported when asked for: `import codecctl` does not import torch
+    "Checkpoint": "codecctl.inference.checkpoint",
+    "Codec": "codecctl.inference.load",
+    "StreamDecoder": "codecctl.inference.stream",
+    "StreamEncoder": "codecctl.inference.stream",
+    "decode_file": "codecctl.inference.files",
+    "encode_file": "codecctl.inference.files",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # `import codecctl` stays light: torch is loaded when the codec is asked for.
-    if name == "Codec":
-        from codecctl.inference.load import Codec
-
-        return Codec
+    if name in _PLACES:
+        return getattr(import_module(_PLACES[name]), name)
     raise AttributeError(f"module 'codecctl' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

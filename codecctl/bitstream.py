@@ -1,20 +1,20 @@
-"""The packed file `.cctl`: codes at exactly the bits they need, checked, seekable, tied to the model that made them.
+"""The packed file `.cctl`: codes in exactly the bits they need, with checksums, random access and the model's name.
 
 All numbers are little-endian. A header, then blocks of `frames_per_block` frames, the last one shorter:
 
 | bytes | what |
 |---|---|
 | 4 | magic, `CCTL` |
-| 2, 2 | format version, length of the header with its CRC (these four places stay put in every version) |
+| 2, 2 | format version, length of the header with its CRC (magic, version and length stay in place in every version) |
 | 8 | fingerprint of the model |
 | 4, 4, 8 | sample rate in Hz, hop length in samples, number of samples |
 | 4 | frames per block, a multiple of 8, so that a full block is whole bytes |
-| 1, K | number of books K, bits of each |
+| 1, K | number of codebooks K, bits of each |
 | 4 | CRC32 of everything before |
 
-A block is its codes, frame after frame and in each frame book after book, highest bit first, filled up with zeros to a
-whole byte; then the CRC32 of the fingerprint, the block's number and those bytes, so that blocks of another file or in
-another order are found too. The header fixes the size of the file to the byte.
+A block holds its codes, frame after frame and in each frame codebook after codebook, highest bit first, padded with
+zeros to a whole byte; then the CRC32 of the fingerprint, the block's number and those bytes, so that blocks of another
+file or in another order are detected too. The header determines the size of the file exactly.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Codes = NDArray[np.uint16]
 MAGIC = b"CCTL"
 VERSION = 1
 FRAMES_PER_BLOCK = 400  # 8 seconds at 50 frames a second
-MAX_FRAMES_PER_BLOCK = 8192  # with 255 books of 16 bits a block stays below 5 MB, whatever a header claims
-MAX_BOOKS = 255
+MAX_FRAMES_PER_BLOCK = 8192  # with 255 codebooks of 16 bits a block stays below 5 MB, whatever a header claims
+MAX_CODEBOOKS = 255
 
 _START = struct.Struct("<4sHH")
 _FIELDS = struct.Struct("<8sIIQIB")
@@ -50,12 +50,12 @@ _AGAIN = "copy the file again from where it came"
 
 @dataclass(frozen=True)
 class PackedHeader:
-    """What a packed file says of itself. Raises `CodecctlError` for values that no file can have."""
+    """The header of a packed file. Raises `CodecctlError` for values that no file can have."""
 
     fingerprint: str  # 16 hex digits
     sample_rate: int  # Hz
     hop_length: int  # samples a frame
-    codebook_sizes: tuple[int, ...]  # of the books used
+    codebook_sizes: tuple[int, ...]  # of the codebooks used
     n_samples: int
     frames_per_block: int = FRAMES_PER_BLOCK
 
@@ -67,11 +67,11 @@ class PackedHeader:
     def _problem(self) -> str | None:
         if len(self.fingerprint) != 16 or set(self.fingerprint) - set("0123456789abcdef"):
             return f"the fingerprint {self.fingerprint!r}: it must be 16 hex digits"
-        if not 1 <= len(self.codebook_sizes) <= MAX_BOOKS:
-            return f"{len(self.codebook_sizes)} books: 1 to {MAX_BOOKS} are possible"
+        if not 1 <= len(self.codebook_sizes) <= MAX_CODEBOOKS:
+            return f"{len(self.codebook_sizes)} codebooks: 1 to {MAX_CODEBOOKS} are possible"
         for size in self.codebook_sizes:
             if not 2 <= size <= 65536 or size & (size - 1):
-                return f"a book of {size} codewords: it must be a power of two from 2 to 65536"
+                return f"a codebook of {size} codewords: it must be a power of two from 2 to 65536"
         if not 8 <= self.frames_per_block <= MAX_FRAMES_PER_BLOCK or self.frames_per_block % 8:
             return f"blocks of {self.frames_per_block} frames: a multiple of 8 up to {MAX_FRAMES_PER_BLOCK} is possible"
         for name, value, n_bits in (
@@ -84,12 +84,12 @@ class PackedHeader:
         return None
 
     @property
-    def n_books(self) -> int:
+    def n_quantizers(self) -> int:
         return len(self.codebook_sizes)
 
     @property
     def bits(self) -> tuple[int, ...]:
-        """Of one code of each book."""
+        """Of one code of each codebook."""
         return tuple(size.bit_length() - 1 for size in self.codebook_sizes)
 
     @property
@@ -110,7 +110,7 @@ class PackedHeader:
 
     @property
     def n_header_bytes(self) -> int:
-        return _START.size + _FIELDS.size + self.n_books + _CRC.size
+        return _START.size + _FIELDS.size + self.n_quantizers + _CRC.size
 
     @property
     def n_file_bytes(self) -> int:
@@ -118,11 +118,11 @@ class PackedHeader:
 
     @property
     def file_bitrate_kbps(self) -> float:
-        """Everything that lies on the disk, header and CRCs included."""
+        """Of the whole file, header and CRCs included."""
         return 8 * self.n_file_bytes / self.seconds / 1000
 
     def block_start(self, block: int) -> int:
-        """Where the block lies in the file."""
+        """Offset of the block in the file."""
         full = self.frames_per_block * sum(self.bits) // 8 + _CRC.size
         return self.n_header_bytes + block * full
 
@@ -145,14 +145,14 @@ class PackedHeader:
             self.hop_length,
             self.n_samples,
             self.frames_per_block,
-            self.n_books,
+            self.n_quantizers,
         )
         head = start + fields + bytes(self.bits)
         return head + _CRC.pack(zlib.crc32(head))
 
 
 def is_packed(first_bytes: bytes) -> bool:
-    """Whether a file that starts so is a packed one, whole or not."""
+    """Whether a file with these first bytes is a packed one, complete or not."""
     return first_bytes.startswith(MAGIC)
 
 
@@ -172,15 +172,15 @@ def unpack_codes(packed: bytes, bits: tuple[int, ...], n_frames: int) -> Codes:
 
 
 def _used_columns(bits: tuple[int, ...]) -> NDArray[np.intp]:
-    """Of the 16 bits of each book's code, highest first, those that can be set."""
-    return np.concatenate([np.arange(16 * book + 16 - n_bits, 16 * book + 16) for book, n_bits in enumerate(bits)])
+    """The columns of bits that can be set, of 16 bits for each codebook's code, highest first."""
+    return np.concatenate([np.arange(16 * k + 16 - n_bits, 16 * k + 16) for k, n_bits in enumerate(bits)])
 
 
 class PackedWriter:
-    """Writes a packed file bit by bit, in constant memory; the file appears when the `with` block ends well.
+    """Writes a packed file in constant memory; the file appears when the `with` block ends without an error.
 
-    `n_samples` may be set until then, as it is seldom known earlier; otherwise all frames count in full. An exception
-    in the block leaves the folder as it was.
+    `n_samples` may be set until then, since it is seldom known earlier; by default all frames count in full. After an
+    exception in the block the folder is as it was.
     """
 
     def __init__(
@@ -199,19 +199,19 @@ class PackedWriter:
         self._header = PackedHeader(
             fingerprint, sample_rate, hop_length, tuple(codebook_sizes), hop_length, frames_per_block
         )
-        self._pending = np.empty((self._header.n_books, frames_per_block), np.uint16)  # one block, filled from the left
+        self._pending = np.empty((self._header.n_quantizers, frames_per_block), np.uint16)  # one block
         with contextlib.ExitStack() as stack:
             self._file: BinaryIO = open(stack.enter_context(replacing(self.path)), "wb")  # noqa: SIM115  see _close
             stack.callback(self._close)
             stack.push(self._finish)
             self._stack = stack.pop_all()
-        self._file.write(bytes(self._header.n_header_bytes))  # its place; the numbers follow when they are known
+        self._file.write(bytes(self._header.n_header_bytes))  # reserves its place until the numbers are known
 
     def write(self, codes: NDArray[Any]) -> None:
-        """Append integer codes `[K, t]` of any t, 0 included. Raises `CodecctlError` for a wrong shape or code."""
+        """Append integer codes `[K, t]`, any t including 0. Raises `CodecctlError` for a wrong shape or code."""
         check_codes(codes, self._header.codebook_sizes, name=str(self.path))
-        if len(codes) != self._header.n_books:
-            raise CodecctlError(f"{self.path}: codes of {len(codes)} books in a file of {self._header.n_books}")
+        if len(codes) != self._header.n_quantizers:
+            raise CodecctlError(f"{self.path}: {len(codes)} codebooks in a file of {self._header.n_quantizers}")
         done = 0
         while done < codes.shape[1]:
             filled = self.n_frames % self._header.frames_per_block
@@ -235,7 +235,7 @@ class PackedWriter:
             self._write_block(rest)
         n_samples = self.n_frames * self._header.hop_length if self.n_samples is None else self.n_samples
         if self.n_frames == 0 or -(-n_samples // self._header.hop_length) != self.n_frames:
-            raise CodecctlError(f"{self.path}: {n_samples} samples do not fit to {self.n_frames} frames")
+            raise CodecctlError(f"{self.path}: {n_samples} samples do not match {self.n_frames} frames")
         self._file.seek(0)
         self._file.write(replace(self._header, n_samples=n_samples).to_bytes())
         self._file.close()
@@ -247,14 +247,14 @@ class PackedWriter:
         self._stack.__exit__(*error)
 
     def _close(self) -> None:
-        with contextlib.suppress(OSError):  # closing flushes, and a full disk has been reported already
+        with contextlib.suppress(OSError):  # closing flushes; a full disk was reported before
             self._file.close()
 
 
 class PackedReader:
-    """Reads a packed file, front to back or from anywhere, a block at a time.
+    """Reads a packed file in order or from any frame, a block at a time.
 
-    Opening checks the header and the file's size; reading checks the CRC of each block touched. Every damage is a
+    Opening checks the header and the file's size; reading checks the CRC of each block read. Any damage raises a
     `CodecctlError` that names the file and the place. `source` is a path or a seekable binary file.
     """
 
@@ -281,12 +281,12 @@ class PackedReader:
             raise CodecctlError(f"{self.name}: {size - expected} bytes too many after the {expected} of the codes")
 
     def read(self, start: int = 0, stop: int | None = None) -> Codes:
-        """Frames [start, stop) -> `[K, stop - start]`; touches only the blocks that hold them."""
+        """Frames [start, stop) -> `[K, stop - start]`; reads only the blocks that contain them."""
         stop = self.header.n_frames if stop is None else stop
         if not 0 <= start <= stop <= self.header.n_frames:
-            raise CodecctlError(f"{self.name}: frames {start} to {stop} of {self.header.n_frames} were asked for")
+            raise CodecctlError(f"{self.name}: has {self.header.n_frames} frames, not {start} to {stop}")
         if start == stop:
-            return np.empty((self.header.n_books, 0), np.uint16)
+            return np.empty((self.header.n_quantizers, 0), np.uint16)
         size = self.header.frames_per_block
         first, last = start // size, (stop - 1) // size
         blocks = np.concatenate([self.read_block(block) for block in range(first, last + 1)], axis=1)
@@ -304,7 +304,7 @@ class PackedReader:
             seconds = [frame / header.frame_rate for frame in (start, start + header.block_frames(block))]
             raise CodecctlError(
                 f"{self.name}: block {block} of {header.n_blocks} ({seconds[0]:.2f} to {seconds[1]:.2f} s) is damaged: "
-                f"its CRC does not fit; {_AGAIN}"
+                f"its CRC differs; {_AGAIN}"
             )
         return unpack_codes(packed, header.bits, header.block_frames(block))
 
@@ -329,20 +329,20 @@ class PackedReader:
 
 
 def check_codes(codes: NDArray[Any], codebook_sizes: tuple[int, ...], *, name: str) -> None:
-    """Raises `CodecctlError` unless `codes` are integers `[K, T]` of 1 to all books, each below its book's size."""
+    """Raises `CodecctlError` unless `codes` are integers `[K, T]`, 1 <= K <= all codebooks, in range."""
     if codes.dtype.kind not in "iu":
         raise CodecctlError(f"{name}: codes must be integers, got {codes.dtype}")
     if codes.ndim != 2:
-        raise CodecctlError(f"{name}: codes must have two axes, books x frames, got the shape {codes.shape}")
+        raise CodecctlError(f"{name}: codes must have two axes, codebooks x frames, got the shape {codes.shape}")
     if not 1 <= len(codes) <= len(codebook_sizes):
-        raise CodecctlError(f"{name}: codes [K, T] of {len(codes)} books, but there are {len(codebook_sizes)}")
+        raise CodecctlError(f"{name}: codes [K, T] of {len(codes)} codebooks, but there are {len(codebook_sizes)}")
     if codes.shape[1] == 0:
         return
-    for book, (row, size) in enumerate(zip(codes, codebook_sizes, strict=False)):
+    for k, (row, size) in enumerate(zip(codes, codebook_sizes, strict=False)):
         bad = np.flatnonzero((row < 0) | (row >= size))
         if len(bad):
             raise CodecctlError(
-                f"{name}: book {book + 1} has codes from 0 to {size - 1}, but frame {bad[0]} holds {row[bad[0]]}"
+                f"{name}: codebook {k + 1} has codes from 0 to {size - 1}, but frame {bad[0]} holds {row[bad[0]]}"
             )
 
 
@@ -359,20 +359,20 @@ def _read_header(file: BinaryIO, name: str) -> PackedHeader:
     if _START.size + len(rest) != n_bytes:
         raise CodecctlError(f"{name}: the header is truncated or damaged; {_AGAIN}")
     if crc != _CRC.pack(zlib.crc32(head)):
-        raise CodecctlError(f"{name}: the header is damaged: its CRC does not fit; {_AGAIN}")
+        raise CodecctlError(f"{name}: the header is damaged: its CRC differs; {_AGAIN}")
     if version != VERSION:
         raise CodecctlError(f"{name}: format version {version}, but this codecctl reads version {VERSION}; update it")
     return _parse_header(head, name)
 
 
 def _parse_header(head: bytes, name: str) -> PackedHeader:
-    """A header whose CRC fits may still be a lie: nothing is allocated before its values are checked."""
+    """The header's values, checked before anything is allocated: a matching CRC does not make them plausible."""
     fixed = _START.size + _FIELDS.size
     if len(head) < fixed:
         raise CodecctlError(f"{name}: the header is too short")
-    fingerprint, sample_rate, hop_length, n_samples, frames_per_block, n_books = _FIELDS.unpack_from(head, _START.size)
-    if len(head) != fixed + n_books:
-        raise CodecctlError(f"{name}: the header speaks of {n_books} books and lists {len(head) - fixed}")
+    fingerprint, sample_rate, hop_length, n_samples, frames_per_block, n_sizes = _FIELDS.unpack_from(head, _START.size)
+    if len(head) != fixed + n_sizes:
+        raise CodecctlError(f"{name}: the header states {n_sizes} codebooks and lists {len(head) - fixed}")
     sizes = tuple(1 << n_bits for n_bits in head[fixed:])
     try:
         return PackedHeader(fingerprint.hex(), sample_rate, hop_length, sizes, n_samples, frames_per_block)

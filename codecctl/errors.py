@@ -1,14 +1,14 @@
-"""What can go wrong in a way that a user can mend. Every message names the file or key and the way out, on one line."""
+"""Errors that a user can fix. Every message names the file or key and what to do, on one line."""
 
 
 class CodecctlError(Exception):
-    """The work could not be done: exit code 1."""
+    """The task failed: exit code 1."""
 
     exit_code = 1
 
 
 class UsageError(CodecctlError):
-    """The command was asked for something it cannot mean: exit code 2."""
+    """The arguments are wrong: exit code 2."""
 
     exit_code = 2
 
@@ -18,16 +18,16 @@ class ConfigError(UsageError):
 
 
 class Interrupted(CodecctlError):
-    """A signal stopped the work in good order; the message says how to go on. Exit code 128 + signal."""
+    """A signal stopped the task cleanly; the message says how to continue. Exit code 128 + signal."""
 
     def __init__(self, message: str, signal_number: int) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
-class Told(CodecctlError):
-    """Another process of the same work has said what went wrong; this one only ends, with that exit code."""
+class ReportedElsewhere(CodecctlError):
+    """Another rank already reported the error; this process only ends with that exit code."""
 
     def __init__(self, exit_code: int) -> None:
-        super().__init__("another process has told why")
+        super().__init__("another process has reported the error")
         self.exit_code = exit_code

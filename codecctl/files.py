@@ -13,7 +13,7 @@ from typing import Any
 
 @contextmanager
 def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
-    """A temporary name beside `path` to write to: it replaces `path` if the block succeeds and is removed if not.
+    """A temporary name beside `path` to write to; it replaces `path` when the block succeeds and is removed otherwise.
 
     `durable`: the file is on the disk when the block has ended. A killed process leaves `.NAME.*.PID.partial`.
     """

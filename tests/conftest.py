@@ -18,7 +18,7 @@ from torch import Tensor
 import codecctl
 from codecctl.audio.files import AudioWriter
 from codecctl.config import load_config
-from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
+from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformConfig, TransformerConfig
 from codecctl.data.prepare import prepare
 from codecctl.model.codec import Codec
 
@@ -28,6 +28,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # tensors are tiny, and several test processes may share the cores
 
+TINY_TRANSFORM = TransformConfig(hop_length=12, low_coefficients=5, high_bands=3, first_band=5, level_prediction=0)
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 SHARED_SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 
@@ -99,12 +100,9 @@ def speech(speech_files: list[Path]) -> Tensor:
 
 @pytest.fixture(scope="session")
 def tiny() -> ModelConfig:
-    """Four channels, two books, a hop of 12: every mechanism of the codec at no cost."""
+    """Four channels, three codebooks, a hop of 12: every mechanism of the codec at no cost."""
     return ModelConfig(
-        strides=(2, 2, 3),
-        base_channels=4,
-        kernel_size=3,
-        dilations=(1, 3),
+        front=StridedConfig(strides=(2, 2, 3), base_channels=4, kernel_size=3, dilations=(1, 3)),
         transformer=TransformerConfig(width=16, n_layers=2, n_heads=2, feedforward_width=24, look_back_frames=9),
         quantizer=QuantizerConfig(codebook_sizes=(32, 16, 16)),
     )
@@ -113,8 +111,7 @@ def tiny() -> ModelConfig:
 @pytest.fixture(params=["strided", "transform"])
 def tiny_codec(tiny: ModelConfig, request: pytest.FixtureRequest) -> Codec:
     """A random codec of either front whose transformer matters: at its start LayerScale would all but switch it off."""
-    tiny = tiny.model_copy(update={"front": request.param, "low_coefficients": 5, "high_bands": 3})
-    return lively(tiny)
+    return lively(tiny if request.param == "strided" else tiny.model_copy(update={"front": TINY_TRANSFORM}))
 
 
 @pytest.fixture(scope="session")

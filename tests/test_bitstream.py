@@ -30,7 +30,7 @@ GOLDEN_CODES = np.array([[0b11111111111, 1, 0b10000000000, 0b11110000000], [0, 1
 GOLDEN = bytes.fromhex(
     "4343544c 0100 2b00"  # CCTL, version 1, a header of 43 bytes
     "0123456789abcdef 803e0000 40010000 e803000000000000"  # the model, 16000 Hz, hop 320, 1000 samples
-    "08000000 02 0b01 df5fe86b"  # blocks of 8 frames, books of 11 bits and of 1 bit, CRC
+    "08000000 02 0b01 df5fe86b"  # blocks of 8 frames, codebooks of 11 bits and of 1 bit, CRC
     "ffe003800f01 b7db2df7"  # 11111111111 0, 00000000001 1, 10000000000 0, 11110000000 1, CRC
 )
 
@@ -69,7 +69,7 @@ def test_golden_bytes(tmp_path: Path) -> None:
 
 
 @given(SIZES, st.integers(1, 70), st.integers(0, 2**32))
-def test_unpack_inverts_pack_for_any_books(sizes: tuple[int, ...], n_frames: int, seed: int) -> None:
+def test_unpack_inverts_pack_for_any_codebooks(sizes: tuple[int, ...], n_frames: int, seed: int) -> None:
     bits = tuple(int(math.log2(size)) for size in sizes)
     codes = random_codes(sizes, n_frames, seed)
     packed = pack_codes(codes, bits)
@@ -180,10 +180,10 @@ def test_a_lying_header_allocates_nothing(header: PackedHeader) -> None:
         (32, "<I", 12, "blocks of 12 frames"),
         (32, "<I", 8200, "blocks of 8200 frames"),
         (32, "<I", 2**32 - 8, "blocks of 4294967288 frames"),
-        (36, "<B", 0, "0 books"),
-        (36, "<B", 255, "255 books"),
-        (37, "<B", 0, "a book of 1 codewords"),
-        (38, "<B", 17, "a book of 131072 codewords"),
+        (36, "<B", 0, "0 codebooks"),
+        (36, "<B", 255, "255 codebooks"),
+        (37, "<B", 0, "a codebook of 1 codewords"),
+        (38, "<B", 17, "a codebook of 131072 codewords"),
     ],
 )
 def test_a_header_with_a_fitting_crc_is_still_checked(place: int, layout: str, value: int, message: str) -> None:
@@ -196,13 +196,13 @@ def test_a_header_with_a_fitting_crc_is_still_checked(place: int, layout: str, v
 @pytest.mark.parametrize(
     ("codes", "message"),
     [
-        (np.full((8, 3), 1024), "book 2 has codes from 0 to 1023, but frame 0 holds 1024"),
-        (np.full((8, 3), -1), "book 1 .* holds -1"),
+        (np.full((8, 3), 1024), "codebook 2 has codes from 0 to 1023, but frame 0 holds 1024"),
+        (np.full((8, 3), -1), "codebook 1 .* holds -1"),
         (np.zeros((8, 3)), "must be integers, got float64"),
         (np.zeros((8, 3), bool), "must be integers, got bool"),
         (np.zeros(8, int), "two axes"),
-        (np.zeros((7, 3), int), "7 books"),
-        (np.zeros((9, 3), int), "9 books"),
+        (np.zeros((7, 3), int), "7 codebooks"),
+        (np.zeros((9, 3), int), "9 codebooks"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_leaves_nothing(tmp_path: Path, codes: Array, message: str) -> None:
@@ -216,7 +216,7 @@ def test_a_sample_count_that_does_not_fit_is_refused(tmp_path: Path, n_frames: i
     writer = PackedWriter(tmp_path / "x.cctl", codebook_sizes=PRODUCTION, **MODEL)
     writer.write(np.zeros((8, n_frames), int))
     writer.n_samples = n_samples
-    with pytest.raises(CodecctlError, match=f"do not fit to {n_frames} frames"):
+    with pytest.raises(CodecctlError, match=f"do not match {n_frames} frames"):
         writer.__exit__(None, None, None)
     assert list(tmp_path.iterdir()) == []
 

@@ -11,7 +11,8 @@ import yaml
 
 from codecctl.config import Config, load_config
 from codecctl.config.load import configs_folder, read_yaml
-from codecctl.config.schema import Section
+from codecctl.config.model import TransformConfig
+from codecctl.config.section import Section
 from codecctl.data.download.recipes import read_recipes
 from codecctl.model.codec import Codec
 
@@ -35,6 +36,8 @@ def keys(section: type[Section], path: str = "") -> Iterator[tuple[str, str]]:
             yield from keys(kind, f"{key}.")
         else:
             yield key, field.description or ""
+            if isinstance(field.default, Section):  # one of several
+                yield from keys(type(field.default), f"{key}.")
 
 
 def comments(path: Path) -> dict[str, str]:
@@ -95,9 +98,14 @@ def test_production_explains_every_key_as_the_schema_does() -> None:
 @pytest.mark.parametrize("name", ["smoke", "starter"])
 def test_small_configs_keep_the_production_format(name: str) -> None:
     small, production = load_config(name).model, load_config("production").model
-    for fact in ("sample_rate", "hop_length", "n_codebooks", "bits_per_frame", "bitrate_kbps", "output_tanh"):
+    for fact in ("sample_rate", "hop_length", "n_codebooks", "bits_per_frame", "bitrate_kbps"):
         assert getattr(small, fact) == getattr(production, fact), fact
     assert small.quantizer.codebook_sizes == production.quantizer.codebook_sizes
+
+
+def test_the_starter_explains_every_key_of_its_front() -> None:
+    told = {key: text for key, text in comments(CONFIGS / "starter.yaml").items() if key.startswith("model.front.")}
+    assert told == dict(keys(TransformConfig, "model.front."))
 
 
 @pytest.mark.parametrize("name", ["smoke", "starter"])

@@ -35,6 +35,6 @@ def decode(
     say(
         escape(
             f"{name} -> {output or 'stdout'}: {decoded.seconds:.2f} s at {decoded.sample_rate} Hz "
-            f"from {decoded.n_books} books, real_time_factor {decoded.real_time_factor:.3f}"
+            f"from {decoded.n_quantizers} codebooks, real_time_factor {decoded.real_time_factor:.3f}"
         )
     )

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -30,10 +30,10 @@ def encode(
         Path | None, typer.Option(metavar="DIR", help="Where to, for several inputs or a folder.")
     ] = None,
     form: Annotated[
-        Literal["npy", "cctl"] | None, typer.Option("--format", help="For --out-dir and stdout; npy if not given.")
+        str | None, typer.Option("--format", metavar="npy|cctl", help="For --out-dir and stdout; npy if not given.")
     ] = None,
-    n_quantizers: Annotated[int | None, typer.Option(metavar="K", help="Use the first K books only.")] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of audio that is cut off.")] = False,
+    n_quantizers: Annotated[int | None, typer.Option(metavar="K", help="Use the first K codebooks only.")] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -61,6 +61,10 @@ def encode(
 
 
 def _check_request(inputs: list[Path], output: Path | None, out_dir: Path | None, form: str | None) -> None:
+    from codecctl.inference.containers import CONTAINERS
+
+    if form and f".{form}" not in CONTAINERS:
+        raise UsageError(f"--format {form}: expected {' or '.join(suffix[1:] for suffix in CONTAINERS)}")
     if output and (out_dir or form):
         raise UsageError("-o names the file and, by its suffix, the format; leave out --out-dir and --format")
     if not out_dir and (len(inputs) > 1 or inputs[0].is_dir()):
@@ -127,8 +131,9 @@ def _report(name: str, output: Path, output_name: str, encoded: Encoded) -> None
         rate = f"{encoded.bitrate_kbps:.2f} kbps of codes; .npy spends 16 bits on each: {file_bitrate_kbps:.2f} kbps"
     say(
         _plain(
-            f"{name} -> {output_name}: {encoded.seconds:.2f} s, {encoded.n_frames} frames x {encoded.n_books} books, "
-            f"{rate}, real_time_factor {encoded.real_time_factor:.3f}"
+            f"{name} -> {output_name}: {encoded.seconds:.2f} s, "
+            f"{encoded.n_frames} frames x {encoded.n_quantizers} codebooks, {rate}, "
+            f"real_time_factor {encoded.real_time_factor:.3f}"
         )
     )
 

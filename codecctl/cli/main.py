@@ -24,7 +24,7 @@ from codecctl.cli.quickstart import quickstart
 from codecctl.cli.resume import resume
 from codecctl.cli.train import train
 from codecctl.cli.validate import validate
-from codecctl.errors import CodecctlError, Interrupted, Told
+from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere
 
 # A full disk, a folder that may not be written: the user can mend these; any other OSError is ours to mend.
 _USERS_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS, errno.EPIPE)
@@ -96,7 +96,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*arguments, **options)
             sys.stdout.flush()
-        except Told as end:
+        except ReportedElsewhere as end:
             raise typer.Exit(end.exit_code) from None
         except Interrupted as stop:
             say(_plain(str(stop)))

@@ -78,11 +78,12 @@ def validate(
     from codecctl.evaluate.validate import Work
     from codecctl.evaluate.validate import validate as measure
     from codecctl.evaluate.verdict import judge, say_verdict
-    from codecctl.inference.load import Codec, read_checkpoint, read_config
+    from codecctl.inference.checkpoint import Checkpoint
+    from codecctl.inference.load import Codec, find_device
 
-    content = read_checkpoint(path)
-    config = override_config(read_config(content, path), overrides or (), source=str(path))
-    codec = Codec.load(path, device)
+    model = Checkpoint.read(path)
+    config = override_config(model.config(), overrides or (), source=str(path))
+    codec = Codec.of(model, find_device(device))
     other_path = find_checkpoint(against) if against else None
     other = Codec.load(other_path, device) if other_path else None
     source = data or _usual_source(config)
@@ -97,7 +98,7 @@ def validate(
     if report:
         from codecctl.evaluate.report import ModelCard, write_report
 
-        card = ModelCard(path.name, codec.fingerprint or "", int(content.get("step", 0)))
+        card = ModelCard(path.name, codec.fingerprint or "", model.step)
         page = write_report(
             report, result, judged, verdict, codec=codec, recordings=recordings, config=config.validation, card=card
         )

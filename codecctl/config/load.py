@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,39 +120,61 @@ def _read_override(text: str) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
-    """Lay `over` upon `base`: sections merge, anything else is replaced."""
+    """Lay `over` upon `base`: sections merge, anything else is replaced, as is a section of another kind."""
     for key, value in over.items():
-        if isinstance(value, Mapping) and isinstance(base.get(key), dict):
-            _merge(base[key], value)
+        below = base.get(key)
+        if isinstance(value, Mapping) and isinstance(below, dict) and _is_same_kind(below, value):
+            _merge(below, value)
         else:
             base[key] = value
+
+
+def _is_same_kind(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
+    return "kind" not in over or over["kind"] == base.get("kind", "strided")  # the default of model.front
 
 
 def _first_problem(error: ValidationError) -> str:
     problems = error.errors(include_url=False)
     # A mistyped key is also a missing one: the mistype says more.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    key = ".".join(str(part) for part in first["loc"]) or "config"
+    parts, section = _walk(first["loc"])
+    key = ".".join(parts) or "config"
     if first["type"] == "extra_forbidden":
-        names = _known_keys(first["loc"][:-1])
+        names = [field.alias or name for name, field in section.model_fields.items()]
         message = f"unknown key '{key}'{_nearest(str(first['loc'][-1]), names)}"
     elif first["type"] == "missing":
         message = f"{key} is missing"
     else:
         said = first["msg"].removeprefix("Value error, ")
-        got = "" if first["type"] == "value_error" else f", got {first['input']!r}"
+        got = "" if first["type"] == "value_error" else f", got {reprlib.repr(first['input'])}"
         message = f"{key}: {said[:1].lower()}{said[1:]}{got}"
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
-def _known_keys(section: Sequence[int | str]) -> list[str]:
-    """The keys that the section at this place of the schema has."""
-    model: Any = Config
-    for part in section:
-        fields = {field.alias or name: field for name, field in model.model_fields.items()}
-        kinds = [fields[str(part)].annotation, *typing.get_args(fields[str(part)].annotation)]
-        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _walk(location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
+    """The keys of an error's location, without the tags of unions, and the innermost section on the way to its last."""
+    section: type[BaseModel] = Config
+    keys: list[str] = []
+    choices: dict[str, type[BaseModel]] = {}  # the sections of the union that the last key holds, by kind
+    for n, part in enumerate(location):
+        if part in choices:
+            section, choices = choices[str(part)], {}
+            continue
+        keys.append(str(part))
+        field = {field.alias or name: field for name, field in section.model_fields.items()}.get(str(part))
+        if field is None or n + 1 == len(location):
+            continue
+        sections = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
+        choices = {kind.model_fields["kind"].default: kind for kind in sections if "kind" in kind.model_fields}
+        section = sections[0] if sections else section
+    return keys, section
+
+
+def _kinds(annotation: Any) -> Iterator[Any]:
+    """A type, and the members of a union, without what `Annotated` adds."""
+    yield annotation
+    for part in typing.get_args(annotation):
+        yield from _kinds(part)
 
 
 def _nearest(name: str, names: Sequence[str]) -> str:

@@ -5,32 +5,16 @@ Sections are frozen and refuse unknown keys; what follows from other keys is a p
 
 from __future__ import annotations
 
-import math
-from types import NoneType
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Probability = Annotated[float, Field(ge=0, le=1)]
-Weight = Annotated[float, Field(ge=0)]
+from codecctl.config.model import ModelConfig, QuantizerConfig, TransformerConfig
+from codecctl.config.section import Count, Positive, Probability, Section, Weight
+
+__all__ = ["Config", "ModelConfig", "QuantizerConfig", "Section", "TransformerConfig"]
+
 HearingMetric = Literal["pesq", "stoi", "visqol", "dnsmos", "distillmos", "speaker", "words"]
-
-
-class Section(BaseModel):
-    """A part of the config. YAML scalars arrive as text and are read as the declared type says."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _read_null(cls, values: Any) -> Any:
-        """YAML's `null`, for the keys that may be empty."""
-        if not isinstance(values, dict):
-            return values
-        optional = {name for name, field in cls.model_fields.items() if NoneType in get_args(field.annotation)}
-        return {k: None if k in optional and v in ("null", "~", "") else v for k, v in values.items()}
 
 
 class MixConfig(Section):
@@ -82,106 +66,6 @@ class DataConfig(Section):
         return self
 
 
-class TransformerConfig(Section):
-    """The causal transformer before the quantizer, and its twin behind it."""
-
-    width: Positive = Field(1024, description="of the network, a multiple of n_heads; of strided also of the latents")
-    n_layers: Count = Field(4, description="layers on each side")
-    n_heads: Positive = Field(16, description="attention heads")
-    feedforward_width: Positive = Field(1792, description="hidden width of the gated feed-forward")
-    look_back_frames: Positive = Field(250, description="frames before its own that a frame sees")
-
-    @model_validator(mode="after")
-    def _check_heads(self) -> TransformerConfig:
-        if self.width % (2 * self.n_heads):
-            raise ValueError(f"width {self.width} must be a multiple of 2 x n_heads ({2 * self.n_heads})")
-        return self
-
-
-class QuantizerConfig(Section):
-    """Residual vector quantizer; every book has the full latent width and follows its codewords' moving averages."""
-
-    codebook_sizes: tuple[Positive, ...] = Field((2048, *[1024] * 7), min_length=1, description="rows of each book")
-    ema_decay: Probability = Field(0.99, description="how much of a codeword's past survives an update")
-    revive_below: Probability = Field(0.1, description="share of the even hit rate that counts as dead")
-    n_paths: Positive = Field(1, description="choices of codewords that encoding follows; more: slower, and better")
-    gain: bool = Field(False, description="book 1's choice says how large the codewords of the later books are")
-    quantizer_dropout: Probability = Field(0.5, description="share of training crops coded with fewer books")
-
-    @field_validator("codebook_sizes")
-    @classmethod
-    def _check_sizes(cls, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        for size in sizes:
-            if size & (size - 1) or size > 65536 or size < 2:
-                raise ValueError(f"a codebook size must be a power of two from 2 to 65536, got {size}")
-        return sizes
-
-
-class ModelConfig(Section):
-    """The codec: causal convolutions, a transformer, a residual quantizer, and the mirror of the first two."""
-
-    sample_rate: Positive = Field(16000, description="Hz")
-    front: Literal["strided", "transform"] = Field(
-        "strided", description="strided: learned convolutions; transform: networks around a DCT, for small budgets"
-    )
-    strides: tuple[Positive, ...] = Field(
-        (2, 4, 5, 8), min_length=1, description="in encoder order; of transform, their product is the block"
-    )
-    base_channels: Positive = Field(32, description="strided: of the first convolution; every block doubles them")
-    compression: float = Field(0.7, gt=0, le=1, description="transform: exponent of the coefficients' power law")
-    low_coefficients: Positive = Field(40, description="transform: so many are coded one by one, 25 Hz each")
-    high_bands: Positive = Field(12, description="transform: so many levels stand for the coefficients above")
-    first_band: Positive | None = Field(
-        None, description="transform: coefficient where the levels begin, at most low_coefficients; null: there"
-    )
-    level_prediction: float = Field(
-        0.0, ge=0, lt=1, description="transform: share of the frame before that is taken from each level"
-    )
-    kernel_size: Positive = Field(7, description="taps of the convolutions that do not change the rate")
-    dilations: tuple[Positive, ...] = Field((1, 3, 9), description="one residual unit each, in every block")
-    output_tanh: bool = Field(True, description="strided: bound the waveform by tanh")
-    transformer: TransformerConfig = TransformerConfig()
-    quantizer: QuantizerConfig = QuantizerConfig()
-
-    @model_validator(mode="after")
-    def _check_latents(self) -> ModelConfig:
-        if self.front == "transform" and self.latent_width > self.hop_length:
-            raise ValueError(f"low_coefficients + high_bands is {self.latent_width}, a frame has {self.hop_length}")
-        if self.level_prediction and self.front != "transform":
-            raise ValueError("level_prediction is for front=transform; other fronts have no levels")
-        if self.first_band is not None and self.first_band > self.low_coefficients:
-            raise ValueError(f"first_band is {self.first_band}, above the {self.low_coefficients} low_coefficients")
-        return self
-
-    @property
-    def hop_length(self) -> int:
-        """Samples per frame."""
-        return math.prod(self.strides)
-
-    @property
-    def frame_rate(self) -> float:
-        """Frames per second."""
-        return self.sample_rate / self.hop_length
-
-    @property
-    def latent_width(self) -> int:
-        """D: values of a latent frame."""
-        return self.transformer.width if self.front == "strided" else self.low_coefficients + self.high_bands
-
-    @property
-    def n_codebooks(self) -> int:
-        return len(self.quantizer.codebook_sizes)
-
-    @property
-    def bits_per_frame(self) -> int:
-        return sum(size.bit_length() - 1 for size in self.quantizer.codebook_sizes)
-
-    @property
-    def bitrate_kbps(self) -> float:
-        """Nominal: codes alone, no header."""
-        return self.frame_rate * self.bits_per_frame / 1000
-
-
 class AdversarialConfig(Section):
     """The discriminators, and when the codec begins to hear them."""
 
@@ -219,9 +103,6 @@ class SemanticConfig(Section):
     layer: Count | Literal["mean"] = Field(
         "mean", description="0: before the first layer, n: after it; mean: of 1 to n"
     )
-    axis: Literal["channel", "time", "both"] = Field(
-        "channel", description="cosines of each channel along time, of each frame over the channels, or both"
-    )
 
 
 class LossConfig(Section):
@@ -240,10 +121,9 @@ class LossConfig(Section):
     adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")
     feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
     spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
-    complex_windows: tuple[Positive, ...] = Field((512,), min_length=1, description="of the complex spectra")
     complex_below_hz: float | None = Field(None, gt=0, description="so much of the complex spectra; null: all of it")
     mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
-    mel_bins: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
+    n_mels: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -257,8 +137,8 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _check_mel(self) -> LossConfig:
-        if len(self.mel_bins) != len(self.mel_windows):
-            raise ValueError(f"mel_bins has {len(self.mel_bins)} entries and mel_windows {len(self.mel_windows)}")
+        if len(self.n_mels) != len(self.mel_windows):
+            raise ValueError(f"n_mels has {len(self.n_mels)} entries and mel_windows {len(self.mel_windows)}")
         return self
 
 
@@ -292,11 +172,6 @@ class TrainConfig(Section):
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema_decay: Probability = Field(0.999, description="of the average of the weights that is validated and exported")
     freeze: tuple[Literal["encoder", "quantizer", "decoder"], ...] = Field((), description="parts that do not learn")
-    band_weight: float = Field(
-        1.0,
-        gt=0,
-        description="at the start the levels of high bands weigh so much more in the books (front: transform)",
-    )
     adversarial: AdversarialConfig = AdversarialConfig()
     semantic: SemanticConfig = SemanticConfig()
     kmeans_vectors: Positive = Field(40_960, description="latent frames from which the codebooks start")
@@ -305,12 +180,6 @@ class TrainConfig(Section):
     validate_every_steps: Positive = Field(5000, description="validation, and best.pt if it improved")
     checkpoint_every_steps: Positive = Field(1000, description="last.pt")
     keep_checkpoints: Positive = Field(2, description="the newest so many; best.pt comes on top")
-    roll_back_after: Positive = Field(
-        5, description="steps in a row whose gradient is not finite, seen when a log line is due"
-    )
-    max_rollbacks: Count = Field(3, description="more of them stop the run")
-    min_perplexity: Probability = Field(0.01, description="share of a book's size under which an alarm is given")
-    stop_after_alarms: Positive = Field(20, description="lines of the log in a row with that alarm")
     compile: bool = Field(
         False, description="torch.compile the residual units and transformer layers; needs a C compiler"
     )
@@ -343,16 +212,10 @@ class Config(Section):
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # pydantic owns the plain name
 
     @model_validator(mode="after")
-    def _check_bands(self) -> Config:
-        if self.train.band_weight != 1 and self.model.front != "transform":
-            raise ValueError("train.band_weight is for model.front=transform; other fronts have no bands")
-        return self
-
-    @model_validator(mode="after")
     def _check_frame(self) -> Config:
         if self.loss.repetition_weight and self.model.hop_length % 16:
             raise ValueError(
-                f"loss.repetition_weight is for frames of a multiple of 16 samples, and model.strides make "
+                f"loss.repetition_weight is for frames of a multiple of 16 samples, and model.front makes "
                 f"{self.model.hop_length}; set it to 0"
             )
         return self

@@ -67,17 +67,17 @@ def render_codec(
     `parts` adds the first n books for each n of `curve`, and all books but the first.
     """
     length = audio.shape[-1]
-    latents = codec.encoder(torch.nn.functional.pad(audio, (0, -length % codec.hop_length)))
-    codes = codec.quantizer.encode(latents)
+    latents = codec.encode_latents(audio)
+    codes = codec.quantize(latents)
     n_frames = codes.shape[-1]
     bits = [size.bit_length() - 1 for size in codec.config.quantizer.codebook_sizes]
     made = {CODEC: _rendition(codec.decode(codes, length=length), n_frames * sum(bits))}
-    made[UNQUANTIZED] = _rendition(codec.decoder(latents)[..., :length], None)
+    made[UNQUANTIZED] = _rendition(codec.decode_latents(latents, length=length), None)
     for n in curve if parts else ():
         made[f"books_{n}"] = _rendition(codec.decode(codes[:, :n], length=length), n_frames * sum(bits[:n]))
     if parts and codec.n_codebooks > 1:
-        without_first = codec.quantizer.decode(codes) - codec.quantizer.decode(codes[:, :1])
-        rest = codec.decoder(without_first)[..., :length]
+        without_first = codec.dequantize(codes) - codec.dequantize(codes[:, :1])
+        rest = codec.decode_latents(without_first, length=length)
         made[f"books_2_to_{codec.n_codebooks}"] = _rendition(rest, n_frames * sum(bits[1:]))
     return codes, made
 

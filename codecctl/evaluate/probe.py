@@ -53,8 +53,8 @@ class ContentProbe:
 @torch.inference_mode()
 def latents_of(codec: Codec, codes: Codes) -> Tensor:
     """Codes [K, T] -> [2, D, T]: those of book 1 and of all books."""
-    batch = torch.from_numpy(codes.astype(np.int64))[None].to(codec.quantizer.books[0].codebook.device)  # [1, K, T]
-    return torch.cat([codec.quantizer.decode(part) for part in (batch[:, :1], batch)]).float().cpu()
+    batch = torch.from_numpy(codes.astype(np.int64))[None].to(next(codec.buffers()).device)  # [1, K, T]
+    return torch.cat([codec.dequantize(part) for part in (batch[:, :1], batch)]).float().cpu()
 
 
 def envelope(audio: Audio, sample_rate: int, hop_length: int) -> Envelope:

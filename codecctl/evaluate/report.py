@@ -333,7 +333,7 @@ def _worst(result: Validation, heard: Sequence[Clip], clips: Sequence[Clip]) -> 
 def _card(codec: Codec, card: ModelCard) -> _Section:
     config = codec.config
     n_parameters = sum(parameter.numel() for parameter in codec.parameters())
-    n_parameters += sum(book.codebook.numel() for book in codec.quantizer.books)
+    n_parameters += sum(codebook.codewords.numel() for codebook in codec.quantizer.codebooks)
     facts = {
         "checkpoint": card.name,
         "fingerprint of encoder and codebooks": card.fingerprint,

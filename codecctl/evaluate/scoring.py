@@ -232,8 +232,8 @@ def _equal_codes(codes: Tensor, other: Tensor) -> tuple[int, ...] | None:
     """How many codes of each book [1, K, T] are the same; None where the two do not count alike."""
     if codes.shape[-1] != other.shape[-1]:
         return None
-    n_books = min(codes.shape[1], other.shape[1])
-    return tuple((codes[:, :n_books] == other[:, :n_books]).sum(dim=(0, 2)).tolist())
+    n_quantizers = min(codes.shape[1], other.shape[1])
+    return tuple((codes[:, :n_quantizers] == other[:, :n_quantizers]).sum(dim=(0, 2)).tolist())
 
 
 def at_hearing_rate(audio: Audio, sample_rate: int) -> Audio:

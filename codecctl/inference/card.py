@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
 
 from codecctl.config import Config
 from codecctl.data.manifest import read_manifest
-from codecctl.inference.load import fingerprint, read_checkpoint, read_config
+from codecctl.inference.checkpoint import Checkpoint
 
 # What is known of the licences of speech models that are used as teachers; their own pages decide.
 _TEACHER_TERMS = {
@@ -18,51 +19,51 @@ _TEACHER_TERMS = {
 }
 
 
-def write_card(model: str | Path, prepared: str | Path) -> Path:
+def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
     """Write the card beside an exported codec, as Markdown; returns its path.
 
-    What it was trained on is told from the `prepared` folder, if it is there. Raises `CodecctlError` if `model` is no
-    checkpoint.
+    The training comes from the config in `source`, the checkpoint that was exported, and from the manifest of its
+    prepared data, where these exist.
     """
-    content = read_checkpoint(model)
-    config = read_config(content, model)
-    path = Path(model).with_suffix(".md")
+    path, model = exported.path.with_suffix(".md"), exported.model
+    config = source.config() if source.run is not None else None
     lines = [
         f"# {path.stem}",
         "",
-        f"A neural speech codec of codecctl: {config.model.sample_rate} Hz, {config.model.frame_rate:g} frames a "
-        f"second, {config.model.n_codebooks} books of {_sizes(config)} codewords, {config.model.bitrate_kbps:g} kbps.",
+        f"A neural speech codec of codecctl: {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
+        f"{model.n_codebooks} codebooks of {_sizes(model.quantizer.codebook_sizes)} codewords, "
+        f"{model.bitrate_kbps:g} kbps.",
         "",
-        f"- fingerprint: `{fingerprint(config.model, content['model'])}`",
-        f"- trained for {content['step']} steps of {_step_seconds(config):g} s of speech",
-        f"- algorithmic delay: {1000 / config.model.frame_rate:g} ms, one frame; causal",
+        f"- fingerprint: `{exported.fingerprint}`",
+        f"- trained for {exported.step} steps" + (f" of {_step_seconds(config):g} s of speech" if config else ""),
+        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame; causal",
         "",
         "## Trained on",
         "",
-        *_data(Path(prepared)),
-        *_teacher(config),
+        *_data(Path(config.data.path) if config else None),
+        *(_teacher(config) if config else ()),
         "",
         "## Measure it",
         "",
-        f"`codecctl validate {Path(model).name} --data FOLDER --report REPORT` measures it on your recordings.",
+        f"`codecctl validate {exported.path.name} --data FOLDER --report REPORT` measures it on your recordings.",
         "",
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
 
-def _sizes(config: Config) -> str:
-    return ", ".join(map(str, config.model.quantizer.codebook_sizes))
+def _sizes(sizes: Iterable[int]) -> str:
+    return ", ".join(map(str, sizes))
 
 
 def _step_seconds(config: Config) -> float:
     return config.train.batch_size * config.train.accumulate * config.data.segment_seconds
 
 
-def _data(prepared: Path) -> list[str]:
+def _data(prepared: Path | None) -> list[str]:
     """A table of hours by language and licence."""
-    manifest = prepared / "manifest.jsonl"
-    if not manifest.is_file():
+    manifest = prepared and prepared / "manifest.jsonl"
+    if not manifest or not manifest.is_file():
         return ["The prepared data is not here: fill in the corpora, their hours and their licences."]
     seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
     for utterance in read_manifest(manifest):
@@ -85,4 +86,4 @@ def _teacher(config: Config) -> list[str]:
     teacher = config.train.semantic.teacher
     known = [terms for name, terms in _TEACHER_TERMS.items() if teacher.startswith(name)]
     terms = known[0] if known else "see its own card"
-    return ["", f"Book 1 was taught by `{teacher}`. Its licence: {terms}."]
+    return ["", f"The first codebook was trained with the teacher `{teacher}`. Its licence: {terms}."]

@@ -1,9 +1,8 @@
-"""Audio files to files of codes and back, in constant memory, whatever their length, rate and channels."""
+"""Audio files of any length, rate and channels to files of codes and back, in constant memory."""
 
 from __future__ import annotations
 
 import contextlib
-import os
 import struct
 import time
 from collections import Counter
@@ -17,28 +16,27 @@ import torch
 
 from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, find_audio, to_pcm16
 from codecctl.audio.resample import Resampler
-from codecctl.bitstream import Codes, PackedReader, PackedWriter, check_codes, is_packed
+from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import replacing
-from codecctl.inference.arrays import first_bytes, is_npy, load_npy, npy_bytes
+from codecctl.inference.container import FRAMES_PER_CHUNK, CodesFormat, StoredCodes, first_bytes
+from codecctl.inference.containers import CONTAINERS, recognise
 from codecctl.inference.load import Codec
+from codecctl.inference.outputs import check_output
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
 
-CODES_SUFFIXES = (".npy", ".cctl")
-FRAMES_PER_CHUNK = 250  # what goes through the model at a time
 _LARGEST_WAV_SAMPLES = (2**32 - 1 - 36) // 2  # its sizes are 32 bits wide
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """What became of one audio file."""
+    """The result of encoding one audio file."""
 
     source: AudioInfo
     n_samples: int  # at the codec's rate
     sample_rate: int  # the codec's, Hz
     n_frames: int
-    bits_per_frame: int  # of the books used
-    n_books: int
+    bits_per_frame: int  # of the codebooks used
+    n_quantizers: int
     compute_seconds: float  # reading and resampling included
 
     @property
@@ -57,11 +55,11 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of one file of codes."""
+    """The result of decoding one file of codes."""
 
     n_samples: int
     sample_rate: int  # Hz
-    n_books: int
+    n_quantizers: int
     compute_seconds: float
 
     @property
@@ -73,15 +71,6 @@ class Decoded:
         return self.compute_seconds / self.seconds
 
 
-@dataclass(frozen=True)
-class StoredCodes:
-    """A checked file of codes, ready to be decoded."""
-
-    n_books: int
-    n_samples: int  # of the audio that they stand for
-    blocks: Iterable[Codes]  # each [K, t]
-
-
 def encode_blocks(
     codec: Codec,
     path: str | Path,
@@ -91,10 +80,10 @@ def encode_blocks(
     name: str | None = None,
     partial: bool = False,
 ) -> Encoded:
-    """Mix down, resample and encode an audio file; `sink` gets the codes as uint16 `[K, t]`, piece by piece.
+    """Mix down, resample and encode an audio file in constant memory; `sink` is called with codes, uint16 `[K, t]`.
 
-    Constant memory. `name` stands for the file in messages; `partial` takes what is there of a file that is cut off.
-    Raises `CodecctlError` for a file that is no sound audio.
+    `name` is the file's name in messages; `partial` takes what is there of a file that is cut off. Raises
+    `CodecctlError` for a file that cannot be read as audio.
     """
     started = time.perf_counter()
     stream = StreamEncoder(codec, n_quantizers)
@@ -104,7 +93,7 @@ def encode_blocks(
             n_frames += _send(stream.push(torch.from_numpy(block)[None]), sink)  # [1, 1, L]
         n_frames += _send(stream.flush(), sink)
         sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
-        bits = sum(size.bit_length() - 1 for size in sizes)
+        bits = sum(codec.config.bits_per_code[:n_quantizers])
         seconds = time.perf_counter() - started
         return Encoded(reader.info, stream.n_samples, codec.sample_rate, n_frames, bits, len(sizes), seconds)
 
@@ -117,11 +106,11 @@ def encode_array(
     name: str | None = None,
     partial: bool = False,
 ) -> tuple[Codes, Encoded]:
-    """An audio file -> its codes, uint16 `[K, T]`. They are gathered in memory: with 8 books at 50 frames a second,
-    800 bytes for a second of audio, 2.9 MB for an hour."""
-    pieces: list[Codes] = []
-    encoded = encode_blocks(codec, path, pieces.append, n_quantizers=n_quantizers, name=name, partial=partial)
-    return np.concatenate(pieces, axis=1), encoded
+    """An audio file -> its codes, uint16 `[K, T]`, in memory: with 8 codebooks at 50 frames a second, 800 bytes for a
+    second of audio, 2.9 MB for an hour."""
+    chunks: list[Codes] = []
+    encoded = encode_blocks(codec, path, chunks.append, n_quantizers=n_quantizers, name=name, partial=partial)
+    return np.concatenate(chunks, axis=1), encoded
 
 
 def encode_file(
@@ -135,21 +124,21 @@ def encode_file(
 ) -> Encoded:
     """Encode an audio file to `.npy` (uint16 `[K, T]`) or to the packed `.cctl`, by the suffix of `output`.
 
-    All or nothing: the output appears when it is whole. Raises `UsageError` for an output that cannot be meant.
+    The output appears when it is complete. Raises `UsageError` for an output that cannot be written as asked.
     """
-    check_output(output, CODES_SUFFIXES, inputs=[path])
-    with _naming(output):
-        if output.suffix.lower() == ".cctl":
-            return _encode_packed(codec, path, output, n_quantizers, name, partial)
-        codes, encoded = encode_array(codec, path, n_quantizers=n_quantizers, name=name, partial=partial)
-        _write_whole(output, npy_bytes(codes))
-        return encoded
+    check_output(output, CONTAINERS, inputs=[path])
+    codec.check_n_quantizers(n_quantizers)
+    container = CONTAINERS[output.suffix.lower()]
+    with _naming(output), container.create(output, _format(codec, n_quantizers)) as writer:
+        encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name, partial=partial)
+        writer.n_samples = encoded.n_samples
+    return encoded
 
 
 def encode_files(
     codec: Codec, pairs: Iterable[tuple[Path, Path]], *, n_quantizers: int | None = None, partial: bool = False
 ) -> Iterator[tuple[Path, Path, Encoded | CodecctlError]]:
-    """`encode_file` for each (audio file, output); yields what became of it. A bad file does not stop the others."""
+    """`encode_file` for each (audio file, output); yields its result or error. A bad file does not stop the others."""
     for path, output in pairs:
         try:
             output.parent.mkdir(parents=True, exist_ok=True)
@@ -166,7 +155,7 @@ def encode_files(
 def plan_outputs(
     inputs: Iterable[Path], out_dir: Path, suffix: str, skipped: Counter[str] | None = None
 ) -> list[tuple[Path, Path]]:
-    """Each audio file of `inputs`, folders searched, with its output; a folder's tree is kept under `out_dir`.
+    """Each audio file of `inputs` and of folders in it, with its output; a folder's tree is kept under `out_dir`.
 
     `skipped` counts the files in the folders that were left out, by suffix.
     Raises `CodecctlError` for a folder without audio, `UsageError` if two files would get the same output.
@@ -179,16 +168,18 @@ def plan_outputs(
         for file in found:
             output = out_dir / (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix(suffix)
             if pairs.setdefault(output, file) != file:
-                raise UsageError(f"{pairs[output]} and {file} would both be written to {output}; encode them apart")
+                raise UsageError(
+                    f"{pairs[output]} and {file} would both be written to {output}; encode them separately"
+                )
     return [(file, output) for output, file in pairs.items()]
 
 
 def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name: str | None = None) -> Decoded:
-    """Decode a file of codes, packed or `.npy`, to a WAV or FLAC by the suffix of `output`, or to a stream as WAV.
+    """Decode a file of codes in constant memory to a WAV or FLAC by the suffix of `output`, or to a stream as WAV.
 
-    The audio of a packed file is as long as what was encoded (at the codec's rate); codes of `.npy` give whole frames.
-    Constant memory. A file appears when it is whole; nothing is written to a stream before all codes are checked.
-    Raises `CodecctlError` for damaged codes or codes of another model.
+    The audio of a packed file is as long as the encoded audio (at the codec's rate); `.npy` gives whole frames. A file
+    appears when it is complete; nothing is written to a stream before all codes are checked. Raises `CodecctlError` for
+    damaged codes or codes of another model.
     """
     started = time.perf_counter()
     if isinstance(output, Path):
@@ -206,45 +197,26 @@ def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name
                     writer.write(block)
         else:
             _write_wav(output, codec.sample_rate, stored.n_samples, audio)
-        return Decoded(stored.n_samples, codec.sample_rate, stored.n_books, time.perf_counter() - started)
+        return Decoded(stored.n_samples, codec.sample_rate, stored.n_quantizers, time.perf_counter() - started)
 
 
-@contextlib.contextmanager
-def open_codes(codec: Codec, path: str | Path, *, name: str | None = None) -> Iterator[StoredCodes]:
-    """A file of codes, recognised by its bytes, checked from end to end: it is whole and fits to this codec.
+def open_codes(
+    codec: Codec, path: str | Path, *, name: str | None = None
+) -> contextlib.AbstractContextManager[StoredCodes]:
+    """A file of codes, recognised by its first bytes and checked from end to end: it is intact and fits this codec.
 
     Raises `CodecctlError` if not.
     """
-    name = name or str(path)
-    start = first_bytes(path, name)
-    if is_packed(start):
-        with PackedReader(path, name=name) as reader:
-            _check_model(codec, reader)
-            reader.check()
-            yield StoredCodes(reader.header.n_books, reader.header.n_samples, reader)
-    elif is_npy(start):
-        codes = load_npy(path, name)
-        check_codes(codes, codec.config.quantizer.codebook_sizes, name=name)
-        if not codes.size:
-            raise CodecctlError(f"{name}: holds no codes")
-        starts = range(0, codes.shape[1], FRAMES_PER_CHUNK)
-        blocks = (codes[:, start : start + FRAMES_PER_CHUNK].astype(np.uint16) for start in starts)
-        yield StoredCodes(len(codes), codes.shape[1] * codec.hop_length, blocks)
-    else:
+    path, name = Path(path), name or str(path)
+    container = recognise(first_bytes(path, name))
+    if container is None:
         raise CodecctlError(f"{name}: neither packed codes (.cctl) nor an array (.npy); `codecctl encode` makes both")
+    return container.open(path, name, _format(codec))
 
 
-def check_output(output: Path, suffixes: tuple[str, ...], *, inputs: Iterable[str | Path]) -> None:
-    """Raises `UsageError` for an output of an unknown suffix, in no folder, or which is an input or no plain file."""
-    if output.suffix.lower() not in suffixes:
-        raise UsageError(f"{output}: the suffix must be {' or '.join(suffixes)}")
-    if not output.parent.is_dir():
-        raise UsageError(f"{output}: there is no folder {output.parent}")
-    if output.exists():
-        if not output.is_file():
-            raise UsageError(f"{output}: exists and is not a plain file")
-        if any(os.path.exists(path) and os.path.samefile(path, output) for path in inputs):
-            raise UsageError(f"{output}: is the input itself; choose another name")
+def _format(codec: Codec, n_quantizers: int | None = None) -> CodesFormat:
+    sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
+    return CodesFormat(codec.fingerprint, codec.sample_rate, codec.hop_length, sizes)
 
 
 def _mono_blocks(reader: AudioReader, codec: Codec) -> Iterator[Audio]:
@@ -261,26 +233,8 @@ def _send(codes: torch.Tensor, sink: Callable[[Codes], object]) -> int:
     return codes.shape[-1]
 
 
-def _encode_packed(
-    codec: Codec, path: str | Path, output: Path, n_quantizers: int | None, name: str | None, partial: bool
-) -> Encoded:
-    if codec.fingerprint is None:
-        raise UsageError("a packed file names its model, and this codec has no fingerprint; use Codec.load(checkpoint)")
-    StreamEncoder(codec, n_quantizers)  # refuses a wrong number of books
-    with PackedWriter(
-        output,
-        fingerprint=codec.fingerprint,
-        sample_rate=codec.sample_rate,
-        hop_length=codec.hop_length,
-        codebook_sizes=codec.config.quantizer.codebook_sizes[:n_quantizers],
-    ) as writer:
-        encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name, partial=partial)
-        writer.n_samples = encoded.n_samples
-        return encoded
-
-
 def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
-    """`[1, L]` blocks, n_samples in all. Raises `CodecctlError` if the model makes what is no audio."""
+    """`[1, L]` blocks, n_samples in all. Raises `CodecctlError` if the model's output is not finite."""
     stream = StreamDecoder(codec)
     n_left = stored.n_samples
     for codes in stored.blocks:
@@ -292,7 +246,7 @@ def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
 
 
 def _write_wav(file: BinaryIO, sample_rate: int, n_samples: int, blocks: Iterable[Audio]) -> None:
-    """A WAV of 16 bits, mono, to a stream that cannot seek: the header is right at once as the length is known."""
+    """A WAV of 16 bits, mono, to a stream that cannot seek: the length is known, so the header is written once."""
     n_bytes = 2 * n_samples
     # PCM, mono, samples and bytes a second, bytes and bits a sample
     form = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)
@@ -303,28 +257,9 @@ def _write_wav(file: BinaryIO, sample_rate: int, n_samples: int, blocks: Iterabl
     file.flush()
 
 
-def _check_model(codec: Codec, reader: PackedReader) -> None:
-    header = reader.header
-    if header.fingerprint != codec.fingerprint:
-        raise CodecctlError(
-            f"{reader.name}: made by the model {header.fingerprint}, but the given one is {codec.fingerprint}; "
-            f"pass --checkpoint with the one for which `codecctl info` shows {header.fingerprint}"
-        )
-    ours = (codec.sample_rate, codec.hop_length, codec.config.quantizer.codebook_sizes[: header.n_books])
-    if (header.sample_rate, header.hop_length, header.codebook_sizes) != ours:
-        raise CodecctlError(
-            f"{reader.name}: the header names this model, but not its rate, hop and books; it is damaged"
-        )
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    with replacing(path) as partial:
-        partial.write_bytes(content)
-
-
 @contextlib.contextmanager
 def _naming(output: Path) -> Iterator[None]:
-    """A full disk and the like are told with the name that the user gave, not with that of an unfinished file."""
+    """Give a full disk and the like the name of the output in place of that of its unfinished file."""
     try:
         yield
     except OSError as error:

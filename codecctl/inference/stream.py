@@ -1,4 +1,4 @@
-"""Audio of any chunking to codes and back. The result does not depend on how the audio was cut."""
+"""Streams: audio chunks of any size to codes and back. The result does not depend on the chunk sizes."""
 
 from __future__ import annotations
 
@@ -11,31 +11,30 @@ from codecctl.model.codec import Codec
 
 
 class StreamEncoder:
-    """One stream of audio to codes; any number of them share a model without touching each other.
+    """Encodes one stream of audio; any number of streams share a model, each with a state of its own.
 
-    Latency is one frame: a frame's codes come out as soon as its last sample went in, and less than one frame of
-    samples is ever held back. Memory does not grow with the stream.
+    Latency is one frame: a frame's codes are returned with its last sample, and less than one frame of samples is
+    buffered. Memory does not grow with the stream.
     """
 
     def __init__(self, codec: Codec, n_quantizers: int | None = None, batch_size: int = 1) -> None:
-        if n_quantizers is not None and not 1 <= n_quantizers <= codec.n_codebooks:
-            raise UsageError(f"n_quantizers must be 1 to {codec.n_codebooks}, got {n_quantizers}")
+        codec.check_n_quantizers(n_quantizers)
         self.n_samples = 0  # pushed so far, of each item
         self._codec = codec
         self._n_quantizers = n_quantizers
         self._state = StreamState()
-        self._parameter = next(codec.parameters())  # where the codec lives, and in which precision
-        self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # the frame that is not whole yet
+        self._parameter = next(codec.parameters())  # of the codec's device and precision
+        self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # of the incomplete frame
         self._flushed = False
 
     @torch.inference_mode()
     def push(self, audio: Tensor) -> Tensor:
-        """[B, 1, L], any L, 0 included -> codes [B, K, t] of the frames that became whole.
+        """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it.
 
         Raises `UsageError` for another shape, and after `flush`.
         """
         if self._flushed:
-            raise UsageError("this stream was flushed, which ends it; start a new StreamEncoder")
+            raise UsageError("this stream was flushed and has ended; start a new StreamEncoder")
         if audio.dim() != 3 or audio.shape[:2] != self._rest.shape[:2]:
             raise UsageError(f"audio must be [{len(self._rest)}, 1, L] in this stream, got {list(audio.shape)}")
         self.n_samples += audio.shape[-1]
@@ -45,7 +44,7 @@ class StreamEncoder:
         return self._codec.encode(audio[..., :n_whole], n_quantizers=self._n_quantizers, state=self._state)
 
     def flush(self) -> Tensor:
-        """End the stream -> codes [B, K, 1] of the last frame, filled up with zeros; [B, K, 0] if nothing was left."""
+        """End the stream -> codes [B, K, 1] of the last frame, padded with zeros; [B, K, 0] if no samples are left."""
         n_missing = -self._rest.shape[-1] % self._codec.hop_length
         codes = self.push(self._rest.new_zeros(len(self._rest), 1, n_missing))
         self.n_samples -= n_missing
@@ -54,7 +53,7 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """One stream of codes to audio, without delay: a frame in, `hop_length` samples out. Memory does not grow."""
+    """Decodes one stream of codes without delay: `hop_length` samples for each frame. Memory does not grow."""
 
     def __init__(self, codec: Codec, batch_size: int = 1) -> None:
         self._codec = codec
@@ -64,7 +63,7 @@ class StreamDecoder:
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
-        """[B, K, t], any t, 0 included -> [B, 1, t x hop_length]. Raises `UsageError` for another shape."""
+        """[B, K, t], any t including 0 -> [B, 1, t x hop_length]. Raises `UsageError` for another shape."""
         if len(codes) != self._batch_size:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
         return self._codec.decode(codes.to(self._device), state=self._state)

@@ -1,4 +1,4 @@
-"""How long coding takes."""
+"""Measures the speed of encoding and decoding."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from codecctl.inference.load import Codec
 from codecctl.model.causal import StreamState
 
 _RUNS = 5
-_STREAM_FRAMES = 100  # after as many to warm up
+_STREAM_FRAMES = 100  # measured, after as many for warm-up
 
 
 def measure(codec: Codec, seconds: float) -> dict[str, float]:
-    """Medians: `real_time_factor` of encoding and decoding a whole signal, and milliseconds for one frame of a stream,
-    the median and the slowest of a hundred."""
+    """Real-time factors of encoding and decoding `seconds` of speech, medians; milliseconds for one frame of a stream,
+    the median and the maximum of a hundred."""
     audio = _speech(codec, seconds).to(next(codec.buffers()).device)
     codes = codec.encode(audio)
     length = audio.shape[-1] / codec.sample_rate
@@ -35,7 +35,7 @@ def measure(codec: Codec, seconds: float) -> dict[str, float]:
 
 
 def _speech(codec: Codec, seconds: float) -> Tensor:
-    """[1, 1, L] of bundled speech, repeated as often as it takes, in whole frames."""
+    """[1, 1, L] of bundled speech, repeated to the length, in whole frames."""
     import codecctl
 
     clip = Path(codecctl.__file__).parent / "assets" / "clips" / "en-allison" / "vm-forward.flac"
@@ -59,7 +59,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 
 def _stream(codec: Codec, audio: Tensor, codes: Tensor, *, is_encoder: bool = False) -> list[float]:
-    """Milliseconds of each frame, coded alone as a live call brings it."""
+    """Milliseconds for each frame, coded alone as in a live call."""
     state, n_frames, times = StreamState(), codes.shape[-1], []
     for t in range(2 * _STREAM_FRAMES):
         i = t % n_frames

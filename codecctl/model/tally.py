@@ -1,5 +1,5 @@
-"""What the codewords of a book win in one step, over all processes, without a value that is read on the host: shapes do
-not depend on what is in the tensors."""
+"""What the codewords of a codebook win in one step, over all processes. No value is read on the host: shapes do not
+depend on the contents of tensors."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from torch import distributed as dist
 
 
 class Won(NamedTuple):
-    """What a book won in one step."""
+    """What a codebook won in one step."""
 
     hits: Tensor  # [V] of each codeword
     sums: Tensor  # [V, D] of the vectors that chose it
     drawn: Tensor  # [V, D] some of these vectors at random, for dead codewords
     drawn_codes: Tensor  # [V] the codeword that each of them chose
-    powers: Tensor | None = None  # [V] of what book 1 leaves over, with `config.gain`
+    powers: Tensor | None = None  # [V] of the residuals of the first codebook, with `config.gain`
 
 
 def tally(vectors: Tensor, codes: Tensor, size: int, used: Tensor | None = None) -> tuple[Tensor, Tensor]:

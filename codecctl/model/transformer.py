@@ -1,4 +1,4 @@
-"""A causal transformer with a finite look-back: a stream's memory is bounded, a long signal costs linear time."""
+"""A causal transformer with a finite look-back: bounded memory for a stream, linear time for a long signal."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecctl.config.schema import TransformerConfig
+from codecctl.config.model import TransformerConfig
 from codecctl.model.causal import StreamState
+from codecctl.model.sequential import CausalSequential
+
+_LAYER_SCALE = 0.01  # at the start, of each residual branch
 
 
 class Transformer(nn.Module):
     """[B, D, T] -> [B, D, T], pre-norm layers with LayerScale (Touvron et al. 2021, eq. 4)."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, layer_scale: float = _LAYER_SCALE) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TransformerLayer(config) for _ in range(config.n_layers))
+        self.layers = CausalSequential(TransformerLayer(config, layer_scale) for _ in range(config.n_layers))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        x = x.mT  # [B, T, D]
-        for layer in self.layers:
-            x = layer(x, state)
-        return x.mT  # [B, D, T]
+        return self.layers(x.mT, state).mT
 
 
 class TransformerLayer(nn.Module):
     """[B, T, D] -> [B, T, D]"""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, layer_scale: float) -> None:
         super().__init__()
         self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.attention = CausalAttention(config.width, config.n_heads, config.look_back_frames)
-        self.attention_scale = nn.Parameter(torch.full((config.width,), 0.01))
+        self.attention_scale = nn.Parameter(torch.full((config.width,), layer_scale))
         self.feedforward_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.feedforward = GatedFeedforward(config.width, config.feedforward_width)
-        self.feedforward_scale = nn.Parameter(torch.full((config.width,), 0.01))
+        self.feedforward_scale = nn.Parameter(torch.full((config.width,), layer_scale))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         x = x + self.attention_scale * self.attention(self.attention_norm(x), state)
-        y: Tensor = x + self.feedforward_scale * self.feedforward(self.feedforward_norm(x))
-        return y
+        return x + self.feedforward_scale * self.feedforward(self.feedforward_norm(x))
 
 
 class GatedFeedforward(nn.Module):
@@ -53,8 +52,7 @@ class GatedFeedforward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, value = self.expand(x).chunk(2, dim=-1)
-        y: Tensor = self.contract(F.silu(gate) * value)
-        return y
+        return self.contract(F.silu(gate) * value)
 
 
 class CausalAttention(nn.Module):
@@ -68,29 +66,35 @@ class CausalAttention(nn.Module):
         self.project_out = nn.Linear(width, width, bias=False)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        queries, *keys_values = rearrange(self.project_in(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
-        keys_values = torch.stack(keys_values)  # [2, B, H, T, d]
-        past = state.past.get(self) if state is not None else None
+        queries, keys, values = rearrange(self.project_in(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
+        n_queries = queries.shape[-2]
+        keys, values = self._prepend_past(keys, values, state)
+        n_past = keys.shape[-2] - n_queries
+        attended = []
+        # A long signal is split into windows of `look_back` queries, exactly as a stream would bring it.
+        for start in range(0, n_queries, self.look_back):
+            stop = min(start + self.look_back, n_queries)
+            visible = slice(max(0, n_past + start - self.look_back), n_past + stop)
+            attended.append(self._attend(queries[..., start:stop, :], keys[..., visible, :], values[..., visible, :]))
+        return self.project_out(rearrange(torch.cat(attended, dim=-2), "b h t d -> b t (h d)"))
+
+    def _prepend_past(self, keys: Tensor, values: Tensor, state: StreamState | None) -> Tensor:
+        """Twice [B, H, T, d] -> keys and values [2, B, H, n_past + T, d]; the last `look_back` stay in `state`."""
+        both = torch.stack([keys, values])
+        if state is None:
+            return both
+        past = state.past.get(self)
         if past is not None:
-            keys_values = torch.cat([past, keys_values], dim=-2)  # [2, B, H, n_past + T, d]
-        if state is not None:
-            state.past[self] = keys_values[..., -self.look_back :, :].clone()
-        # A long signal goes through in pieces of `look_back` frames, exactly as a stream would bring it.
-        n_past = keys_values.shape[-2] - queries.shape[-2]
-        pieces = []
-        for start in range(0, queries.shape[-2], self.look_back):
-            piece = queries[..., start : start + self.look_back, :]
-            first_key, last_key = max(0, n_past + start - self.look_back), n_past + start + piece.shape[-2]
-            pieces.append(self._attend(piece, *keys_values[..., first_key:last_key, :]))
-        y: Tensor = self.project_out(rearrange(torch.cat(pieces, dim=-2), "b h t d -> b t (h d)"))
-        return y
+            both = torch.cat([past, both], dim=-2)
+        state.past[self] = both[..., -self.look_back :, :].clone()
+        return both
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """[B, H, T, d], twice [B, H, n, d] -> [B, H, T, d]; the last key belongs to the last query."""
         n_queries, n_keys = queries.shape[-2], keys.shape[-2]
         rotation = rotary_angles(n_keys, keys.shape[-1], keys)
         queries, keys = rotate(queries, rotation[:, -n_queries:]), rotate(keys, rotation)
-        if n_queries == n_keys:  # then nothing is older than the look-back
+        if n_queries == n_keys:  # then no key is older than the look-back
             return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
         position = torch.arange(n_keys, device=keys.device)
         age = position[-n_queries:, None] - position
@@ -100,8 +104,8 @@ class CausalAttention(nn.Module):
 def rotary_angles(n_positions: int, width: int, like: Tensor) -> Tensor:
     """Cosines and sines [2, n, d / 2] of RoPE (Su et al. 2021, eq. 34), in the type and on the device of `like`.
 
-    Only differences of positions matter, so positions start anew with every piece and never grow. The angles are taken
-    in double precision: those differences must come out the same wherever a chunk begins.
+    Only differences of positions matter, so positions restart with every window and never grow. The angles are computed
+    in double precision: the differences must be the same wherever a chunk begins.
     """
     position = torch.arange(n_positions, device=like.device, dtype=torch.float64)
     frequency = 10000.0 ** -(torch.arange(0, width, 2, device=like.device, dtype=torch.float64) / width)
@@ -110,7 +114,7 @@ def rotary_angles(n_positions: int, width: int, like: Tensor) -> Tensor:
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each pair (i, i + d/2) of the last axis by its position's angle."""
+    """Rotate each pair (i, i + d/2) of the last axis by its position's angle."""
     cosine, sine = rotation
     a, b = x.chunk(2, dim=-1)
     return torch.cat([a * cosine - b * sine, a * sine + b * cosine], dim=-1)

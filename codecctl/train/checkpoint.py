@@ -1,4 +1,4 @@
-"""A training state to one file and back, and the folder of a run."""
+"""A training's state to one file and back, and the folder of a run."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,20 +22,12 @@ from codecctl.config import Config, dump_config
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
-from codecctl.inference.load import (
-    fingerprint,
-    load_weights,
-    read_checkpoint,
-    read_config,
-    weights_in_use,
-    write_checkpoint,
-)
+from codecctl.inference.checkpoint import Checkpoint, load_weights, write_checkpoint
 from codecctl.lock import Lease, LeaseHeld, is_taken
 from codecctl.train.state import TrainState, forget_counts
 
-_COUNTERS = ("step", "adversarial_step", "best_score", "rate_factor", "n_rollbacks")
-_MEANINGS = ("compression", "first_band", "level_prediction")  # of latents; no shape of a weight tells them
-_SINCE_2 = ("validated_step", "n_skipped", "n_alarms", "code_counts")  # not in checkpoints of schema 1
+_LATENT_KEYS = ("first_band", "level_prediction")  # of a front: they change latents, but no shape of a weight
+_PARTS = ("generator", "ema", "optimizer", "discriminators", "discriminator_optimizer")  # not saved as they are
 
 
 @dataclass(frozen=True)
@@ -98,13 +90,13 @@ class Run:
             ) from None
 
     def create(self, config: Config) -> None:
-        """Make the folder, with its config. Raises `UsageError` if a training already lies there."""
+        """Make the folder, with its config. Raises `UsageError` if it holds a training already."""
         self.refuse_taken()
         self.folder.mkdir(parents=True, exist_ok=True)
         self.config.write_text(dump_config(config), encoding="utf-8")
 
     def refuse_taken(self) -> None:
-        """Raises `UsageError` if a training already lies there."""
+        """Raises `UsageError` if the folder holds a training already."""
         if self.last.exists():
             raise UsageError(
                 f"{self.folder}: holds a run; `codecctl resume {self.folder}` goes on, --run names another"
@@ -114,13 +106,13 @@ class Run:
 def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_step: int | None = None) -> None:
     """Write `last.pt`; the one before stays as step-N.pt while it is among the newest `keep_checkpoints`.
 
-    `last_step`: the one before is of that step; without it the file must be read. Raises `CodecctlError` if another
+    `last_step`: the step of the one before; without it the file must be read. Raises `CodecctlError` if another
     process took over the run while this one was suspended.
     """
     if is_taken(run.folder):
         raise CodecctlError(f"{run.folder}: another process took over this run; nothing more is written")
     if config.train.keep_checkpoints > 1 and run.last.exists():
-        last_step = read_checkpoint(run.last)["step"] if last_step is None else last_step
+        last_step = Checkpoint.read(run.last).step if last_step is None else last_step
         before = run.folder / f"step-{last_step:09d}.pt"
         if not before.exists():
             _keep(run.last, before)
@@ -130,11 +122,12 @@ def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_st
 
 
 def save_state(state: TrainState, config: Config, path: Path, n_ranks: int) -> None:
-    """Write everything that a resumed run needs; the old file stays until the new one is whole."""
-    ema = state.ema.state_dict()
-    content: dict[str, Any] = {
+    """Write everything that a resumed run needs; the old file stays until the new one is complete.
+
+    The model in the file is the running average. All fields of `TrainState` are saved.
+    """
+    run = {
         "config": config.model_dump(mode="json", by_alias=True),
-        "fingerprint": fingerprint(config.model, ema),
         "versions": {
             "codecctl": codecctl.__version__,
             "python": platform.python_version(),
@@ -142,24 +135,26 @@ def save_state(state: TrainState, config: Config, path: Path, n_ranks: int) -> N
             "numpy": np.__version__,
         },
         "n_ranks": n_ranks,
-        "model": state.codec.state_dict(),
-        "ema": ema,
-        **{name: part.state_dict() for name, part in _other_parts(state).items()},
-        **{name: getattr(state, name) for name in (*_COUNTERS, *_SINCE_2)},
     }
-    write_checkpoint(path, content)
+    training = {
+        "codec": state.codec.state_dict(),
+        **{name: part.state_dict() for name, part in _other_parts(state).items()},
+        **{name: getattr(state, name) for name in _counters()},
+    }
+    write_checkpoint(path, config.model, state.ema.state_dict(), state.step, run=run, training=training)
 
 
-def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> None:
-    """Fill a new state from what `save_state` wrote.
+def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
+    """Fill a new state from a checkpoint that was read `with_training`.
 
     Raises `CodecctlError` that names the first part or key which is missing or foreign.
     """
-    parts = _other_parts(state)
-    counters = _counters(content)
-    _check_parts(content, ("model", "ema", *parts, *counters), path)
-    load_weights(state.codec, content["model"], path)
-    load_weights(state.ema, content["ema"], path)
+    content, path, parts = training_of(checkpoint), checkpoint.path, _other_parts(state)
+    for name in ("codec", *parts, *_counters()):
+        if name not in content:
+            raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
+    load_weights(state.codec, content["codec"], path)
+    checkpoint.fill(state.ema)
     for name, part in parts.items():
         if isinstance(part, nn.Module):
             _check_keys(part.state_dict(), content[name], f"{path}: {name}")
@@ -170,50 +165,57 @@ def load_state(state: TrainState, content: Mapping[str, Any], path: Path) -> Non
         # An optimiser keeps the tensors it is given: those of the file would change with the file.
         part.load_state_dict(content[name] if isinstance(part, nn.Module) else copy.deepcopy(content[name]))
     forget_counts(state)
-    state.validated_step, state.n_skipped = content["step"], 0
-    for name in counters:
+    state.step = checkpoint.step
+    for name in _counters():
         setattr(state, name, content[name])
 
 
-def take_weights(state: TrainState, path: Path, band_weight: float = 1.0) -> None:
-    """Begin with the weights and codebooks that are used of a checkpoint, and with nothing else of it.
+def training_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """What a run resumes from. Raises `CodecctlError` for a model without it."""
+    if checkpoint.training is None or checkpoint.run is None:
+        raise CodecctlError(f"{checkpoint.path}: holds a model alone; use it, or start from it with --from")
+    return checkpoint.training
 
-    Raises `CodecctlError` if its weights do not fit the codec, or its latents mean something else.
+
+def take_weights(state: TrainState, path: Path) -> None:
+    """Start with the weights and codebooks of a checkpoint's model, and with nothing else of it.
+
+    Raises `CodecctlError` if its weights do not fit the codec, or its latents have another meaning.
     """
-    content = read_checkpoint(path)
-    _check_meanings(read_config(content, path).model, state.codec.config, path)
+    checkpoint = Checkpoint.read(path)
+    _check_latents(checkpoint.model, state.codec.config, path)
     for codec in (state.codec, state.ema):
-        load_weights(codec, weights_in_use(content), path)
-        codec.weigh_bands(band_weight)
+        checkpoint.fill(codec)
 
 
-def read_run_config(run: Run) -> tuple[dict[str, Any], Config]:
+def read_run_config(run: Run) -> tuple[Checkpoint, Config]:
     """The last checkpoint of a run and its config. Raises `CodecctlError` if there is none that can be resumed."""
     if not run.last.exists():
         raise CodecctlError(f"{run.last}: no such file; start the run with `codecctl train --run {run.folder}`")
-    content = read_checkpoint(run.last)
-    _check_parts(content, ("model", "ema", "optimizer", *_counters(content)), run.last)
-    return content, read_config(content, run.last)
+    checkpoint = Checkpoint.read(run.last, with_training=True)
+    training_of(checkpoint)
+    return checkpoint, checkpoint.config()
 
 
 def restored(
-    state: TrainState, content: Mapping[str, Any], config: Config, steps_per_epoch: float, n_ranks: int
+    state: TrainState, checkpoint: Checkpoint, config: Config, steps_per_epoch: float, n_ranks: int
 ) -> dict[str, str]:
-    """What a resumed run takes up again, in words; and what is another now."""
+    """What a resumed run restores, in words, and what has changed."""
+    content, run = training_of(checkpoint), checkpoint.run or {}
     mode = "on" if state.step >= state.adversarial_step else f"from step {state.adversarial_step} on"
     return {
         "step": f"{state.step}, epoch {state.step / steps_per_epoch:.2f}",
         "place in the data": f"crops of step {state.step}, a function of the seed and the step",
         "randomness": "a function of the seed and the step: nothing to restore",
-        "processes": _ranks_in_words(n_ranks, content["n_ranks"], config, steps_per_epoch),
-        "codec and its average": f"{len(content['model'])} tensors each, codebooks and their sums among them",
+        "processes": _ranks_in_words(n_ranks, run["n_ranks"], config, steps_per_epoch),
+        "codec and its average": f"{len(content['codec'])} tensors each, codebooks and their sums among them",
         "optimiser": f"AdamW, {len(content['optimizer']['state'])} moments",
         "discriminators": f"{len(content['discriminators'])} tensors and their AdamW, {mode}"
         if state.discriminators is not None
         else "none in this config",
         "best mel distance": f"{state.best_score:.3f}",
         "learning rates": f"x {state.rate_factor:g} after {state.n_rollbacks} roll-backs",
-        "written by": ", ".join(f"{name} {version}" for name, version in content["versions"].items()),
+        "written by": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     }
 
 
@@ -239,21 +241,22 @@ def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: floa
     )
 
 
-def _counters(content: Mapping[str, Any]) -> tuple[str, ...]:
-    return _COUNTERS if content["schema_version"] == 1 else (*_COUNTERS, *_SINCE_2)
+def _counters() -> list[str]:
+    """The fields of `TrainState` that are saved as they are; the step belongs to the model."""
+    return [field.name for field in fields(TrainState) if field.name not in (*_PARTS, "step")]
 
 
-def _check_meanings(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:
-    for name in _MEANINGS if theirs.front == ours.front == "transform" else ():
-        there, here = (json.dumps(getattr(config, name)) for config in (theirs, ours))
+def _check_latents(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:
+    for name in _LATENT_KEYS if theirs.front.kind == ours.front.kind else ():
+        there, here = (json.dumps(getattr(config.front, name, None)) for config in (theirs, ours))
         if there != here:
             raise CodecctlError(
-                f"{path}: model.{name} is {there} there, {here} in the config; --set model.{name}={there}"
+                f"{path}: model.front.{name} is {there} there, {here} in the config; --set model.front.{name}={there}"
             )
 
 
 def _keep(path: Path, as_path: Path) -> None:
-    """A second name for a file: it costs nothing and is never half there. A copy where there are no such names."""
+    """Hard-link the file; copy it where hard links are unsupported."""
     try:
         os.link(path, as_path)
     except OSError:
@@ -261,12 +264,9 @@ def _keep(path: Path, as_path: Path) -> None:
             shutil.copyfile(path, partial)
 
 
-def _check_parts(content: Mapping[str, Any], names: Iterable[str], path: Path) -> None:
-    for name in names:
-        if name not in content:
-            raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
-
-
 def _check_keys(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str) -> None:
-    for name in sorted(ours.keys() ^ theirs.keys()):
-        raise CodecctlError(f"{where}: weight '{name}' is {'missing' if name in ours else 'foreign'}")
+    for name in sorted(ours.keys() | theirs.keys()):
+        if name not in ours or name not in theirs:
+            raise CodecctlError(f"{where}: weight '{name}' is {'missing' if name in ours else 'foreign'}")
+        if ours[name].shape != theirs[name].shape:
+            raise CodecctlError(f"{where}: weight '{name}' has another shape than the config asks for")

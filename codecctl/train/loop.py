@@ -6,11 +6,11 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.codebooks import BookStats, CodebookCounter
 from codecctl.evaluate.validate import Scores, ValidationSet
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 from codecctl.model.codec import Codec
+from codecctl.model.fronts import FRONTS
 from codecctl.train.agreement import check_same_books, check_shared, largest
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
@@ -39,7 +40,11 @@ from codecctl.train.trend import trend
 
 _KMEANS = 2  # a purpose of randomness, see step.py
 _N_LISTENED = 3  # validation recordings that TensorBoard keeps to listen to
-_ALARM_AFTER = 10  # lines of the log in a row: young books stumble
+_ALARM_AFTER = 10  # lines of the log in a row: perplexities are low early in training
+_STOP_AFTER_ALARMS = 20  # lines of the log in a row
+_MIN_PERPLEXITY = 0.01  # share of a codebook's size below which it counts as collapsed
+_ROLL_BACK_AFTER = 5  # steps in a row whose gradient is not finite
+_MAX_ROLLBACKS = 3  # in a run
 
 
 class Watcher:
@@ -97,7 +102,7 @@ def train(
         if start_from is None:
             start_codebooks(trainer.state, config, crops, fabric)
         else:
-            take_weights(trainer.state, start_from, config.train.band_weight)
+            take_weights(trainer.state, start_from)
         trainer.check_time()
         with _held(run, fabric):
             if fabric.is_global_zero:
@@ -126,21 +131,21 @@ def resume(
     `CodecctlError` if the checkpoint misses a key or has a foreign one, and what `train` raises.
     """
     run = Run.at(folder)
-    content, config = read_run_config(run)
+    checkpoint, config = read_run_config(run)
     if data is not None:
         config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
     limit = _time_limit(config, max_minutes, started)
-    if content["step"] >= (stop_step or config.train.n_steps):
-        raise UsageError(f"{run.last}: is at step {content['step']} already; give more with --steps")
+    if checkpoint.step >= (stop_step or config.train.n_steps):
+        raise UsageError(f"{run.last}: is at step {checkpoint.step} already; give more with --steps")
     crops = open_crops(config)
     with together(count_ranks(n_devices, n_nodes), run.folder, watcher.failed):
         fabric = make_fabric(config, device, n_devices, n_nodes)
         with _held(run, fabric):
             trainer = _Trainer(config, run, crops, fabric, watcher, limit)
-            trainer.take_up(content)
+            trainer.take_up(checkpoint)
             trainer.check()
             trainer.check_time()
-            table = restored(trainer.state, content, config, trainer.steps_per_epoch, fabric.world_size)
+            table = restored(trainer.state, checkpoint, config, trainer.steps_per_epoch, fabric.world_size)
             trainer.watcher.restored(table)
             trainer.go(stop_step)
     return run
@@ -175,9 +180,9 @@ class _Trainer:
         settings = self.config.train
         return settings.batch_size * settings.accumulate * segment_samples(self.config) * self.fabric.world_size
 
-    def take_up(self, content: Mapping[str, Any]) -> None:
+    def take_up(self, checkpoint: Checkpoint) -> None:
         """The state of a checkpoint. Raises `CodecctlError` if its keys are others, or the ranks read other files."""
-        load_state(self.state, content, self.run.last)
+        load_state(self.state, checkpoint)
         self._saved_step = self.state.step
         self.counter.reset()
         if self.fabric.is_global_zero:
@@ -215,7 +220,7 @@ class _Trainer:
                     self._unread_skips[state.step] = result.skipped
                     if any(_due(state.step, every, stop_step) for every in self._reading_steps):
                         self._read_skips()
-                        if state.n_skipped >= settings.roll_back_after:
+                        if state.n_skipped >= _ROLL_BACK_AFTER:
                             self._roll_back()
                             break
                     if _due(state.step, settings.log_every_steps, stop_step):
@@ -341,14 +346,14 @@ class _Trainer:
 
     def _roll_back(self) -> None:
         """Take up the last checkpoint again, at half the learning rates."""
-        config, state = self.config, self.state
+        state = self.state
         n_rollbacks = state.n_rollbacks + 1
-        if not self.run.last.exists() or n_rollbacks > config.train.max_rollbacks:
+        if not self.run.last.exists() or n_rollbacks > _MAX_ROLLBACKS:
             raise CodecctlError(
                 f"{self.run.folder}: gradients stay infinite at step {state.step} after {n_rollbacks - 1} roll-backs; "
                 "look at the losses in metrics.jsonl, lower train.learning_rate, or check the data"
             )
-        self.take_up(read_checkpoint(self.run.last))
+        self.take_up(Checkpoint.read(self.run.last, with_training=True))
         state.n_skipped = 0
         state.n_rollbacks, state.rate_factor = n_rollbacks, 0.5**n_rollbacks
         self.watcher.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
@@ -356,15 +361,15 @@ class _Trainer:
     def _watch_books(self, books: Sequence[BookStats], log: RunLog) -> None:
         """An alarm for each book that hardly codes anything; a stop when one stays so. The first rank decides: it alone
         has all counts."""
-        settings, state = self.config.train, self.state
+        state = self.state
         reason = ""
         for k, book in enumerate(books):
             share = book.perplexity / max(1, min(book.codebook_size, book.n_codes))
-            collapsed = book.n_codes and share < settings.min_perplexity
+            collapsed = book.n_codes and share < _MIN_PERPLEXITY
             state.n_alarms[k] = state.n_alarms[k] + 1 if collapsed else 0
             if state.n_alarms[k] == _ALARM_AFTER:
                 self.watcher.warned(state.step, f"book {k + 1} collapses: perplexity {book.perplexity:.1f}")
-            if state.n_alarms[k] >= settings.stop_after_alarms:
+            if state.n_alarms[k] >= _STOP_AFTER_ALARMS:
                 reason = reason or (
                     f"book {k + 1} has collapsed (perplexity {book.perplexity:.1f} of {book.codebook_size}) for "
                     f"{state.n_alarms[k]} logs"
@@ -394,11 +399,10 @@ def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fab
     n_crops = -(-n_frames * config.model.hop_length // crops.segment_samples)
     audio = crops.batch(0, n_crops).to(state.device)
     state.codec.fit_front(audio)
-    state.codec.weigh_bands(config.train.band_weight)
     # What is compiled for training crops would be compiled anew for these.
     with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         parts = torch.split(audio, config.train.batch_size)
-        latents = torch.cat([state.codec.encoder(part).mT.flatten(0, 1) for part in parts])  # [B x T, D]
+        latents = torch.cat([state.codec.encode_latents(part).mT.flatten(0, 1) for part in parts])  # [B x T, D]
     state.codec.quantizer.fit(latents[:n_frames], step_generator(config.train.seed, 0, _KMEANS))
     weights = fabric.broadcast(state.codec.state_dict())
     state.codec.load_state_dict(weights)
@@ -418,8 +422,8 @@ def segment_samples(config: Config) -> int:
 
 def open_crops(config: Config) -> Crops:
     """What the config trains on. Raises `CodecctlError` if the prepared folder is not there."""
-    bound = 1.0 if config.model.front == "strided" else math.inf  # tanh, or whatever the transform gives
-    return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data, bound)
+    peak = FRONTS[config.model.front.kind].peak
+    return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data, peak)
 
 
 @torch.inference_mode()

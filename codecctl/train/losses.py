@@ -18,6 +18,7 @@ _FLOOR = 1e-5  # of magnitudes, under their logarithm
 _QUIET = 1e-2  # RMS magnitude, -40 dB of full scale
 _POWER = 0.3  # of the compressed complex spectrum: close to how loudness grows with magnitude
 _AVERAGE_WINDOW, _AVERAGE_BANDS = 512, 40  # of the long-term average spectrum
+_COMPLEX_WINDOW = 512  # samples, of the complex spectra
 _KNEE = 3e-3  # of an item's RMS magnitude, -50 dB: below it the power law is linear
 
 
@@ -37,7 +38,7 @@ class ReconstructionLosses(nn.Module):
     def __init__(self, config: LossConfig, sample_rate: int, frame: int) -> None:
         super().__init__()
         self.config, self._sample_rate = config, sample_rate
-        windows = {"spectral": config.spectral_windows, "complex": config.complex_windows, "mel": config.mel_windows}
+        windows = {"spectral": config.spectral_windows, "complex": (_COMPLEX_WINDOW,), "mel": config.mel_windows}
         self._neurogram_window = round(neurogram.WINDOW_SECONDS * sample_rate)
         windows |= {"average_spectrum": (_AVERAGE_WINDOW,), "loudness": (loudness.WINDOW,)}
         windows |= {"neurogram": (self._neurogram_window,)}
@@ -45,7 +46,7 @@ class ReconstructionLosses(nn.Module):
         self.stfts = nn.ModuleDict({str(window): Stft(window) for window in sorted(used)})
         self.mels: Sequence[MelSpectrogram] = nn.ModuleList(  # type: ignore[assignment]
             MelSpectrogram(sample_rate, window, n_mels)
-            for window, n_mels in zip(config.mel_windows, config.mel_bins, strict=True)
+            for window, n_mels in zip(config.mel_windows, config.n_mels, strict=True)
         )
         self.average_bands = MelSpectrogram(sample_rate, _AVERAGE_WINDOW, _AVERAGE_BANDS)
         self.loudness = loudness.LoudnessDistance(sample_rate)
@@ -70,8 +71,8 @@ class ReconstructionLosses(nn.Module):
                 averages = [_average(self.average_bands.bands(each)) for each in spectra[_AVERAGE_WINDOW]]
                 losses["average_spectrum"] = _log_distance(*averages)
             if config.complex_weight:
-                heard = [(window, self._complex_bins(window)) for window in config.complex_windows]
-                losses["complex"] = _mean([_complex(*(x[:, :n] for x in spectra[window])) for window, n in heard])
+                n_bins = self._complex_bins(_COMPLEX_WINDOW)
+                losses["complex"] = _complex(*(x[:, :n_bins] for x in spectra[_COMPLEX_WINDOW]))
             if config.loudness_weight:
                 losses["loudness"] = self.loudness(*spectra[loudness.WINDOW])
             if config.neurogram_weight:

@@ -178,7 +178,7 @@ def _n_parameters(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
         "teacher": teacher.module if teacher else None,
     }
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
-    codebooks = sum(book.codebook.numel() for book in state.codec.quantizer.books)
+    codebooks = sum(codebook.codewords.numel() for codebook in state.codec.quantizer.codebooks)
     return {"codec": counts["encoder"] + counts["decoder"], **counts, "codebooks": codebooks}
 
 

@@ -22,7 +22,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from torch import distributed as dist
 
-from codecctl.errors import CodecctlError, Interrupted, Told, UsageError
+from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere, UsageError
 
 _PARENT = "CODECCTL_PARENT"  # a pipe that closes when the process dies which started this one
 _GRACE_SECONDS = 5.0  # to end in good order once a process of the run is gone
@@ -75,8 +75,8 @@ def count_ranks(n_devices: int = 1, n_nodes: int = 1) -> Ranks:
 def together(ranks: Ranks, folder: Path, failed: Callable[[str], None]) -> Iterator[None]:
     """The processes of a run, started here if nobody else did: within, when one fails or dies, all end.
 
-    One of them raises what went wrong, the others `Told`. `failed` is told in place of an exception when this process
-    hangs in a call to one that died; then it ends.
+    One of them raises what went wrong, the others `ReportedElsewhere`. `failed` is told in place of an exception when
+    this process hangs in a call to one that died; then it ends.
     """
     if ranks.n_ranks == 1:
         yield
@@ -99,7 +99,7 @@ def together(ranks: Ranks, folder: Path, failed: Callable[[str], None]) -> Itera
             may_tell = _may_tell(folder)
             _do_not_hang_at_exit()
         if not may_tell:
-            raise Told(error.exit_code if isinstance(error, CodecctlError) else 1) from None
+            raise ReportedElsewhere(error.exit_code if isinstance(error, CodecctlError) else 1) from None
         if lost:
             raise CodecctlError(_death(children, folder)) from None
         raise

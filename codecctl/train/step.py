@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
-from codecctl.model.encoder import ResidualUnit
-from codecctl.model.transform import FrameUnit
+from codecctl.model.codec import Codec
+from codecctl.model.fronts import FRONTS
 from codecctl.model.transformer import TransformerLayer
 from codecctl.train.agreement import largest_on_device
 from codecctl.train.device import check_compiler, pinned, sent
@@ -64,7 +64,7 @@ def assemble(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher
     Raises `CodecctlError` if something is to be compiled and this machine has no compiler.
     """
     if config.train.compile:
-        compile_parts(state.generator)
+        compile_parts(state.codec)
     if config.train.compile or fabric.device.type == "cuda":
         check_compiler(fabric.device)
     generator, optimizer = fabric.setup(state.generator, state.optimizer, move_to_device=False)
@@ -76,15 +76,16 @@ def assemble(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher
     return Machinery(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device))
 
 
-def compile_parts(generator: nn.Module) -> None:
-    """Compile each residual unit and each transformer layer in place, when it is first called.
+def compile_parts(codec: Codec) -> None:
+    """Compile each unit of the front and each transformer layer in place, when it is first called.
 
     Never whole networks: torch has faults in the backward pass of weight-normed `Conv2d` above 64 channels
     (pytorch#165749) and in padding before an STFT (pytorch#179807).
     """
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _N_PARTS)
-    for module in generator.modules():
-        if isinstance(module, ResidualUnit | FrameUnit | TransformerLayer):
+    compiled = (*FRONTS[codec.config.front.kind].compiled, TransformerLayer)
+    for module in codec.modules():
+        if isinstance(module, compiled):
             module.compile(dynamic=False)  # crops have one length
 
 
@@ -270,7 +271,7 @@ def judge(audio: Tensor, output: Generated, machine: Machinery, config: Config) 
     if machine.teacher is not None and output.semantics is not None:
         with machine.fabric.autocast():
             target = machine.teacher(audio)
-        losses["semantic"] = semantic_loss(output.semantics, target, config.train.semantic.axis)
+        losses["semantic"] = semantic_loss(output.semantics, target)
     return losses
 
 

@@ -129,21 +129,18 @@ class SemanticHead(nn.Module):
 def first_book(quantizer: ResidualVectorQuantizer, latents: Tensor, codes: Tensor) -> Tensor:
     """Latents [B, D, T] and codes [B, K, T] of a forward pass -> codewords of book 1 [B, D, T], straight-through."""
     latents = latents.float()
-    chosen = quantizer.books[0].lookup(codes[:, 0]).mT
+    chosen = quantizer.codebooks[0].lookup(codes[:, 0]).mT
     return latents + (chosen - latents).detach()  # value of the codewords, gradient of the latents
 
 
-def semantic_loss(projected: Tensor, target: Tensor, axis: Literal["channel", "time", "both"]) -> Tensor:
+def semantic_loss(projected: Tensor, target: Tensor) -> Tensor:
     """-log sigmoid(cosine), from 1.31 (opposite) by 0.69 (unrelated) to 0.31 (the same direction); both [B, T, D].
 
-    `channel`: a cosine for each channel, along time: the D-axis loss of Zhang et al. 2024, section 3.3. `time`: a
-    cosine for each frame, over its channels: the T-axis of their comparison. `both`: the mean of the two.
+    A cosine for each channel, along time: the D-axis loss of Zhang et al. 2024, section 3.3.
     """
     with torch.autocast(projected.device.type, enabled=False):
         projected, target = projected.float(), target.float()
-        dims = {"channel": (1,), "time": (2,), "both": (1, 2)}[axis]
-        cosines = [F.cosine_similarity(projected, target, dim=dim, eps=1e-6) for dim in dims]
-        return torch.stack([-F.logsigmoid(cosine).mean() for cosine in cosines]).mean()
+        return -F.logsigmoid(F.cosine_similarity(projected, target, dim=1, eps=1e-6)).mean()
 
 
 def _local_config(teacher: str) -> Any | None:
@@ -202,8 +199,8 @@ def _check(model: Any, extractor: Any, config: SemanticConfig, codec: ModelConfi
         )
     if math.prod(strides) != codec.hop_length:
         raise UsageError(
-            f"{said} has a frame every {math.prod(strides)} samples and model.strides make {codec.hop_length}; take a "
-            f"teacher of the same hop, or {_WITHOUT}"
+            f"{said} has a frame every {math.prod(strides)} samples and model.front.strides make {codec.hop_length}; "
+            f"take a teacher of the same hop, or {_WITHOUT}"
         )
     n_layers = model.config.num_hidden_layers
     if config.layer != "mean" and config.layer > n_layers:

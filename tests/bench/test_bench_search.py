@@ -1,4 +1,4 @@
-"""What following several paths through the books costs, and what sorting only promising blocks of codewords saves."""
+"""The cost of a wider beam, and what sorting only promising blocks of codewords saves."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from codecctl.cli.checkpoint import find_checkpoint
 from codecctl.inference.load import Codec
-from codecctl.model import quantizer
+from codecctl.model import beam
 
 pytestmark = pytest.mark.bench
 
@@ -25,7 +25,7 @@ def by_sorting_all(errors: Tensor, n: int) -> tuple[Tensor, Tensor]:
 
 @torch.inference_mode()
 def test_blocks_against_all(speech_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The starter's books and its latents of real speech, one thread, medians of five rounds in turn."""
+    """The starter's codebooks and its latents of real speech, one thread, medians of five rounds in turn."""
     codec = Codec.load(find_checkpoint(None), "cpu")
     files = sorted(speech_folder.rglob("*.flac"))[:6]
     latents = [codec(torch.from_numpy(soundfile.read(file, dtype="float32")[0])[None, None]).latents for file in files]
@@ -33,12 +33,12 @@ def test_blocks_against_all(speech_folder: Path, monkeypatch: pytest.MonkeyPatch
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        for n_paths in (1, 6, 16, 24):
-            codec.quantizer.config = codec.quantizer.config.model_copy(update={"n_paths": n_paths})
+        for beam_width in (1, 6, 16, 24):
+            codec.quantizer.config = codec.quantizer.config.model_copy(update={"beam_width": beam_width})
             rounds = [time_round(codec, latents, monkeypatch) for _ in range(5)]
             blocks, everything = (statistics.median(each) / seconds for each in zip(*rounds, strict=True))
-            print(f"{n_paths} paths: {blocks:.4f} of real time, {everything:.4f} by sorting all")
-            assert n_paths == 1 or blocks < everything
+            print(f"beam of {beam_width}: {blocks:.4f} of real time, {everything:.4f} by sorting all")
+            assert beam_width == 1 or blocks < everything
     finally:
         torch.set_num_threads(threads)
 
@@ -46,9 +46,9 @@ def test_blocks_against_all(speech_folder: Path, monkeypatch: pytest.MonkeyPatch
 def time_round(codec: Codec, latents: list[Tensor], monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
     """Seconds by blocks and by sorting all; their codes are the same."""
     spent, codes = [], []
-    for smallest in (quantizer._smallest, by_sorting_all):
+    for smallest in (beam.smallest, by_sorting_all):
         with monkeypatch.context() as patch:
-            patch.setattr(quantizer, "_smallest", smallest)
+            patch.setattr(beam, "smallest", smallest)
             start = time.perf_counter()
             codes.append([codec.quantizer.encode(each) for each in latents])
             spent.append(time.perf_counter() - start)

@@ -34,7 +34,7 @@ def test_to_a_file_by_suffix(codecctl: Command, model: Path, packed: Path, tmp_p
     audio = soundfile.info(tmp_path / name)
     assert (done.code, done.stdout) == (0, b"")
     assert (audio.frames, audio.samplerate, audio.subtype) == (16_789, 16000, "PCM_16")
-    assert f"{name}: 1.05 s at 16000 Hz from 3 books, real_time_factor" in done.stderr
+    assert f"{name}: 1.05 s at 16000 Hz from 3 codebooks, real_time_factor" in done.stderr
 
 
 def test_wav_on_stdout_is_that_of_the_file(codecctl: Command, model: Path, packed: Path, tmp_path: Path) -> None:
@@ -65,7 +65,7 @@ def test_another_model_is_refused_with_both_fingerprints(
 ) -> None:
     other = lively(TINY)
     with torch.no_grad():
-        other.quantizer.books[0].codebook[0] += 1
+        other.quantizer.codebooks[0].codewords[0] += 1
     save_codec(other, tmp_path / "other.pt")
     done = codecctl("decode", packed, "-o", tmp_path / "out.wav", "--checkpoint", tmp_path / "other.pt")
     assert done.code == 1

@@ -28,7 +28,7 @@ def test_codes_go_to_stdout_as_npy(codecctl: Command, model: Path, wav: Path) ->
     codes = np.load(io.BytesIO(done.stdout))
     assert done.code == 0
     assert (codes.dtype, codes.shape) == (np.uint16, (3, 420))
-    assert "in.wav -> stdout: 1.05 s, 420 frames x 3 books, 5.20 kbps of codes" in done.stderr
+    assert "in.wav -> stdout: 1.05 s, 420 frames x 3 codebooks, 5.20 kbps of codes" in done.stderr
     assert "real_time_factor" in done.stderr
 
 
@@ -62,7 +62,7 @@ def test_a_folder_with_a_bad_file(codecctl: Command, model: Path, wav: Path, tmp
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["in.wav", "--checkpoint", "started"], "no such file, and no shipped model (starter)"),
+        (["in.wav", "--checkpoint", "started"], "no such file or folder, and no shipped model (starter)"),
         (["in.wav", "in.wav"], "need --out-dir"),
         (["."], "need --out-dir"),
         (["in.wav", "-o", "x.npy", "--format", "cctl"], "leave out"),

@@ -23,7 +23,7 @@ def facts(codecctl: Command, path: Path) -> dict[str, Any]:
 def test_checkpoint(codecctl: Command, model: Path) -> None:
     codec = Codec.load(model, "cpu")
     told = facts(codecctl, model)
-    assert (told["kind"], told["step"], told["model"]) == ("checkpoint", 0, "of its own")
+    assert (told["kind"], told["step"], told["model"]) == ("checkpoint", 0, "custom")
     assert told["fingerprint"] == codec.fingerprint
     assert told["n_parameters"] == sum(weight.numel() for weight in codec.parameters())
     assert (told["codebook_sizes"], told["bitrate_kbps"]) == ([64, 16, 8], 5.2)
@@ -44,7 +44,7 @@ def test_codes_in_npy_as_text(codecctl: Command, model: Path, wav: Path, tmp_pat
     codecctl("encode", wav, "-o", tmp_path / "x.npy", "--checkpoint", model)
     done = codecctl("info", tmp_path / "x.npy")
     lines = dict(line.split(maxsplit=1) for line in done.stdout.decode().splitlines())
-    assert (lines["kind"], lines["dtype"], lines["n_books"], lines["n_frames"]) == ("codes", "uint16", "3", "420")
+    assert (lines["kind"], lines["dtype"], lines["n_quantizers"], lines["n_frames"]) == ("codes", "uint16", "3", "420")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04hello", b"CCTL", b"\x93NUMPY"])

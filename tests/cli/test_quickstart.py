@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import soundfile
 
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
@@ -32,7 +32,7 @@ def test_the_whole_life_in_one_command(codecctl: Program, tmp_path: Path, speech
     out = tmp_path / "quickstart"
     made = {"starter.cctl", "starter.wav", "prepared", "run", "speech.cctl", "speech.wav"}
     assert {path.name for path in out.iterdir()} == made
-    assert read_checkpoint(out / "run" / "last.pt")["step"] == 400
+    assert Checkpoint.read(out / "run" / "last.pt").step == 400
     clip = next(path for path in speech_files if path.name == "vm-forward.flac")
     assert soundfile.info(out / "speech.wav").frames == soundfile.info(clip).frames
     assert b"perplexity" in done.stdout

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
@@ -31,13 +31,15 @@ def test_it_goes_on_as_if_nothing_had_happened(codecctl: Program, begun: Path, t
     assert "from step 2 on to step 6" in done.stderr
     straight = tmp_path / "straight"
     assert codecctl("train", "--config", begun / "config.yaml", "--run", straight, "--device", "cpu").code == 0
-    first, second = (read_checkpoint(run / "last.pt")["model"] for run in (begun, straight))
+    first, second = (
+        Checkpoint.read(run / "last.pt", with_training=True).training["codec"] for run in (begun, straight)
+    )
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_steps_may_go_beyond_the_schedule(codecctl: Program, begun: Path) -> None:
     assert codecctl("resume", begun, "--steps", "8", "--device", "cpu").code == 0
-    assert read_checkpoint(begun / "last.pt")["step"] == 8
+    assert Checkpoint.read(begun / "last.pt").step == 8
     events = [json.loads(line) for line in (begun / "metrics.jsonl").read_text().splitlines()]
     assert [event["step"] for event in events if event["kind"] == "train"] == list(range(1, 9))
 
@@ -49,12 +51,12 @@ def test_a_run_that_is_there_already_wants_more_steps(codecctl: Program, begun: 
 
 
 def test_data_may_have_moved(codecctl: Program, begun: Path, prepared: Path, tmp_path: Path) -> None:
-    config = read_checkpoint(begun / "last.pt")["config"]
+    config = Checkpoint.read(begun / "last.pt").run["config"]
     assert config["data"]["path"] == str(prepared)
     moved = tmp_path / "moved"
     moved.symlink_to(prepared)
     assert codecctl("resume", begun, "--data", moved, "--device", "cpu").code == 0
-    assert read_checkpoint(begun / "last.pt")["config"]["data"]["path"] == str(moved)
+    assert Checkpoint.read(begun / "last.pt").run["config"]["data"]["path"] == str(moved)
     lost = codecctl("resume", begun, "--data", tmp_path / "lost", "--steps", "9", "--device", "cpu")
     assert lost.code == 1
     assert f"{tmp_path / 'lost'}: holds no prepared audio" in lost.stderr

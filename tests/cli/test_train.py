@@ -15,7 +15,8 @@ from types import SimpleNamespace
 import pytest
 
 from codecctl.config import load_config
-from codecctl.inference.load import Codec, read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.load import Codec
 from codecctl.train import signals
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
@@ -29,7 +30,7 @@ def test_a_training_leaves_a_run_that_can_be_used(codecctl: Program, prepared: P
     done = codecctl("train", "--config", config, "--run", run, "--steps", "4", "--device", "cpu")
     assert (done.code, done.stdout) == (0, b""), done.stderr
     assert {path.name for path in run.glob("[!.]*")} == {"config.yaml", "last.pt", "best.pt", "metrics.jsonl", "tb"}
-    assert read_checkpoint(run / "last.pt")["step"] == 4
+    assert Checkpoint.read(run / "last.pt").step == 4
     assert "from the start to step 4" in done.stderr
     assert "step 3: validation" in done.stderr
     assert "mel_distance" in done.stderr
@@ -61,7 +62,7 @@ def test_options_lie_over_the_file(
     written = load_config(tmp_path / "runs" / "tiny" / "config.yaml")
     assert written.data.path == str(prepared)
     assert (written.train.seed, written.train.batch_size, written.train.precision) == (7, 3, "bfloat16")
-    assert read_checkpoint("runs/tiny/last.pt")["config"] == written.model_dump(mode="json", by_alias=True)
+    assert Checkpoint.read("runs/tiny/last.pt").run["config"] == written.model_dump(mode="json", by_alias=True)
 
 
 def test_a_run_is_not_overwritten(codecctl: Program, prepared: Path, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_sigterm_saves_and_says_how_to_go_on(prepared: Path, tmp_path: Path) -> 
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (143, "")
-    step = read_checkpoint(run / "last.pt")["step"]
+    step = Checkpoint.read(run / "last.pt").step
     assert err.splitlines()[-1] == f"stopped after step {step}, saved; `codecctl resume {run}` goes on"
     assert Codec.load(run / "last.pt", "cpu").n_codebooks == 3
 
@@ -103,7 +104,7 @@ def test_minutes_that_are_over_save_and_say_how_to_go_on(
     )
     monkeypatch.undo()
     assert codecctl("resume", run, "--device", "cpu", "--max-minutes", "60").code == 0
-    assert read_checkpoint(run / "last.pt")["step"] == 6
+    assert Checkpoint.read(run / "last.pt").step == 6
 
 
 @pytest.mark.parametrize("minutes", ["0", "-3", "0.00001"])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from codecctl.config import Config, dump_config, load_config, parse_config
 from codecctl.config.load import find_config
+from codecctl.config.model import TransformConfig
 from codecctl.errors import ConfigError
 
 
@@ -42,12 +43,12 @@ def test_a_file_in_this_folder_comes_before_a_shipped_name(tmp_path: Path, monke
 
 
 def test_the_declared_type_reads_the_text(tmp_path: Path) -> None:
-    text = "train: {learning_rate: 1e-4, n_steps: 1_000, precision: float32}\nmodel: {output_tanh: no, strides: [2, 5]}"
-    config = load_config(write(tmp_path, text + "\ndata: {path: 007}"))
+    text = "train: {learning_rate: 1e-4, n_steps: 1_000, precision: float32, compile: no}"
+    config = load_config(write(tmp_path, text + "\nmodel: {front: {strides: [2, 5]}}\ndata: {path: 007}"))
     assert config.train.learning_rate == 1e-4
     assert config.train.n_steps == 1000
-    assert config.model.output_tanh is False
-    assert config.model.strides == (2, 5)
+    assert config.train.compile is False
+    assert config.model.front.strides == (2, 5)
     assert config.data.path == "007"
 
 
@@ -62,11 +63,11 @@ def test_the_card_lies_over_the_file_and_set_over_the_card() -> None:
 
 
 def test_set_takes_lists_sections_and_the_last_word() -> None:
-    overrides = ["model.strides=[2, 3]", "loss={mel_weight: 2, waveform_weight: 3}", "loss.mel_weight=4"]
+    overrides = ["model.front.strides=[2, 3]", "loss={mel_weight: 2, waveform_weight: 3}", "loss.mel_weight=4"]
     config = load_config("smoke", overrides=overrides)
-    assert config.model.strides == (2, 3)
+    assert config.model.front.strides == (2, 3)
     assert (config.loss.mel_weight, config.loss.waveform_weight) == (4, 3)
-    assert config.loss.mel_bins == load_config("smoke").loss.mel_bins
+    assert config.loss.n_mels == load_config("smoke").loss.n_mels
 
 
 @settings(max_examples=30, deadline=None)
@@ -117,19 +118,32 @@ def test_a_range_of_noise_goes_upwards() -> None:
     assert load_config("smoke", overrides=["data.noise_snr_db=[20,100]"]).data.noise_snr_db == (20, 100)
 
 
-def test_what_is_for_bands_needs_bands() -> None:
-    assert "train.band_weight is for model.front=transform" in refused("smoke", "train.band_weight=2")
-    assert "model: level_prediction is for front=transform" in refused("smoke", "model.level_prediction=0.4")
-    assert load_config("starter", overrides=["train.band_weight=2"]).train.band_weight == 2
+def test_a_front_has_its_own_keys() -> None:
+    assert "unknown key 'model.front.level_prediction'" in refused("smoke", "model.front.level_prediction=0.4")
+    assert "unknown key 'model.front.stride'; did you mean 'strides'?" in refused("smoke", "model.front.stride=[2]")
+    assert "model.front: expected a section whose kind is" in refused("smoke", "model.front.kind=wavelet")
+    kind = load_config("smoke", overrides=["model.front.kind=transform"]).model.front
+    assert kind == TransformConfig()  # a front of another kind replaces the whole section
 
 
 def test_bands_begin_where_coefficients_are_or_just_above() -> None:
-    assert "first_band is 41, above the 40 low_coefficients" in refused("smoke", "model.first_band=41")
-    assert load_config("smoke", overrides=["model.first_band=40"]).model.first_band == 40
+    assert "first_band is 57, above the 56 low_coefficients" in refused("starter", "model.front.first_band=57")
+    assert load_config("starter", overrides=["model.front.first_band=56"]).model.front.first_band == 56
+
+
+def test_sizes_beyond_any_codec_are_refused_at_once() -> None:
+    sizes = (
+        "front.strides=[5000,5000]",
+        "transformer.width=1000000",
+        "front.base_channels=99999",
+        "transformer.n_layers=9999",
+    )
+    for size in sizes:
+        assert "model" in refused("smoke", f"model.{size}")
 
 
 def test_repetition_is_measured_in_frames_of_whole_places() -> None:
-    wrong = ("model.strides=[2,4,5,5]", "loss.repetition_weight=1")
+    wrong = ("model.front.strides=[2,4,5,5]", "loss.repetition_weight=1")
     assert "loss.repetition_weight is for frames of a multiple of 16 samples" in refused("smoke", *wrong)
     assert load_config("smoke", overrides=["loss.repetition_weight=1"]).loss.repetition_weight == 1
 
@@ -137,7 +151,7 @@ def test_repetition_is_measured_in_frames_of_whole_places() -> None:
 def test_set_without_a_key_or_a_value_shows_how() -> None:
     for text in ("train", "=3", ""):
         assert "expected a.b=c, such as train.batch_size=8" in refused("smoke", text)
-    assert "not valid YAML" in refused("smoke", "model.strides=[2, 3")
+    assert "not valid YAML" in refused("smoke", "model.front.strides=[2, 3")
 
 
 def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from codecctl.config.model import StridedConfig
 from codecctl.config.schema import Config, LossConfig, ModelConfig, QuantizerConfig, Section, TransformerConfig
 
 
@@ -38,7 +39,9 @@ def test_what_follows_from_other_keys_is_computed() -> None:
     model = ModelConfig()
     assert (model.hop_length, model.frame_rate, model.n_codebooks, model.bits_per_frame) == (320, 50.0, 8, 81)
     assert model.bitrate_kbps == pytest.approx(4.05)
-    odd = ModelConfig(sample_rate=22050, strides=(2, 4, 8), quantizer=QuantizerConfig(codebook_sizes=(2, 65536)))
+    odd = ModelConfig(
+        sample_rate=22050, front=StridedConfig(strides=(2, 4, 8)), quantizer=QuantizerConfig(codebook_sizes=(2, 65536))
+    )
     assert odd.frame_rate == 22050 / 64  # never rounded
     assert odd.bits_per_frame == 17
 
@@ -60,8 +63,8 @@ def test_heads_share_the_width_in_even_parts() -> None:
 
 
 def test_every_mel_window_has_its_bins() -> None:
-    with pytest.raises(ValidationError, match="mel_bins has 1 entries and mel_windows 2"):
-        LossConfig(mel_windows=(64, 128), mel_bins=(10,))
+    with pytest.raises(ValidationError, match="n_mels has 1 entries and mel_windows 2"):
+        LossConfig(mel_windows=(64, 128), n_mels=(10,))
 
 
 @pytest.mark.parametrize("number", ["nan", "inf", "-1"])

@@ -16,7 +16,8 @@ from torch import Tensor
 from torch import distributed as dist
 
 from codecctl.config import load_config
-from codecctl.inference.load import find_device, read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.load import find_device
 from codecctl.train.bench import measure_steps
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.loop import Watcher, resume, train
@@ -138,7 +139,7 @@ def test_a_run_goes_on_elsewhere(record: Record, prepared: Path, tmp_path: Path)
     events = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     losses = [event["total_loss"] for event in events if event["kind"] == "train"]
     assert len(losses) == 6
-    assert read_checkpoint(run.last)["step"] == 6
+    assert Checkpoint.read(run.last).step == 6
     record("two steps on the card, two on the CPU, two on the card: loss " + " ".join(f"{x:.2f}" for x in losses))
 
 
@@ -150,7 +151,7 @@ def test_two_cards_keep_one_codec(record: Record, prepared: Path, tmp_path: Path
     command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", yaml, "--run", run, "--devices", "2"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert read_checkpoint(run / "last.pt")["n_ranks"] == 2
+    assert Checkpoint.read(run / "last.pt", with_training=True).run["n_ranks"] == 2
     record("six steps over NCCL, codebooks equal at each of three saves")
 
 

@@ -11,6 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from codecctl.config.model import StridedConfig
 from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
 from codecctl.evaluate.recordings import Recording, find_recordings
 from codecctl.model.causal import StreamState
@@ -24,7 +25,11 @@ _TRANSFORMER = TransformerConfig(width=16, n_layers=1, n_heads=2, feedforward_wi
 def codec() -> Codec:
     """Random weights, hop 320."""
     quantizer = QuantizerConfig(codebook_sizes=(32, 16, 16))
-    config = ModelConfig(base_channels=2, kernel_size=3, dilations=(1,), transformer=_TRANSFORMER, quantizer=quantizer)
+    config = ModelConfig(
+        front=StridedConfig(base_channels=2, kernel_size=3, dilations=(1,)),
+        transformer=_TRANSFORMER,
+        quantizer=quantizer,
+    )
     return lively(config)
 
 
@@ -51,7 +56,9 @@ class _Samples(nn.Module):
 def waveform_codec(speech_files: list[Path], delay: int = 0) -> Codec:
     """A codec that can be understood at once: its books hold pieces of waveform."""
     quantizer = QuantizerConfig(codebook_sizes=(256, 128, 128))
-    made = Codec(ModelConfig(strides=(4, 4), base_channels=2, transformer=_TRANSFORMER, quantizer=quantizer))
+    made = Codec(
+        ModelConfig(front=StridedConfig(strides=(4, 4), base_channels=2), transformer=_TRANSFORMER, quantizer=quantizer)
+    )
     made.encoder, made.decoder = _Frames(), _Samples(delay)  # type: ignore[assignment]
     audio = np.concatenate([soundfile.read(path, dtype="float32")[0] for path in speech_files[:4]])
     vectors = torch.from_numpy(audio[: len(audio) // 16 * 16].reshape(-1, 16))[::5]

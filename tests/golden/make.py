@@ -25,7 +25,7 @@ from tests.train.tiny import ADVERSARIAL, tiny_config
 HERE = Path(__file__).parent
 N_STEPS = 4
 SMALL = (
-    "model.strides=[8]", "model.base_channels=2",
+    "model.front={strides: [8], base_channels: 2, kernel_size: 3, dilations: [1]}",
     "train.adversarial={periods: [2], stft_windows: [64], channels: 1, start_epoch: 0}",
 )  # fmt: skip
 KINDS: dict[str, tuple[str, ...]] = {"plain": SMALL, "adversarial": (*ADVERSARIAL, *SMALL)}

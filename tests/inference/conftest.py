@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
+from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
 from codecctl.inference.load import Codec, save_codec
 from tests.conftest import lively
 
 TINY = ModelConfig(
-    strides=(2, 4, 5),  # hop 40
-    base_channels=4,
-    dilations=(1, 3),
+    front=StridedConfig(strides=(2, 4, 5), base_channels=4, dilations=(1, 3)),  # hop 40
     transformer=TransformerConfig(width=16, n_layers=2, n_heads=2, feedforward_width=32, look_back_frames=20),
     quantizer=QuantizerConfig(codebook_sizes=(64, 16, 8)),
 )

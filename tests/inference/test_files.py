@@ -21,9 +21,9 @@ from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
-from codecctl.inference.arrays import npy_bytes
 from codecctl.inference.files import decode_file, encode_array, encode_file, encode_files, plan_outputs
 from codecctl.inference.load import Codec, save_codec
+from codecctl.inference.npy import npy_bytes
 
 
 def write_noise(path: Path, n_samples: int, sample_rate: int = 16000, n_channels: int = 1) -> Path:
@@ -100,11 +100,11 @@ def test_real_speech_keeps_its_length(codec: Codec, tmp_path: Path, speech_files
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".cctl"])
-def test_fewer_books(codec: Codec, tmp_path: Path, suffix: str) -> None:
+def test_fewer_codebooks(codec: Codec, tmp_path: Path, suffix: str) -> None:
     wav, output = write_noise(tmp_path / "in.wav", 4000), tmp_path / f"x{suffix}"
     encoded = encode_file(codec, wav, output, n_quantizers=2)
-    assert (encoded.n_books, encoded.bits_per_frame) == (2, 10)
-    assert decode_file(codec, output, tmp_path / "out.wav").n_books == 2
+    assert (encoded.n_quantizers, encoded.bits_per_frame) == (2, 10)
+    assert decode_file(codec, output, tmp_path / "out.wav").n_quantizers == 2
     for n_quantizers in (0, 4, -1):
         with pytest.raises(UsageError, match="must be 1 to 3"):
             encode_file(codec, wav, output, n_quantizers=n_quantizers)
@@ -115,18 +115,18 @@ def test_fewer_books(codec: Codec, tmp_path: Path, suffix: str) -> None:
     [
         (np.zeros((3, 5), np.float32), "must be integers, got float32"),
         (np.full((3, 5), np.nan), "must be integers, got float64"),
-        (np.full((3, 5), 64), "book 1 has codes from 0 to 63, but frame 0 holds 64"),
-        (np.full((3, 5), -1, np.int8), "book 1 .* holds -1"),
-        (np.zeros((4, 5), np.int64), "4 books, but there are 3"),
-        (np.zeros((5, 3), np.int64), "5 books"),
+        (np.full((3, 5), 64), "codebook 1 has codes from 0 to 63, but frame 0 holds 64"),
+        (np.full((3, 5), -1, np.int8), "codebook 1 .* holds -1"),
+        (np.zeros((4, 5), np.int64), "4 codebooks, but there are 3"),
+        (np.zeros((5, 3), np.int64), "5 codebooks"),
         (np.zeros((1, 3, 5), np.int64), "two axes"),
         (np.zeros(5, np.int64), "two axes"),
         (np.zeros((3, 0), np.uint16), "no codes|cannot be read"),
-        (np.zeros((0, 3), np.uint16), "0 books|cannot be read"),
+        (np.zeros((0, 3), np.uint16), "0 codebooks|cannot be read"),
         (np.array([["a", None]], object), "cannot be read as .npy"),
     ],
 )
-def test_arrays_that_are_no_codes_are_refused(
+def test_arrays_other_than_codes_are_refused(
     codec: Codec, tmp_path: Path, codes: np.ndarray[Any, Any], message: str
 ) -> None:
     np.save(tmp_path / "x.npy", codes, allow_pickle=True)
@@ -179,7 +179,7 @@ def test_a_header_that_contradicts_its_model_is_refused(codec: Codec, tmp_path: 
     keys = {"fingerprint": codec.fingerprint, "sample_rate": 16000, "hop_length": 40, "codebook_sizes": (64, 16, 8)}
     with PackedWriter(tmp_path / "x.cctl", **(keys | lie)) as writer:
         writer.write(np.full((3, 5), 7))
-    with pytest.raises(CodecctlError, match="not its rate, hop and books"):
+    with pytest.raises(CodecctlError, match="not its sample rate, hop length and codebooks"):
         decode_file(codec, tmp_path / "x.cctl", tmp_path / "out.wav")
 
 
@@ -213,7 +213,7 @@ def test_wav_to_a_stream_is_the_wav_of_a_file(codec: Codec, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("place", ["in.wav", "link.wav", "folder.wav", "missing/x.wav", "x.mp3", "null.wav"])
-def test_outputs_that_cannot_be_meant_are_refused(codec: Codec, tmp_path: Path, place: str) -> None:
+def test_outputs_that_cannot_be_written_as_asked_are_refused(codec: Codec, tmp_path: Path, place: str) -> None:
     source = tmp_path / "in.wav"
     source.write_bytes(npy_bytes(np.zeros((3, 5), np.uint16)))  # codes under an unlucky name
     (tmp_path / "link.wav").symlink_to(source)

@@ -46,8 +46,8 @@ def test_codes_do_not_depend_on_the_chunks(double: Codec, sizes: list[int], n_sa
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 30), max_size=12), st.integers(1, 90), st.integers(1, 3))
-def test_audio_does_not_depend_on_the_chunks(double: Codec, sizes: list[int], n_frames: int, n_books: int) -> None:
-    codes = torch.randint(0, 8, (2, n_books, n_frames), generator=torch.Generator().manual_seed(n_frames))
+def test_audio_does_not_depend_on_the_chunks(double: Codec, sizes: list[int], n_frames: int, n_quantizers: int) -> None:
+    codes = torch.randint(0, 8, (2, n_quantizers, n_frames), generator=torch.Generator().manual_seed(n_frames))
     stream = StreamDecoder(double, batch_size=2)
     audio = torch.cat([stream.push(chunk) for chunk in cut(codes, sizes)], dim=-1)
     assert (audio - double.decode(codes)).abs().max() < 1e-12
@@ -64,7 +64,7 @@ def test_two_streams_on_one_model_do_not_touch_each_other(double: Codec) -> None
         assert torch.equal(torch.cat(gathered, dim=-1), double.encode(audio))
 
 
-def test_fewer_books_are_the_first_books(double: Codec) -> None:
+def test_fewer_codebooks_are_the_first_ones(double: Codec) -> None:
     audio = noise(777)
     assert torch.equal(encode_in_chunks(double, audio, [100], n_quantizers=2), double.encode(audio)[:, :2])
 
@@ -87,7 +87,7 @@ def test_flush_fills_the_last_frame_and_ends_the_stream(codec: Codec, n_samples:
             again()
 
 
-def test_wrong_shapes_and_books_are_refused(codec: Codec) -> None:
+def test_wrong_shapes_and_numbers_of_codebooks_are_refused(codec: Codec) -> None:
     with pytest.raises(UsageError, match=r"audio must be \[2, 1, L\]"):
         StreamEncoder(codec, batch_size=2).push(noise(10))
     with pytest.raises(UsageError, match=r"audio must be \[1, 1, L\]"):

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codecctl.config import Config, load_config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig, StridedConfig
 from codecctl.errors import UsageError
 from codecctl.model.codec import Codec
 from codecctl.train.losses import ReconstructionLosses
@@ -18,7 +18,7 @@ def test_production_is_what_was_promised() -> None:
     with torch.device("meta"):
         codec = Codec(load_config("production").model)
     n_parameters = sum(p.numel() for p in codec.parameters())
-    n_codewords = sum(book.codebook.numel() for book in codec.quantizer.books)
+    n_codewords = sum(codebook.codewords.numel() for codebook in codec.quantizer.codebooks)
     assert 80e6 < n_parameters < n_parameters + n_codewords < 100e6
     assert (codec.sample_rate, codec.hop_length, codec.frame_rate) == (16000, 320, 50.0)
     assert codec.bitrate_kbps == pytest.approx(50 * (11 + 7 * 10) / 1000) == 4.05
@@ -49,10 +49,21 @@ def test_any_length_comes_back_as_long_as_it_was(tiny_codec: Codec, n_samples: i
     assert tiny_codec.decode(codes, length=n_samples).shape == audio.shape == tiny_codec(audio).audio.shape
 
 
-def test_fewer_books_are_the_first_ones(tiny_codec: Codec) -> None:
+def test_fewer_codebooks_are_the_first_ones(tiny_codec: Codec) -> None:
     audio = torch.randn(1, 1, 300)
     for k in (1, 2, 3):
         assert torch.equal(tiny_codec.encode(audio)[:, :k], tiny_codec.encode(audio, n_quantizers=k))
+
+
+@torch.inference_mode()
+def test_encode_and_decode_are_their_steps(tiny_codec: Codec) -> None:
+    audio = torch.randn(2, 1, 301)
+    latents = tiny_codec.encode_latents(audio)
+    assert latents.shape == (2, tiny_codec.config.latent_width, tiny_codec.n_frames(301))
+    codes = tiny_codec.quantize(latents, 2)
+    assert torch.equal(codes, tiny_codec.encode(audio, n_quantizers=2))
+    decoded = tiny_codec.decode_latents(tiny_codec.dequantize(codes), length=301)
+    assert torch.equal(decoded, tiny_codec.decode(codes, length=301))
 
 
 def test_forward_equals_encode_and_decode(tiny_codec: Codec) -> None:
@@ -61,8 +72,8 @@ def test_forward_equals_encode_and_decode(tiny_codec: Codec) -> None:
     output = tiny_codec(audio)
     assert torch.equal(output.codes, tiny_codec.encode(audio))
     torch.testing.assert_close(output.audio, tiny_codec.decode(output.codes, length=300), rtol=0, atol=1e-10)
-    one_book = tiny_codec(audio, torch.tensor([1, 3])).audio[:1]
-    torch.testing.assert_close(one_book, tiny_codec.decode(output.codes[:1, :1], length=300), rtol=0, atol=1e-5)
+    one_codebook = tiny_codec(audio, torch.tensor([1, 3])).audio[:1]
+    torch.testing.assert_close(one_codebook, tiny_codec.decode(output.codes[:1, :1], length=300), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("signal", ["silence", "clipped", "dc", "noise", "denormal"])
@@ -127,7 +138,10 @@ def test_bf16_autocast_leaves_the_quantizer_in_single_precision(tiny_codec: Code
 
 def test_torch_compile_takes_the_model_whole(tiny: ModelConfig) -> None:
     shallow = tiny.model_copy(  # every kind of layer once: tracing takes a second for each
-        update={"dilations": (1,), "strides": (2,), "transformer": tiny.transformer.model_copy(update={"n_layers": 1})}
+        update={
+            "front": StridedConfig(strides=(2,), base_channels=4, kernel_size=3, dilations=(1,)),
+            "transformer": tiny.transformer.model_copy(update={"n_layers": 1}),
+        }
     )
     codec, audio = Codec(shallow), torch.randn(2, 1, 240)
     compiled = torch.compile(codec, fullgraph=True, backend="aot_eager")
@@ -145,7 +159,7 @@ def test_a_wrong_shape_says_what_is_right(tiny_codec: Codec, audio: Tensor) -> N
         tiny_codec.encode(audio)
 
 
-def test_books_that_the_model_lacks_are_refused(tiny_codec: Codec) -> None:
+def test_codebooks_that_the_model_lacks_are_refused(tiny_codec: Codec) -> None:
     with pytest.raises(UsageError, match="1 to 3, got 4"):
         tiny_codec.encode(torch.zeros(1, 1, 24), n_quantizers=4)
     with pytest.raises(UsageError, match="codes must be integers"):

@@ -1,4 +1,4 @@
-"""Books that start, follow, revive and pass gradients on."""
+"""Codebooks that start, follow, revive and pass gradients on."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 
 from codecctl.config.schema import QuantizerConfig
+from codecctl.model.beam import smallest as smallest_of
+from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec
-from codecctl.model.quantizer import ResidualVectorQuantizer, VectorQuantizer, _smallest
+from codecctl.model.quantizer import ResidualVectorQuantizer
 
 
 def rvq(*sizes: int, width: int = 8, **settings: float) -> ResidualVectorQuantizer:
@@ -20,11 +22,11 @@ def seeded() -> torch.Generator:
 
 
 def test_search_finds_the_nearest_codeword() -> None:
-    book, x = VectorQuantizer(8, 32), torch.randn(100, 8)
-    assert torch.equal(book.search(x), torch.cdist(x, book.codebook).argmin(-1))
+    codebook, x = Codebook(8, 32), torch.randn(100, 8)
+    assert torch.equal(codebook.search(x), torch.cdist(x, codebook.codewords).argmin(-1))
 
 
-def test_the_gradient_reaches_the_encoder_through_every_book(tiny_codec: Codec) -> None:
+def test_the_gradient_reaches_the_encoder_through_every_codebook(tiny_codec: Codec) -> None:
     first = next(parameter for parameter in tiny_codec.encoder.parameters() if parameter.dim() > 1)
     audio = torch.randn(1, 1, 240)
     for k in range(3):
@@ -42,7 +44,7 @@ def test_straight_through_passes_the_gradient_unchanged() -> None:
     torch.testing.assert_close(latents.grad, weight)
 
 
-def test_more_books_leave_less_over() -> None:
+def test_more_codebooks_reduce_the_error() -> None:
     quantizer, latents = rvq(64, 64, 64), torch.randn(1, 8, 500)
     quantizer.fit(latents[0].mT, seeded())
     left = [(latents - quantizer.decode(quantizer.encode(latents, k))).square().mean() for k in (1, 2, 3)]
@@ -54,7 +56,7 @@ def test_kmeans_finds_clusters() -> None:
     vectors = centres[torch.randint(8, (2000,))] + 0.01 * torch.randn(2000, 8)
     quantizer = rvq(32)
     quantizer.fit(vectors, seeded())
-    distance = torch.cdist(centres, quantizer.books[0].codebook).min(dim=-1).values
+    distance = torch.cdist(centres, quantizer.codebooks[0].codewords).min(dim=-1).values
     assert distance.max() < 0.1
 
 
@@ -66,46 +68,46 @@ def test_kmeans_takes_fewer_vectors_than_codewords() -> None:
 
 def test_an_update_moves_a_codeword_by_the_textbook_rule() -> None:
     quantizer = rvq(2, ema_decay=0.9)
-    (book,) = quantizer.books
-    book.set_codewords(torch.arange(2), torch.tensor([[0.0] * 8, [10.0] * 8]), 1.0)
+    (codebook,) = quantizer.codebooks
+    codebook.set_codewords(torch.arange(2), torch.tensor([[0.0] * 8, [10.0] * 8]), 1.0)
     vectors = torch.full((1, 8, 4), 1.0)  # four hits on codeword 0
     quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
-    torch.testing.assert_close(book.cluster_size, torch.tensor([0.9 + 0.1 * 4, 0.9]))
-    torch.testing.assert_close(book.codebook[0], torch.full((8,), 0.1 * 4 / (0.9 + 0.1 * 4)))
-    torch.testing.assert_close(book.codebook[1], torch.full((8,), 10.0))
+    torch.testing.assert_close(codebook.cluster_size, torch.tensor([0.9 + 0.1 * 4, 0.9]))
+    torch.testing.assert_close(codebook.codewords[0], torch.full((8,), 0.1 * 4 / (0.9 + 0.1 * 4)))
+    torch.testing.assert_close(codebook.codewords[1], torch.full((8,), 10.0))
 
 
 def test_revival_resets_every_buffer_of_a_dead_codeword() -> None:
     quantizer, vectors = rvq(32, ema_decay=0.5, revive_below=0.1), torch.randn(1, 8, 4000)
-    (book,) = quantizer.books
+    (codebook,) = quantizer.codebooks
     quantizer.fit(vectors[0].mT, seeded())
-    book.set_codewords(torch.tensor([5]), torch.full((1, 8), 1000.0), 1.0)  # nothing is near it
+    codebook.set_codewords(torch.tensor([5]), torch.full((1, 8), 1000.0), 1.0)  # nothing is near it
     for _ in range(4):
         quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
-    assert book.codebook[5].abs().max() < 10
-    torch.testing.assert_close(book.codeword_sum[5], book.codebook[5] * book.cluster_size[5])
+    assert codebook.codewords[5].abs().max() < 10
+    torch.testing.assert_close(codebook.codeword_sum[5], codebook.codewords[5] * codebook.cluster_size[5])
     assert (quantizer.encode(vectors)[:, 0] == 5).any()
 
 
 def test_dead_codewords_share_what_a_popular_one_wins() -> None:
     quantizer, vectors = rvq(16, width=32, ema_decay=0.9), torch.randn(1, 32, 4000, generator=seeded())
-    (book,) = quantizer.books
-    book.set_codewords(torch.arange(16), torch.full((16, 32), 1000.0), 1.0)
-    book.set_codewords(torch.tensor([3]), torch.zeros(1, 32), 1.0)  # wins everything
+    (codebook,) = quantizer.codebooks
+    codebook.set_codewords(torch.arange(16), torch.full((16, 32), 1000.0), 1.0)
+    codebook.set_codewords(torch.tensor([3]), torch.zeros(1, 32), 1.0)  # wins everything
     for _ in range(20):
         quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
     hits = torch.bincount(quantizer.encode(vectors).flatten(), minlength=16)
     assert hits.min() > 0.5 * hits.float().mean()
 
 
-def test_dropped_books_neither_learn_nor_lose(tiny_codec: Codec) -> None:
+def test_dropped_codebooks_neither_learn_nor_lose(tiny_codec: Codec) -> None:
     quantizer, latents = rvq(16, 16), torch.randn(3, 8, 50)
     n_quantizers = torch.tensor([1, 1, 1])
-    before = quantizer.books[1].codebook.clone()
+    before = quantizer.codebooks[1].codewords.clone()
     quantized = quantizer(latents, n_quantizers)
     quantizer.update(latents, quantized.codes, n_quantizers, seeded())
     assert quantized.commitment_loss[1] == 0
-    assert torch.equal(quantizer.books[1].codebook, before)
+    assert torch.equal(quantizer.codebooks[1].codewords, before)
 
 
 def test_the_forward_pass_changes_no_buffer() -> None:
@@ -115,22 +117,22 @@ def test_the_forward_pass_changes_no_buffer() -> None:
     assert all(map(torch.equal, before, quantizer.buffers()))
 
 
-def test_more_paths_come_closer_and_never_lie_farther_than_one() -> None:
+def test_a_wider_beam_reduces_the_error() -> None:
     latents = torch.randn(2, 8, 100, generator=torch.Generator().manual_seed(0))
     errors = []
-    for n_paths in (1, 2, 16):
+    for beam_width in (1, 2, 16):
         quantizer = rvq(16, 16, 16)
-        quantizer.config = quantizer.config.model_copy(update={"n_paths": n_paths})
+        quantizer.config = quantizer.config.model_copy(update={"beam_width": beam_width})
         codes = quantizer.encode(latents)
         errors.append((quantizer.decode(codes) - latents).square().mean().item())
         assert torch.equal(quantizer(latents).codes, codes)
     assert errors[0] > errors[1] > errors[2]
 
 
-def test_one_path_is_the_greedy_search() -> None:
+def test_a_beam_of_one_is_the_greedy_search() -> None:
     quantizer, latents = rvq(16, 16, 16), torch.randn(2, 8, 100)
     assert torch.equal(
-        quantizer._search_paths(latents.mT.flatten(0, 1), None).reshape(2, 100, 3).mT, quantizer.encode(latents)
+        quantizer._search_beam(latents.mT.flatten(0, 1), None).reshape(2, 100, 3).mT, quantizer.encode(latents)
     )
 
 
@@ -148,36 +150,36 @@ def relative_error(quantizer: ResidualVectorQuantizer, latents: Tensor) -> float
 
 def test_with_gains_soft_frames_are_coded_as_finely_as_loud_ones() -> None:
     latents = loud_and_soft(8000)
-    for n_paths in (1, 4):
-        plain, shaped = rvq(64, 64, 64, n_paths=n_paths), rvq(64, 64, 64, n_paths=n_paths, gain=True)
+    for beam_width in (1, 4):
+        plain, shaped = rvq(64, 64, 64, beam_width=beam_width), rvq(64, 64, 64, beam_width=beam_width, gain=True)
         for quantizer in (plain, shaped):
             quantizer.fit(latents[0].mT, seeded())
         assert relative_error(shaped, latents) < 0.6 * relative_error(plain, latents)
 
 
-def test_with_gains_the_forward_pass_says_what_decoding_says() -> None:
-    quantizer, latents = rvq(16, 16, 16, gain=True, n_paths=4), loud_and_soft(200)
+def test_with_gains_the_forward_pass_equals_decoding() -> None:
+    quantizer, latents = rvq(16, 16, 16, gain=True, beam_width=4), loud_and_soft(200)
     quantizer.fit(latents[0].mT, seeded())
     quantized = quantizer(latents)
     torch.testing.assert_close(quantized.latents, quantizer.decode(quantized.codes))
     assert torch.equal(quantized.codes, quantizer.encode(latents))
     greedy = rvq(16, 16, 16, gain=True)
     greedy.load_state_dict(quantizer.state_dict())
-    assert torch.equal(greedy.encode(latents), greedy._search_paths(latents[0].mT, None).mT[None])
+    assert torch.equal(greedy.encode(latents), greedy._search_beam(latents[0].mT, None).mT[None])
 
 
-def test_gains_follow_what_book_1_leaves_over() -> None:
+def test_gains_follow_what_the_first_codebook_leaves_over() -> None:
     quantizer, latents = rvq(2, 4, gain=True, ema_decay=0.5, revive_below=0), torch.ones(1, 8, 6)
-    quantizer.books[0].codebook.copy_(torch.stack([torch.zeros(8), torch.full((8,), 9.0)]))
+    quantizer.codebooks[0].codewords.copy_(torch.stack([torch.zeros(8), torch.full((8,), 9.0)]))
     codes = quantizer.encode(latents)
     assert not codes[:, 0].any()  # each is 1 away from the first codeword in every direction
     before = quantizer.left_over.clone()
     quantizer.update(latents, codes, None, seeded())
     torch.testing.assert_close(quantizer.left_over, 0.5 * before + 0.5 * torch.tensor([6.0, 0.0]))
-    torch.testing.assert_close(quantizer.gains, (quantizer.left_over / quantizer.books[0].cluster_size).sqrt())
+    torch.testing.assert_close(quantizer.gains, (quantizer.left_over / quantizer.codebooks[0].cluster_size).sqrt())
 
 
-def test_silence_that_book_1_hits_exactly_has_a_gain() -> None:
+def test_silence_that_the_first_codebook_hits_exactly_has_a_gain() -> None:
     quantizer = rvq(2, 4, gain=True)
     quantizer.fit(torch.zeros(100, 8), seeded())
     assert bool((quantizer.gains > 0).all())
@@ -188,15 +190,15 @@ def test_the_search_over_blocks_finds_what_sorting_everything_finds() -> None:
     errors = torch.randn(7, 5, 64, generator=seeded())
     everything = errors.flatten(1)
     for n in (1, 3, 19, 20, 400):
-        smallest, where = _smallest(errors, n)
+        smallest, where = smallest_of(errors, n)
         assert torch.equal(smallest, everything.sort(dim=1).values[:, : min(n, 320)])
         assert torch.equal(everything.gather(1, where), smallest)
 
 
 def test_a_changed_codebook_is_searched_as_it_is_now() -> None:
-    book, x = VectorQuantizer(8, 16), torch.randn(5, 8)
+    codebook, x = Codebook(8, 16), torch.randn(5, 8)
     for change in (Tensor.neg_, Tensor.double, Tensor.neg):
-        book.search(x.to(book.codebook))  # what is kept for the next search is kept now
-        book.codebook = change(book.codebook)
-        now = x.to(book.codebook)
-        assert torch.equal(book.search(now), torch.cdist(now, book.codebook).argmin(-1))
+        codebook.search(x.to(codebook.codewords))  # what is kept for the next search is kept now
+        codebook.codewords = change(codebook.codewords)
+        now = x.to(codebook.codewords)
+        assert torch.equal(codebook.search(now), torch.cdist(now, codebook.codewords).argmin(-1))

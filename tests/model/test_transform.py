@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
-from codecctl.model.transform import CosineTransform, Noise
+from codecctl.model.cosine import CosineTransform, Noise
+from tests.conftest import TINY_TRANSFORM
 
 
 @pytest.fixture
 def fresh(tiny: ModelConfig) -> Codec:
-    return Codec(tiny.model_copy(update={"front": "transform", "low_coefficients": 5, "high_bands": 3})).double()
+    return Codec(tiny.model_copy(update={"front": TINY_TRANSFORM})).double()
 
 
 def test_a_fresh_codec_keeps_the_low_coefficients_and_the_levels_above(fresh: Codec, speech: Tensor) -> None:
@@ -22,20 +23,20 @@ def test_a_fresh_codec_keeps_the_low_coefficients_and_the_levels_above(fresh: Co
     fresh.fit_front(audio)
     latents = fresh.encoder(audio)
     assert latents.shape == (1, fresh.config.latent_width, 1000)
-    assert latents[:, : fresh.config.low_coefficients].std().item() == pytest.approx(1, abs=0.05)
-    before, after = (CosineTransform(12, 0.7)(x.reshape(1, -1, 12)) for x in (audio, fresh.decoder(latents)))
-    n = fresh.config.low_coefficients
+    assert latents[:, : TINY_TRANSFORM.low_coefficients].std().item() == pytest.approx(1, abs=0.05)
+    before, after = (CosineTransform(12)(x.reshape(1, -1, 12)) for x in (audio, fresh.decoder(latents)))
+    n = TINY_TRANSFORM.low_coefficients
     torch.testing.assert_close(after[..., :n], before[..., :n], rtol=0, atol=1e-4)
     decibels = 10 * (after[..., n:].square().mean() / before[..., n:].square().mean()).log10()
     assert -9 < decibels < 3  # noise, a little softer than what it stands for
 
 
 def test_bands_among_the_low_coefficients_fill_what_these_leave_out(tiny: ModelConfig, speech: Tensor) -> None:
-    shape = {"front": "transform", "low_coefficients": 7, "high_bands": 3, "first_band": 5}
-    codec, audio = Codec(tiny.model_copy(update=shape)).double(), speech[..., :12000].double()
+    front = TINY_TRANSFORM.model_copy(update={"low_coefficients": 7})
+    codec, audio = Codec(tiny.model_copy(update={"front": front})).double(), speech[..., :12000].double()
     codec.fit_front(audio)
     latents = codec.encoder(audio)
-    transform = CosineTransform(12, 0.7)
+    transform = CosineTransform(12)
     before = transform(audio.reshape(1, -1, 12))
     power, errors = before[..., 5:7].square().mean(), []
     for share in (1, 0):  # of the coefficients that the bands cover, too
@@ -47,12 +48,12 @@ def test_bands_among_the_low_coefficients_fill_what_these_leave_out(tiny: ModelC
     assert errors[0] < 0.7 * power < errors[1]
 
 
-def test_levels_that_are_foretold_come_back_and_change_less(tiny: ModelConfig, speech: Tensor) -> None:
-    shape = {"front": "transform", "low_coefficients": 5, "high_bands": 3}
+def test_predicted_levels_are_restored_and_vary_less(tiny: ModelConfig, speech: Tensor) -> None:
     audio, decoded, variances = speech[..., :12000].double(), [], []
     for share in (0.0, 0.4):
         torch.manual_seed(0)
-        codec = Codec(tiny.model_copy(update={**shape, "level_prediction": share})).double()
+        front = TINY_TRANSFORM.model_copy(update={"level_prediction": share})
+        codec = Codec(tiny.model_copy(update={"front": front})).double()
         codec.fit_front(audio)
         latents = codec.encoder(audio)
         variances.append(float(latents[:, 5:].detach().var(dim=-1).sum()))
@@ -77,28 +78,8 @@ def test_every_part_of_a_fresh_codec_learns(fresh: Codec, speech: Tensor) -> Non
     assert not silent
 
 
-def test_bands_that_weigh_more_are_coded_better_and_codes_mean_the_same(fresh: Codec, speech: Tensor) -> None:
-    audio = speech[..., :12000].double()
-    fresh.fit_front(audio)
-    with torch.no_grad():
-        for layer in (fresh.encoder.network.last, fresh.decoder.network.last):  # as if they had learned
-            layer.weight.normal_(std=0.05, generator=torch.Generator().manual_seed(0))
-        latents = fresh.encoder(audio)
-        fresh.quantizer.fit(latents[0].mT, torch.Generator().manual_seed(0))
-        codes, low = fresh.encode(audio), fresh.config.low_coefficients
-        errors, decoded = [], []
-        for weight in (1, 4):
-            fresh.weigh_bands(weight)
-            latents = fresh.encoder(audio)
-            error = latents - fresh.quantizer.decode(fresh.quantizer.encode(latents))
-            errors.append(float(error[:, low:].square().mean()))
-            decoded.append(fresh.decode(codes))
-    assert errors[1] < 0.8 * errors[0]
-    torch.testing.assert_close(*decoded)
-
-
 def test_the_transform_is_orthonormal() -> None:
-    transform = CosineTransform(320, 0.7)
+    transform = CosineTransform(320)
     basis = transform.basis.double()  # its own rounding, not that of the product, which differs between processors
     torch.testing.assert_close(basis @ basis.mT, torch.eye(320).double(), rtol=0, atol=2e-6)
     tone = torch.cos(torch.pi / 320 * (torch.arange(320) + 0.5) * 16)  # 400 Hz at 16 kHz
@@ -114,11 +95,11 @@ def test_the_noise_of_a_stream_is_that_of_the_file() -> None:
 
 
 def test_no_gradient_makes_the_latents_larger(fresh: Codec, speech: Tensor) -> None:
-    """Or the encoder amplifies the low coefficients, and the books code the bands less and less finely."""
+    """Or the encoder amplifies the low coefficients, and the codebooks code the bands less and less finely."""
     audio, weight = speech[..., :2400].double(), fresh.encoder.network.last.weight
     latents = fresh.encoder(audio)
     torch.testing.assert_close(latents, fresh.eval().encoder(audio), rtol=0, atol=0)
-    for part in latents.tensor_split([fresh.config.low_coefficients], dim=1):
+    for part in latents.tensor_split([TINY_TRANSFORM.low_coefficients], dim=1):
         sums = part.square().sum(), part.abs().sum()
         larger, other = (torch.autograd.grad(x, weight, retain_graph=True)[0].abs().max() for x in sums)
         assert larger < 1e-6 * other

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch.utils._pytree import tree_flatten_with_path
 
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 
 TIMINGS = {"audio_seconds_per_second", "save_seconds", "loader_wait_share"}
 
@@ -21,7 +21,8 @@ def logged(run: Path) -> list[dict[str, object]]:
 
 def assert_same_run(first: Path, second: Path) -> None:
     """Bit for bit: all that is in `last.pt`, and every line of the log."""
-    a, b = (tree_flatten_with_path(read_checkpoint(run / "last.pt"))[0] for run in (first, second))
+    files = [Checkpoint.read(run / "last.pt", with_training=True) for run in (first, second)]
+    a, b = (tree_flatten_with_path([file.model, file.step, file.weights, file.training])[0] for file in files)
     assert [path for path, _ in a] == [path for path, _ in b]
     for (path, x), (_, y) in zip(a, b, strict=True):
         assert torch.equal(x, y) if isinstance(x, torch.Tensor) else x == y, path

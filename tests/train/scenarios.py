@@ -55,20 +55,22 @@ def one_batch_is_not_finite(rank: int) -> list[str]:
 
 def two_batches_are_not_finite(rank: int) -> list[str]:
     Crops.batch = partialmethod(spoilt, rank, {3, 4})  # type: ignore[assignment, method-assign]
-    return ["train.roll_back_after=2", "train.checkpoint_every_steps=2"]
+    loop._ROLL_BACK_AFTER = 2
+    return ["train.checkpoint_every_steps=2"]
 
 
 def a_book_moves_alone(rank: int) -> list[str]:
     def move(quantizer: ResidualVectorQuantizer, *arguments: Any) -> None:
         move_books(quantizer, *arguments)
-        quantizer.books[1].codebook += 1e-6 * rank
+        quantizer.codebooks[1].codewords += 1e-6 * rank
 
     ResidualVectorQuantizer.update = move  # type: ignore[assignment, method-assign]
     return []
 
 
 def a_book_collapses(rank: int) -> list[str]:
-    return ["train.min_perplexity=1", "train.stop_after_alarms=3"]
+    loop._MIN_PERPLEXITY, loop._STOP_AFTER_ALARMS = 1.0, 3
+    return []
 
 
 def a_signal_comes(rank: int) -> list[str]:

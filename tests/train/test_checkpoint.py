@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,8 @@ from torch.utils._pytree import tree_flatten
 
 from codecctl.config import Config, load_config
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.inference.load import Codec, read_checkpoint, read_config
+from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.inference.load import Codec
 from codecctl.train.checkpoint import Run, load_state, save_last, save_state
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import train_step
@@ -72,12 +74,13 @@ def files_up_to(n_bytes: int) -> Iterator[None]:
 
 def test_what_is_saved_is_loaded(state: TrainState, config: Config, tmp_path: Path) -> None:
     save_state(state, config, tmp_path / "last.pt", 1)
-    content = read_checkpoint(tmp_path / "last.pt")
-    assert read_config(content, tmp_path) == config
+    read = Checkpoint.read(tmp_path / "last.pt", with_training=True)
+    assert read.config() == config
     loaded = start_state(config.model_copy(update={"train": config.train.model_copy(update={"seed": 1})}), CPU)
-    load_state(loaded, content, tmp_path / "last.pt")
+    load_state(loaded, read)
     save_state(loaded, config, tmp_path / "again.pt", 1)
-    first, second = (tree_flatten(read_checkpoint(tmp_path / name))[0] for name in ("last.pt", "again.pt"))
+    again = Checkpoint.read(tmp_path / "again.pt", with_training=True)
+    first, second = (tree_flatten([file.step, file.weights, file.training])[0] for file in (read, again))
     assert all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in zip(first, second, strict=True))
     assert loaded.codec.training
     assert (loaded.step, loaded.best_score) == (2, 0.75)
@@ -85,10 +88,10 @@ def test_what_is_saved_is_loaded(state: TrainState, config: Config, tmp_path: Pa
 
 def test_a_checkpoint_says_what_it_is(state: TrainState, config: Config, tmp_path: Path) -> None:
     save_state(state, config, tmp_path / "last.pt", 1)
-    content = read_checkpoint(tmp_path / "last.pt")
-    assert content["fingerprint"] == Codec.load(tmp_path / "last.pt", "cpu").fingerprint
-    assert set(content["versions"]) == {"codecctl", "python", "torch", "numpy"}
-    assert all(isinstance(version, str) for version in content["versions"].values())
+    checkpoint = Checkpoint.read(tmp_path / "last.pt")
+    assert checkpoint.fingerprint == Codec.load(tmp_path / "last.pt", "cpu").fingerprint
+    assert set(checkpoint.run["versions"]) == {"codecctl", "python", "torch", "numpy"}
+    assert all(isinstance(version, str) for version in checkpoint.run["versions"].values())
 
 
 @pytest.mark.parametrize("n_bytes", [0, 100, 5000, 40_000])
@@ -114,8 +117,8 @@ def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
     time.sleep(0.1)  # a hundred milliseconds hold several saves, and saving is all it does
     process.send_signal(signal.SIGKILL)
     process.wait()
-    content = read_checkpoint(path)
-    assert (content["ema"][f"encoder.{name}"] == content["step"]).all()
+    checkpoint = Checkpoint.read(path)
+    assert (checkpoint.weights[f"encoder.{name}"] == checkpoint.step).all()
 
 
 def test_one_process_trains_in_a_folder_and_clears_up_after_the_dead(tmp_path: Path) -> None:
@@ -140,7 +143,7 @@ def test_older_checkpoints_are_kept_where_files_have_one_name_only(
     config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 2})})
     for state.step in (2, 4, 6):
         save_last(Run(tmp_path), state, config, 1)
-    kept = {path.name: read_checkpoint(path)["step"] for path in tmp_path.iterdir()}
+    kept = {path.name: Checkpoint.read(path).step for path in tmp_path.iterdir()}
     assert kept == {"last.pt": 6, "step-000000004.pt": 4}
 
 
@@ -154,18 +157,45 @@ def test_a_run_folder_is_made_once(state: TrainState, tmp_path: Path) -> None:
         run.create(config)
 
 
-@pytest.mark.parametrize("key", ["ema", "optimizer", "step"])
+@pytest.mark.parametrize("key", ["codec", "optimizer", "best_score"])
 def test_a_missing_part_is_named(state: TrainState, config: Config, tmp_path: Path, key: str) -> None:
     save_state(state, config, tmp_path / "last.pt", 1)
-    content = read_checkpoint(tmp_path / "last.pt")
-    del content[key]
-    with pytest.raises(CodecctlError, match=f"'{key}' is missing"):
-        load_state(state, content, tmp_path / "last.pt")
+    read = Checkpoint.read(tmp_path / "last.pt", with_training=True)
+    training = {name: part for name, part in read.training.items() if name != key}
+    with pytest.raises(CodecctlError, match=f"last.pt: '{key}' is missing"):
+        load_state(state, replace(read, training=training))
+
+
+def test_a_damaged_training_state_is_refused_and_its_model_is_not(
+    state: TrainState, config: Config, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pt"
+    save_state(state, config, path, 1)
+    moment = max((m["exp_avg"] for m in state.optimizer.state.values()), key=torch.numel)
+    content = path.read_bytes()
+    place = content.index(moment.numpy().tobytes()) + 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+    assert Checkpoint.read(path).step == 2
+    with pytest.raises(CodecctlError, match=r"last\.pt: was changed or damaged: checksum differs"):
+        Checkpoint.read(path, with_training=True)
+
+
+def test_keys_of_the_training_do_not_decide_whether_the_model_loads(
+    state: TrainState, config: Config, tmp_path: Path
+) -> None:
+    path = tmp_path / "last.pt"
+    save_state(state, config, path, 1)
+    read = Checkpoint.read(path)
+    run = {**read.run, "config": {**read.run["config"], "lab": {"knob": 1}}, "versions": {"codecctl": "9.9"}}
+    write_checkpoint(path, read.model, read.weights, read.step, run=run)
+    assert Codec.load(path, "cpu").fingerprint == read.fingerprint
+    with pytest.raises(CodecctlError, match=r"unknown key 'lab'.*written by codecctl 9\.9, this is"):
+        Checkpoint.read(path).config()
 
 
 def test_the_newest_checkpoints_stay(state: TrainState, config: Config, tmp_path: Path) -> None:
     config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 3})})
     for state.step in (2, 4, 6, 8):
         save_last(Run(tmp_path), state, config, 1)
-    kept = {path.name: read_checkpoint(path)["step"] for path in tmp_path.iterdir()}
+    kept = {path.name: Checkpoint.read(path).step for path in tmp_path.iterdir()}
     assert kept == {"last.pt": 8, "step-000000006.pt": 6, "step-000000004.pt": 4}

@@ -15,8 +15,8 @@ from tests.train.tiny import ADVERSARIAL, tiny_yaml
 # Logs, validations and saves fall on different steps: what is counted between them must survive, too.
 CHANGES = (
     *ADVERSARIAL, "train.n_steps=8", "train.log_every_steps=3", "train.validate_every_steps=4",
-    "train.checkpoint_every_steps=2", "train.keep_checkpoints=2", "train.min_perplexity=0.9",
-    "model.strides=[8,16]", "model.transformer.look_back_frames=200",
+    "train.checkpoint_every_steps=2", "train.keep_checkpoints=2",
+    "model.front.strides=[8,16]", "model.transformer.look_back_frames=200",
 )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from codecctl.errors import CodecctlError
-from codecctl.inference.load import Codec, read_checkpoint, save_codec
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.load import Codec, save_codec
 from codecctl.train import loop
 from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import Watcher, train
@@ -67,13 +68,15 @@ def test_frozen_parts_keep_the_tokens(prepared: Path, tmp_path: Path) -> None:
 
 
 def test_weights_whose_latents_mean_something_else_are_refused(tmp_path: Path) -> None:
-    bands = ("model.front=transform", "model.low_coefficients=5", "model.high_bands=3")
-    foretold = tiny_config(Path("unused"), *bands, "model.level_prediction=0.4")
+    front = "model.front={kind: transform, hop_length: 32, low_coefficients: 5, high_bands: 3, first_band: 5}"
+    predicted = tiny_config(Path("unused"), front)
     path = tmp_path / "other.pt"
-    save_codec(start_state(foretold, CPU).codec, path)
-    take_weights(start_state(foretold, CPU), path)
-    with pytest.raises(CodecctlError, match=r"0\.4 there, 0\.0 in the config; --set model\.level_prediction=0\.4"):
-        take_weights(start_state(tiny_config(Path("unused"), *bands), CPU), path)
+    save_codec(start_state(predicted, CPU).codec, path)
+    take_weights(start_state(predicted, CPU), path)
+    with pytest.raises(
+        CodecctlError, match=r"0\.4 there, 0\.0 in the config; --set model\.front\.level_prediction=0\.4"
+    ):
+        take_weights(start_state(tiny_config(Path("unused"), front, "model.front.level_prediction=0"), CPU), path)
 
 
 def test_accumulated_batches_are_one_batch() -> None:
@@ -100,13 +103,9 @@ def test_a_bad_gradient_teaches_nothing() -> None:
 def test_bad_gradients_in_a_row_roll_back_and_then_stop(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = tiny_config(
-        prepared,
-        "train.n_steps=20",
-        "train.checkpoint_every_steps=2",
-        "train.roll_back_after=2",
-        "train.max_rollbacks=1",
-    )
+    config = tiny_config(prepared, "train.n_steps=20", "train.checkpoint_every_steps=2")
+    monkeypatch.setattr(loop, "_ROLL_BACK_AFTER", 2)
+    monkeypatch.setattr(loop, "_MAX_ROLLBACKS", 1)
 
     def poisoned(state, batches, machine, config):  # type: ignore[no-untyped-def]
         poison = float("nan") if state.step >= 4 else 1.0
@@ -132,7 +131,7 @@ class FullFrom(Recorder):
             self.limits = resource.getrlimit(resource.RLIMIT_FSIZE)
             resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, self.limits[1]))
         if step == self.last:
-            self.kept = read_checkpoint(self.run.last)["step"]
+            self.kept = Checkpoint.read(self.run.last).step
             resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
 
 
@@ -142,7 +141,7 @@ def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path) -> Non
     run = train(config, tmp_path / "run", CPU, watcher)
     assert watcher.warnings == ["NOT SAVED: File too large; the last checkpoint stays"]
     assert watcher.kept == 2  # whole, while the disk was full
-    assert read_checkpoint(run.last)["step"] == 6
+    assert Checkpoint.read(run.last).step == 6
     saves = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["step"] for line in saves if line["kind"] == "checkpoint" and line["save_seconds"] > 0] == [2, 6]
 
@@ -162,8 +161,8 @@ def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, process.stderr
     first, second = (json.loads((tmp_path / n / "metrics.jsonl").read_text().splitlines()[0]) for n in ("one", "two"))
     assert second["gradient_norm"] == pytest.approx(first["gradient_norm"], rel=1e-3)
-    models = [read_checkpoint(tmp_path / n / "last.pt")["model"] for n in ("one", "two")]
-    for name in ("quantizer.books.0.codebook", "quantizer.gains"):
+    models = [Checkpoint.read(tmp_path / n / "last.pt", with_training=True).training["codec"] for n in ("one", "two")]
+    for name in ("quantizer.codebooks.0.codewords", "quantizer.gains"):
         torch.testing.assert_close(models[0][name], models[1][name], rtol=1e-3, atol=1e-4)
 
 
@@ -171,5 +170,5 @@ def test_a_codec_without_training_is_used_but_not_resumed(prepared: Path, tmp_pa
     config = tiny_config(Path("unused"))
     save_codec(start_state(config, CPU).codec, tmp_path / "last.pt")
     assert Codec.load(tmp_path / "last.pt", "cpu").fingerprint
-    with pytest.raises(CodecctlError, match="'ema' is missing"):
+    with pytest.raises(CodecctlError, match="holds a model alone"):
         loop.resume(tmp_path, CPU, Watcher(), data=str(prepared))

@@ -20,7 +20,7 @@ from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
 
 SMALL = tiny_config(Path("unused"), *ADVERSARIAL, "train.batch_size=4")
 LARGER = tiny_config(
-    Path("unused"), "model.base_channels=8", "data.segment_seconds=0.8", "train.batch_size=6",
+    Path("unused"), "model.front.base_channels=8", "data.segment_seconds=0.8", "train.batch_size=6",
     "model.transformer={width: 64, n_layers: 2, n_heads: 4, feedforward_width: 128, look_back_frames: 50}",
 )  # fmt: skip
 

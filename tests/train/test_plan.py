@@ -95,7 +95,10 @@ def test_the_disk_holds_what_a_checkpoint_holds(plan: Plan, tmp_path: Path) -> N
 def test_neither_data_nor_card_nor_teacher_is_needed(tmp_path: Path) -> None:
     """The teacher of the default is taken for its architecture; no weight of it is here."""
     config = tiny_config(
-        tmp_path / "none", "model.strides=[4,8,10]", "loss.semantic_weight=10", "train.semantic.teacher=someone/else@1"
+        tmp_path / "none",
+        "model.front.strides=[4,8,10]",
+        "loss.semantic_weight=10",
+        "train.semantic.teacher=someone/else@1",
     )
     plan = make_plan(config)
     assert plan.n_parameters["teacher"] == pytest.approx(94.4e6, rel=0.01)

@@ -15,12 +15,12 @@ import pytest
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from codecctl.errors import UsageError
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train.ranks import count_ranks
 from tests.train.tiny import tiny_yaml
 
 Seen = list[dict[str, Any]]
-SMALL = ("model.strides=[8,16]", "model.transformer.look_back_frames=200")
+SMALL = ("model.front.strides=[8,16]", "model.transformer.look_back_frames=200")
 
 
 @pytest.fixture(scope="module")
@@ -55,36 +55,36 @@ def test_both_roll_back(acted: Path) -> None:
 
 
 def test_codebooks_that_come_apart_are_not_saved(acted: Path) -> None:
-    told, quiet = sorted(seen(acted, "a_book_moves_alone"), key=lambda rank: rank["raised"] == "Told")
-    assert (told["raised"], quiet["raised"]) == ("CodecctlError", "Told")
+    told, quiet = sorted(seen(acted, "a_book_moves_alone"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
+    assert (told["raised"], quiet["raised"]) == ("CodecctlError", "ReportedElsewhere")
     assert "at step 7 the codebooks of process 1 are not those of process 0: nothing saved" in told["message"]
     assert not (acted / "a_book_moves_alone" / "last.pt").exists()
 
 
 def test_a_collapse_stops_both(acted: Path) -> None:
-    told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "Told")
-    assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "Told")
+    told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
+    assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "ReportedElsewhere")
     assert "book 1 has collapsed" in told["message"]
-    assert read_checkpoint(acted / "a_book_collapses" / "last.pt")["step"] == 3
+    assert Checkpoint.read(acted / "a_book_collapses" / "last.pt").step == 3
 
 
 def test_a_signal_to_one_stops_both_after_the_same_step(acted: Path) -> None:
     ranks = seen(acted, "a_signal_comes")
     assert [rank["code"] for rank in ranks] == [143, 143]
-    assert {rank["raised"] for rank in ranks} == {"Interrupted", "Told"}
+    assert {rank["raised"] for rank in ranks} == {"Interrupted", "ReportedElsewhere"}
     assert [rank["step"] for rank in ranks] == [3, 3]
 
 
 def test_the_end_of_the_time_on_one_stops_both_after_the_same_step(acted: Path) -> None:
     ranks = seen(acted, "the_time_is_over_on_one")
     assert [(rank["step"], rank["code"], rank["raised"]) for rank in ranks] == [(3, 0, None)] * 2
-    assert read_checkpoint(acted / "the_time_is_over_on_one" / "last.pt")["step"] == 3
+    assert Checkpoint.read(acted / "the_time_is_over_on_one" / "last.pt").step == 3
 
 
 def test_an_exception_on_one_rank_ends_both_with_its_message(acted: Path) -> None:
     first, second = seen(acted, "an_exception_is_raised")
     assert (second["raised"], second["message"]) == ("CodecctlError", "a shard is broken")
-    assert (first["raised"], first["code"]) == ("Told", 1)
+    assert (first["raised"], first["code"]) == ("ReportedElsewhere", 1)
 
 
 def test_when_the_first_process_dies_the_other_says_so(acted: Path) -> None:
@@ -99,7 +99,7 @@ def test_srun_starts_the_same_run(acted: Path) -> None:
     first, second = seen(acted, "nothing_happens")
     assert (first["raised"], second["raised"]) == (None, None), first
     assert first["books"] == second["books"]
-    assert read_checkpoint(acted / "nothing_happens" / "last.pt")["n_ranks"] == 2
+    assert Checkpoint.read(acted / "nothing_happens" / "last.pt").run["n_ranks"] == 2
 
 
 def test_fewer_and_more_ranks_go_on_and_say_what_is_another_now(acted: Path) -> None:
@@ -108,8 +108,8 @@ def test_fewer_and_more_ranks_go_on_and_say_what_is_another_now(acted: Path) -> 
     assert fewer.startswith("1 instead of 2: a step hears 2 crops instead of 4, an epoch is")
     assert fewer.endswith("--devices 2 would go on as it was")
     assert more.startswith("2 instead of 1: a step hears 4 crops instead of 2, an epoch is")
-    after = read_checkpoint(acted / "a_signal_comes" / "last.pt")
-    assert (after["step"], after["n_ranks"]) == (7, 2)
+    after = Checkpoint.read(acted / "a_signal_comes" / "last.pt")
+    assert (after.step, after.run["n_ranks"]) == (7, 2)
 
 
 def test_who_started_the_processes_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:

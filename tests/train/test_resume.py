@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch
 from codecctl.config import Config, load_config
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.validate import _QuickScorer
-from codecctl.inference.load import read_checkpoint, write_checkpoint
+from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.train.loop import Watcher, resume, train
 from codecctl.train.step import StepResult
 from codecctl.train.throughput import Throughput
@@ -53,7 +54,7 @@ def test_an_interrupted_run_saves_where_it_stands(config: Config, tmp_path: Path
     with pytest.raises(Interrupted, match=r"stopped after step 3, saved; `codecctl resume .*run` goes on") as stop:
         train(config, run, CPU, _InterruptAt(3))
     assert stop.value.exit_code == 130
-    assert read_checkpoint(run / "last.pt")["step"] == 3
+    assert Checkpoint.read(run / "last.pt").step == 3
     resume(run, CPU, Watcher())
     train(config, tmp_path / "straight", CPU, Watcher())
     assert_same_run(tmp_path / "straight", run)
@@ -83,19 +84,27 @@ def test_the_place_of_a_run_may_be_told_by_its_checkpoint(config: Config, tmp_pa
     with pytest.raises(UsageError, match=r"best.pt: a run goes on from its last.pt: give the folder .*run; to go back"):
         resume(run.best, CPU, Watcher())
     assert resume(run.last, CPU, Watcher(), stop_step=6) == run
-    assert read_checkpoint(run.last)["step"] == 6
+    assert Checkpoint.read(run.last).step == 6
+
+
+def rewrite(checkpoint: Checkpoint, training: dict[str, Any]) -> None:
+    """The same file with another training state."""
+    write_checkpoint(
+        checkpoint.path, checkpoint.model, checkpoint.weights, checkpoint.step, run=checkpoint.run, training=training
+    )
 
 
 @pytest.mark.parametrize("what", ["missing", "foreign"])
 def test_a_key_too_few_or_too_many_stops_before_anything_is_changed(config: Config, tmp_path: Path, what: str) -> None:
     train(config, tmp_path, CPU, Watcher(), stop_step=2)
-    content = read_checkpoint(tmp_path / "last.pt")
+    last = Checkpoint.read(tmp_path / "last.pt", with_training=True)
     name = "decoder.first.conv.bias"
-    value = content["model"].pop(name)
+    codec = dict(last.training["codec"])
+    value = codec.pop(name)
     if what == "foreign":
-        content["model"] |= {name: value, "decoder.second_first.bias": value}
+        codec |= {name: value, "decoder.second_first.bias": value}
         name = "decoder.second_first.bias"
-    write_checkpoint(tmp_path / "last.pt", content)
+    rewrite(last, {**last.training, "codec": codec})
     before = {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()}
     with pytest.raises(CodecctlError, match=f"last.pt: weight '{name}' is {what}"):
         resume(tmp_path, CPU, Watcher())
@@ -114,9 +123,8 @@ def test_a_run_is_never_overwritten(config: Config, tmp_path: Path) -> None:
 
 def test_a_checkpoint_without_its_optimizer_is_not_resumed(config: Config, tmp_path: Path) -> None:
     train(config, tmp_path, CPU, Watcher(), stop_step=2)
-    content = read_checkpoint(tmp_path / "last.pt")
-    del content["optimizer"]
-    write_checkpoint(tmp_path / "last.pt", content)
+    last = Checkpoint.read(tmp_path / "last.pt", with_training=True)
+    rewrite(last, {name: part for name, part in last.training.items() if name != "optimizer"})
     with pytest.raises(CodecctlError, match="'optimizer' is missing"):
         resume(tmp_path, CPU, Watcher())
 

@@ -134,7 +134,7 @@ TRANSFORM = ("model.front=transform", "model.low_coefficients=5", "model.high_ba
 EVERY_LOSS = tuple(f"loss.{n}_weight=1" for n in ("average_spectrum", "complex", "loudness", "neurogram", "repetition"))
 
 
-@pytest.mark.parametrize("changes", [("model.quantizer.n_paths=4",), TRANSFORM + EVERY_LOSS])
+@pytest.mark.parametrize("changes", [("model.quantizer.beam_width=4",), TRANSFORM + EVERY_LOSS])
 def test_ten_steps_read_no_value_on_the_host(crops: Tensor, changes: tuple[str, ...]) -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05", *changes)
     state = start_state(config, CPU, steps_per_epoch=1)

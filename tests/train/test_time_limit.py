@@ -12,7 +12,7 @@ import torch
 from codecctl.config import Config
 from codecctl.errors import UsageError
 from codecctl.evaluate.validate import _QuickScorer
-from codecctl.inference.load import read_checkpoint
+from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import signals
 from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher, resume, train
@@ -53,14 +53,14 @@ def test_the_step_is_finished_and_the_state_saved(prepared: Path, tmp_path: Path
     """The limit is the config's, or the argument's where there is one."""
     given = None if key == "train.max_minutes=2" else 2.0
     run = train(tiny_config(prepared, key), tmp_path / "run", CPU, minutes, max_minutes=given, started=0.0)
-    assert minutes.ended_at == read_checkpoint(run.last)["step"] == 2
+    assert minutes.ended_at == Checkpoint.read(run.last).step == 2
     resume(run.folder, CPU, minutes, max_minutes=1.0, started=60 * minutes.now)
-    assert minutes.ended_at == read_checkpoint(run.last)["step"] == 3
+    assert minutes.ended_at == Checkpoint.read(run.last).step == 3
 
 
 def test_time_that_ends_with_the_last_step_ends_nothing(config: Config, tmp_path: Path, minutes: Minutes) -> None:
     run = train(config, tmp_path / "run", CPU, minutes, 4, max_minutes=4.0, started=0.0)
-    assert (minutes.ended_at, read_checkpoint(run.last)["step"]) == (0, 4)
+    assert (minutes.ended_at, Checkpoint.read(run.last).step) == (0, 4)
 
 
 def test_time_that_is_over_ends_a_validation(
@@ -92,7 +92,7 @@ def test_time_that_is_over_before_the_first_step_is_refused(config: Config, tmp_
     with pytest.raises(UsageError, match=said):
         resume(there.folder, CPU, minutes, max_minutes=4.0, started=0.0)
     assert not (tmp_path / "new").exists()
-    assert read_checkpoint(there.last)["step"] == 2
+    assert Checkpoint.read(there.last).step == 2
 
 
 @pytest.mark.parametrize("value", [0.0, -1.0, float("nan")])

@@ -13,10 +13,10 @@ from codecctl.train.step import Machinery, assemble
 
 CHANGES = [
     "data.segment_seconds=0.2", "data.n_workers=0",
-    "model.strides=[4,8]", "model.base_channels=4", "model.dilations=[1]", "model.kernel_size=3",
+    "model.front={strides: [4, 8], base_channels: 4, kernel_size: 3, dilations: [1]}",
     "model.transformer={width: 8, n_layers: 1, n_heads: 2, feedforward_width: 8, look_back_frames: 5}",
     "model.quantizer.codebook_sizes=[32,16,16]",
-    "loss.spectral_windows=[64]", "loss.mel_windows=[64]", "loss.mel_bins=[8]",
+    "loss.spectral_windows=[64]", "loss.mel_windows=[64]", "loss.n_mels=[8]",
     "train.kmeans_vectors=200", "train.batch_size=2", "train.n_steps=6", "train.warmup_steps=2",
     "train.log_every_steps=1", "train.validate_every_steps=100", "train.checkpoint_every_steps=100",
     "validate.n_utterances=1", "validate.metrics=[]",

@@ -1,0 +1,117 @@
+"""A model alone: one `.safetensors` file of a few megabytes with the model's config, and no pickle.
+
+Matrices may be stored as 8-bit integers with one float32 scale a row, about a quarter of float32; the codebooks and the
+front's precise weights, whose rounding costs most, are then stored in 16 bits.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from codecctl import __version__
+from codecctl.config.model import ModelConfig
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import replacing
+from codecctl.inference.identity import checksum, fingerprint
+from codecctl.model.codebook import with_running_sums, without_running_sums
+from codecctl.model.fronts import FRONTS
+
+EXPORT_FORMAT = "codecctl.codec"
+EXPORT_VERSION = 1
+Precision = Literal["int8", "float32"]
+_SCALE = ".row_scale"
+_SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
+_FACTS = ("model", "step", "fingerprint")
+_STORED_TYPES = (torch.float32, torch.float16, torch.int8)
+
+
+def write_export(
+    path: Path, model: ModelConfig, weights: Mapping[str, Tensor], step: int, precision: Precision
+) -> None:
+    """Write one file atomically. The running sums of the codebooks, which only training uses, are left out.
+
+    Raises `UsageError` for another precision.
+    """
+    if precision not in get_args(Precision):
+        raise UsageError(f"--precision {precision}: expected {' or '.join(get_args(Precision))}")
+    precise = FRONTS[model.front.kind].precise_weights
+    packed: dict[str, Tensor] = {}
+    for name, weight in without_running_sums(weights).items():
+        weight = weight.detach().float().cpu().contiguous()
+        if precision == "float32" or weight.dim() < 2 or weight.numel() < _SMALL:
+            packed[name] = weight
+        elif name in precise or name.endswith(".codewords"):
+            packed[name] = weight.half()
+        else:
+            packed |= _to_int8(name, weight)
+    write_packed(path, model, packed, step)
+
+
+def write_packed(path: Path, model: ModelConfig, packed: Mapping[str, Tensor], step: int) -> None:
+    """Write tensors in the precision in which they are given, with the identity of what they are read as."""
+    weights = _unpacked(packed, path)
+    config = model.model_dump(mode="json")
+    facts = {"model": config, "step": step, "fingerprint": fingerprint(model, weights)}
+    metadata = {
+        "format": EXPORT_FORMAT,
+        "version": str(EXPORT_VERSION),
+        "codecctl": __version__,
+        "facts": json.dumps(facts, sort_keys=True),
+        "checksum": checksum({**facts, "weights": weights}),
+    }
+    with replacing(path) as partial:
+        partial.write_bytes(safetensors.torch.save(dict(packed), metadata))
+
+
+def read_export(path: Path) -> dict[str, Any]:
+    """The entries of an exported file: `model`, `step`, `fingerprint`, `checksum`, `codecctl`, `weights` in float32.
+
+    Raises `CodecctlError` if the file cannot be read, is not an export of codecctl, or is of a newer version.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format") != EXPORT_FORMAT:
+                raise CodecctlError(f"{path}: a safetensors file, but not a codecctl codec")
+            if int(metadata["version"]) > EXPORT_VERSION:
+                raise CodecctlError(
+                    f"{path}: written by a newer codecctl ({metadata.get('codecctl')}, format version "
+                    f"{metadata['version']}); update it"
+                )
+            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+        facts = json.loads(metadata["facts"])
+        identity = {"codecctl": metadata["codecctl"], "checksum": metadata["checksum"]}
+        return {**identity, **{key: facts[key] for key in _FACTS}, "weights": _unpacked(packed, path)}
+    except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError):
+        raise CodecctlError(f"{path}: not a codec that can be read; was it copied whole?") from None
+
+
+def _to_int8(name: str, weight: Tensor) -> dict[str, Tensor]:
+    rows = weight.flatten(1)
+    scale = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
+    return {name: (rows / scale[:, None]).round().to(torch.int8).view_as(weight), name + _SCALE: scale}
+
+
+def _unpacked(packed: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """All weights of a codec in float32. Raises `CodecctlError` for an odd type or scale."""
+    weights = {}
+    for name, stored in packed.items():
+        if name.endswith(_SCALE):
+            continue
+        if stored.dtype not in _STORED_TYPES:
+            raise CodecctlError(f"{path}: weight '{name}' is stored as {stored.dtype}, which no export contains")
+        weights[name] = stored.float()
+        if stored.dtype == torch.int8:
+            scale = packed.get(name + _SCALE)
+            if scale is None or stored.dim() < 2 or scale.shape != stored.shape[:1] or scale.dtype != torch.float32:
+                raise CodecctlError(f"{path}: weight '{name}' has no scale for each of its rows")
+            weights[name] = (weights[name].flatten(1) * scale[:, None]).view_as(stored)
+    return with_running_sums(weights)

@@ -1,0 +1,67 @@
+"""Which file a model's name means: a shipped model, a file, a run's folder, or a model on the Hugging Face hub."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import codecctl
+from codecctl.errors import CodecctlError, UsageError
+
+STARTER = "starter"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
+_HUB_FILE = "codec.safetensors"
+
+
+def find_checkpoint(name: str | Path | None) -> Path:
+    """The model's file; None: the starter. What exists here comes first: a file, then a run's folder (its best.pt, else
+    its last.pt), then a shipped model. A name on the hub is only what cannot be a path here.
+
+    Raises `UsageError` that lists what may be given, `CodecctlError` if a folder or the hub has no such model.
+    """
+    asked = STARTER if name is None else str(name)
+    path = Path(asked)
+    if name is not None and path.is_file():
+        return path
+    if name is not None and path.is_dir():
+        return _in_run(path)
+    if (shipped := _assets() / f"{asked}.safetensors").is_file() and "/" not in asked:
+        return shipped
+    if path.suffix in (".pt", ".safetensors") or path.is_absolute():
+        return path  # reading it raises the error
+    if _HUB_ID.fullmatch(asked) and not asked.startswith(".") and not path.parent.exists():
+        return _from_hub(*asked.partition("@")[::2])
+    names = ", ".join(sorted(file.stem for file in _assets().glob("*.safetensors"))) or "none"
+    raise UsageError(
+        f"{asked}: no such file or folder, and no shipped model ({names}); "
+        "give a file such as runs/NAME/last.pt, or owner/name on the Hugging Face hub"
+    )
+
+
+def _assets() -> Path:
+    return Path(codecctl.__file__).parent / "assets"
+
+
+def _in_run(folder: Path) -> Path:
+    for name in ("best.pt", "last.pt"):
+        if (folder / name).is_file():
+            return folder / name
+    raise CodecctlError(f"{folder}: a folder with neither best.pt nor last.pt; give a model's file or a run's folder")
+
+
+def _from_hub(repo: str, revision: str) -> Path:
+    """The exported codec in a model repository; the hub's own cache keeps it."""
+    import httpx2
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    where = f"{repo}{'@' + revision if revision else ''} on the Hugging Face hub"
+    try:
+        return Path(hf_hub_download(repo, _HUB_FILE, revision=revision or None))
+    except (HfHubHTTPError, HFValidationError) as error:
+        status = f" ({error.response.status_code})" if isinstance(error, HfHubHTTPError) else ""
+        raise CodecctlError(
+            f"{where}: {_HUB_FILE} was not found{status}; check the name, and `hf auth login` for a private model"
+        ) from None
+    except (LocalEntryNotFoundError, httpx2.HTTPError, OSError):
+        raise CodecctlError(f"{where}: the hub cannot be reached, and the model is not in its cache here") from None
