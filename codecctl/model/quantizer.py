@@ -222,7 +222,7 @@ class ResidualVectorQuantizer(nn.Module):
         """
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         learns = codes.new_ones((), dtype=torch.bool) if skipped is None else ~skipped.bool()
-        learning = {}  # by buffer
+        learning: dict[Tensor, Tensor] = {}  # by buffer
         for book, won in zip(self.books, self._won(latents, codes, n_quantizers, generator), strict=True):
             book.follow(won.hits, won.sums, self.config.ema_decay)
             if won.powers is not None:
