@@ -157,9 +157,8 @@ class ResidualVectorQuantizer(nn.Module):
             if won.powers is not None:
                 self.left_over.lerp_(won.powers, 1 - self.config.ema_decay)
             self._revive(codebook, won.drawn, won.drawn_codes)
-            learning |= dict.fromkeys(
-                codebook.buffers(), learns & (won.hits.sum() > 0)
-            )  # dropout may leave a codebook out
+            in_use = won.hits.sum() > 0  # dropout may leave a codebook out
+            learning |= dict.fromkeys(codebook.buffers(), learns & in_use)
         if self.config.gain:
             self._set_gains()
         for name, buffer in self.named_buffers():
