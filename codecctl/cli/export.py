@@ -24,11 +24,12 @@ def export(
     """
     from rich.markup import escape
 
-    from codecctl.inference.card import write_card
+    from codecctl.inference.card import card_path, write_card
     from codecctl.inference.checkpoint import Checkpoint
     from codecctl.inference.load import export_codec
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
+    card_path(output)  # before anything is written
     exported = export_codec(source, output, precision)
     card = write_card(exported, source)
     before, after = source.path.stat().st_size / 1e6, output.stat().st_size / 1e6

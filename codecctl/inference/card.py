@@ -8,8 +8,10 @@ from pathlib import Path
 
 from codecctl.config import Config
 from codecctl.data.manifest import read_manifest
+from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint
 
+_OPENING = "A neural speech codec of codecctl:"
 # What is known of the licences of speech models that are used as teachers; their own pages decide.
 _TEACHER_TERMS = {
     "microsoft/wavlm": "the repository of WavLM carries MIT, but the card of its weights points to the licence of "
@@ -19,18 +21,26 @@ _TEACHER_TERMS = {
 }
 
 
+def card_path(model_file: Path) -> Path:
+    """Where the card of a model file is written. Raises `UsageError` if that is a file which is not a card of ours."""
+    path = model_file.with_suffix(".md")
+    if path.exists() and _OPENING not in path.read_text(encoding="utf-8", errors="replace"):
+        raise UsageError(f"{path}: exists and is not a model card; move it, or give the model another name")
+    return path
+
+
 def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
-    """Write the card beside an exported codec, as Markdown; returns its path.
+    """Write the card beside an exported codec, as Markdown; returns its path. Raises what `card_path` raises.
 
     The training comes from the config in `source`, the checkpoint that was exported, and from the manifest of its
     prepared data, where these exist.
     """
-    path, model = exported.path.with_suffix(".md"), exported.model
+    path, model = card_path(exported.path), exported.model
     config = source.config() if source.run is not None else None
     lines = [
         f"# {path.stem}",
         "",
-        f"A neural speech codec of codecctl: {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
+        f"{_OPENING} {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
         f"{model.n_codebooks} codebooks of {_sizes(model.quantizer.codebook_sizes)} codewords, "
         f"{model.bitrate_kbps:g} kbps.",
         "",

@@ -74,3 +74,21 @@ def test_export_writes_the_model_and_its_card(codecctl: Program, model: Path, tm
     fingerprint = str(Codec.load(target, "cpu").fingerprint)
     assert fingerprint in done.stderr
     assert fingerprint in target.with_suffix(".md").read_text(encoding="utf-8")
+
+
+def test_export_replaces_no_text_of_somebody_else(codecctl: Program, model: Path, tmp_path: Path) -> None:
+    notes = tmp_path / "small.md"
+    notes.write_text("my notes", encoding="utf-8")
+    done = codecctl("export", model, "-o", tmp_path / "small.safetensors")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "small.md: exists and is not a model card" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["small.md"]
+    notes.unlink()
+    for _ in range(2):  # a card of ours is replaced
+        assert codecctl("export", model, "-o", tmp_path / "small.safetensors").code == 0
+
+
+def test_export_into_no_folder_is_one_line(codecctl: Program, model: Path, tmp_path: Path) -> None:
+    done = codecctl("export", model, "-o", tmp_path / "missing" / "x.safetensors")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert "there is no folder" in done.stderr
