@@ -153,11 +153,11 @@ def test_ctrl_c_at_a_terminal_keeps_what_has_arrived(server: FaultyServer, tmp_p
     while not (part.is_file() and part.stat().st_size > 60_000) and time.monotonic() < deadline:
         shown += read_until(own, "", seconds=0.1)
     process.send_signal(signal.SIGINT)
-    shown += read_until(own, "goes on from there", seconds=30)
+    shown += read_until(own, "resumes from there", seconds=30)
     assert process.wait(30) == 130
     assert re.search(r"fetch a\.zip .*kB", shown)
     assert re.search(r"all .*/s", shown)
-    assert "the same command goes on from there" in shown
+    assert "the same command resumes from there" in shown
     server.files["/a.zip"].bytes_per_second = None
     finished = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr

@@ -87,7 +87,7 @@ def test_parquet_rows_are_prepared_or_rejected_one_by_one(tmp_path: Path) -> Non
     assert six.first_sample == four.first_sample + four.n_samples  # a row group's speakers lie together
     reasons = (tmp_path / "out" / "rejected.jsonl").read_text()
     assert "the bytes are missing" in reasons
-    assert "cannot be read as audio" in reasons
+    assert '"reason": "cannot be read as audio' in reasons
 
 
 def test_broken_parquet_file_does_not_stop_the_others(tmp_path: Path) -> None:
