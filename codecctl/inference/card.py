@@ -56,7 +56,7 @@ def _sizes(config: Config) -> str:
 
 
 def _step_seconds(config: Config) -> float:
-    return config.train.batch_size * config.train.accumulate * config.data.segment_seconds
+    return config.train.batch_size * config.train.accumulate * config.data.crop_seconds
 
 
 def _data(prepared: Path) -> list[str]:

@@ -124,7 +124,7 @@ def search_and_move(state: TrainState, output: Generated, n_quantizers: Tensor) 
     quantizer.update(latents, codes, n_quantizers, torch.Generator())
 
 
-PRODUCTION = ["train.batch_size=1", "data.segment_seconds=1", "loss.semantic_weight=0"]
+PRODUCTION = ["train.batch_size=1", "data.crop_seconds=1", "loss.semantic_weight=0"]
 PRODUCTION += ["loss.adversarial_weight=0", "loss.feature_weight=0"]
 
 
