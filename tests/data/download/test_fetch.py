@@ -319,8 +319,10 @@ def test_hash_of_the_first_download_is_enforced(server: FaultyServer, fetcher: F
 
 def test_file_put_there_by_hand_is_checked_and_kept(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(DATA)
+    (tmp_path / "a.bin.part.json").write_text("{}")  # of a process that was killed right after it named the file
     fetcher.fetch(remote(server.url + "/a.bin", data=DATA), tmp_path / "a.bin")
     assert server.requests == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
     (tmp_path / "a.bin").write_bytes(DATA[:-1])
     with pytest.raises(PermanentError, match="remove it"):
         fetcher.fetch(remote(server.url + "/a.bin", data=DATA), tmp_path / "a.bin")
