@@ -10,7 +10,7 @@ from codecctl.files import replacing
 
 
 @pytest.mark.parametrize("durable", [False, True])
-def test_the_file_appears_when_the_block_ends(tmp_path: Path, durable: bool) -> None:
+def test_replacing_publishes_at_the_end_of_the_block(tmp_path: Path, durable: bool) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
     with replacing(path, durable=durable) as partial:
@@ -20,7 +20,7 @@ def test_the_file_appears_when_the_block_ends(tmp_path: Path, durable: bool) -> 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+def test_replacing_keeps_the_old_file_after_a_failure(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
 
@@ -35,6 +35,6 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
+def test_replacing_without_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
         pass

@@ -1,4 +1,4 @@
-"""One process at a time in a folder, whatever becomes of the one before."""
+"""One process at a time in a folder, however the one before ended."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Units run once each, anywhere; markers tell what is done."""
+"""Units run once each, here or in processes; markers record which are done; the pool is bounded."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def test_every_unit_is_done_once(tmp_path: Path, n_workers: int) -> None:
     assert (str(os.getpid()) in processes) == (n_workers == 1)
 
 
-def test_an_error_comes_through_as_it_is(tmp_path: Path) -> None:
+def test_error_of_a_unit_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match="unit 13: bad luck"):
         list(run_units(partial(work, folder=tmp_path), [12, 13], n_workers=2))
 
 
-def test_a_killed_worker_is_told(tmp_path: Path) -> None:
+def test_killed_worker_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match=r"worker process was killed.* run the same command again"):
         list(run_units(partial(work, folder=tmp_path), [12, 14], n_workers=2))
 
 
-def test_markers(tmp_path: Path) -> None:
+def test_marker_is_valid_for_its_input_only(tmp_path: Path) -> None:
     marker = tmp_path / "a.done"
     first, second = hash_of({"b": 1, "a": [2, "ü"]}), hash_of({"b": 1, "a": [2, "u"]})
     assert first == hash_of({"a": [2, "ü"], "b": 1}) != second
@@ -54,14 +54,14 @@ def test_markers(tmp_path: Path) -> None:
     assert not is_done(marker, first)
 
 
-def test_shards() -> None:
+def test_parse_shard() -> None:
     assert parse_shard("3/8") == (3, 8)
     for text in ("0/8", "9/8", "3", "a/b", "-1/2", "/"):
         with pytest.raises(UsageError, match="expected i/n"):
             parse_shard(text)
 
 
-def test_an_unknown_executor() -> None:
+def test_unknown_executor_is_an_error() -> None:
     with pytest.raises(UsageError, match="expected 'processes' or 'ray'"):
         list(run_units(abs, [1], executor="slurm"))
 

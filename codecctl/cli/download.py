@@ -29,7 +29,7 @@ def download(
         list[str] | None,
         typer.Argument(metavar="NAME|YAML", help="Corpora, e.g. slr66-te. NAME@ID: another dataset id or commit."),
     ] = None,
-    show_list: Annotated[bool, typer.Option("--list", help="Show what there is.")] = False,
+    show_list: Annotated[bool, typer.Option("--list", help="List the corpora.")] = False,
     root: Annotated[
         Path, typer.Option("--root", metavar="FOLDER", help="Where each corpus gets a folder of its name.")
     ] = Path("data/raw"),
@@ -46,9 +46,9 @@ def download(
         list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Agree to a licence. May be repeated.")
     ] = None,
 ) -> None:
-    """Fetch public speech corpora, whole or not at all. The same command goes on where it stopped.
+    """Download public speech corpora. The same command resumes an interrupted download.
 
-    What has arrived is checked against published hashes, unpacked, and marked by a corpus.json that `prepare` reads.
+    Files are checked against published hashes and unpacked; a corpus.json marks a complete corpus for `prepare`.
     """
     from codecctl.data.download import run as library
     from codecctl.data.download.disk import free_bytes
@@ -82,18 +82,18 @@ def download(
                 corpora, root, pins=pins, accepted=accept_licence or (), ask=bars.aside(_ask), progress=bars
             )
         except KeyboardInterrupt:
-            told = "stopped; what has arrived is kept, and the same command goes on from there"
-            raise Interrupted(told, signal.SIGINT) from None
+            message = "stopped; what has arrived is kept, and the same command resumes from there"
+            raise Interrupted(message, signal.SIGINT) from None
     _report(outcomes)
 
 
 def _report(outcomes: Sequence[Outcome]) -> None:
-    """Results on stdout, what is left to do on stderr. Raises `CodecctlError` if something is not here."""
+    """Results on stdout, what is left to do on stderr. Raises `CodecctlError` if a corpus is missing."""
     for outcome in outcomes:
         if outcome.state in ("downloaded", "already there"):
             print(f"{outcome.folder}\t{outcome.state}\t{outcome.n_audio_files} files\t{size_text(outcome.n_bytes)}")
             continue
-        say(f"[bold]{outcome.corpus.name}[/]: {plain(outcome.message) or 'has to be fetched by hand'}")
+        say(f"[bold]{outcome.corpus.name}[/]: {plain(outcome.message) or 'must be fetched by hand'}")
         if outcome.steps:
             say(f"  [dim]its licence: {outcome.corpus.licence.name}, {outcome.corpus.licence.url}[/]")
         for number, step in enumerate(outcome.steps, start=1):
@@ -104,7 +104,7 @@ def _report(outcomes: Sequence[Outcome]) -> None:
 
 
 def _ask(licence: Licence) -> bool:
-    """Show a licence and ask for consent; without a terminal there is nobody to ask."""
+    """Show a licence and ask for consent; False without a terminal."""
     if not sys.stdin.isatty():
         return False
     say(f"[bold]{licence.name}[/]: {licence.url}" + (f"\n{plain(licence.note)}" if licence.note else ""))
@@ -167,7 +167,7 @@ def _print_plan(plans: Sequence[Plan], free: int, root: Path) -> None:
 
 
 def _table(*columns: str) -> Table:
-    """Columns that start with `>` stand on the right."""
+    """A table whose columns named with `>` are aligned to the right."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -22,7 +22,7 @@ def prepare(
         list[Path],
         typer.Argument(metavar="SOURCE...", help="Folders of audio or Parquet, downloaded corpora, JSONL lists."),
     ],
-    out: Annotated[Path, typer.Option("--out", "-o", help="The prepared folder; what it holds already stays.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", help="The prepared folder; new recordings are added.")] = Path(
         "data/prepared"
     ),
     config: ConfigOption = "production",
@@ -31,9 +31,9 @@ def prepare(
     executor: Annotated[str, typer.Option(metavar="processes|ray", help="Where to work.")] = "processes",
     shard: Annotated[str, typer.Option(metavar="I/N", help="Do the I-th of N parts, for job arrays.")] = "1/1",
 ) -> None:
-    """Check recordings and make training data of them: 16 kHz mono shards, a manifest, a split by speaker.
+    """Check recordings and convert them to training data: 16 kHz mono shards, a manifest, a split by speaker.
 
-    Run it again to add what is new, or to go on after it was stopped. OUT/rejected.jsonl names what was turned away.
+    Run it again to add recordings, or to resume. OUT/rejected.jsonl lists rejected recordings and the reasons.
     """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -55,7 +55,7 @@ def prepare(
             report = prepare_sources(
                 sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance
             )
-        except OSError as error:  # what fails while a file is written does not say which
+        except OSError as error:  # one raised while a file is written lacks its name
             error.filename = error.filename or str(out)
             raise
     for note in report.notes:
@@ -86,4 +86,4 @@ def _print_report(out: Path, report: PrepareReport) -> None:
     Console(highlight=False).print(table)
     if report.n_rejected:
         were = "recording was" if report.n_rejected == 1 else "recordings were"
-        say(f"{report.n_rejected} {were} rejected: {out / 'rejected.jsonl'} says why")
+        say(f"{report.n_rejected} {were} rejected; see {out / 'rejected.jsonl'} for the reasons")

@@ -37,7 +37,7 @@ class DataConfig(Section):
     """Where prepared speech lies and how crops are cut out of it."""
 
     path: str = Field("data/prepared", description="folder that `codecctl prepare` wrote")
-    segment_seconds: float = Field(5.0, gt=0, description="length of a training crop")
+    crop_seconds: float = Field(5.0, gt=0, description="length of a training crop")
     validation_share: Probability = Field(0.05, description="share of the speakers kept for validation by `prepare`")
     split_seed: Count = Field(0, description="which speakers those are")
     min_seconds: float = Field(0.2, ge=0, description="shorter recordings are rejected by `prepare`")

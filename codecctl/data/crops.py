@@ -39,7 +39,7 @@ class Crops:
         self,
         folder: str | Path,
         split: Split,
-        segment_samples: int,
+        crop_samples: int,
         seed: int,
         config: DataConfig | None = None,
         highest_peak: float = 1.0,
@@ -47,7 +47,7 @@ class Crops:
         config = config or DataConfig()
         index = read_index(folder)
         rows, factors = _choose(index, split, config, folder)
-        self.segment_samples, self.seed = segment_samples, seed
+        self.crop_samples, self.seed = crop_samples, seed
         self._speed = Speed(config.speed_augmentation)
         self._augmentations = augmentations(config, highest_peak)
         self._reader, self._shards = ShardReader(folder), index.shards
@@ -86,7 +86,7 @@ class Crops:
         runs = np.minimum(np.searchsorted(self._ends, places, side="right"), len(self._ends) - 1)
         share = (places - (self._ends[runs] - self._mass[runs])) / self._mass[runs]  # of the run, in [0, 1)
         speeds = self._speed.draw(random_stream(self.seed, step, Speed.__name__), n_crops)
-        n_source = np.rint(self.segment_samples * speeds).astype(np.int64)
+        n_source = np.rint(self.crop_samples * speeds).astype(np.int64)
         n_starts = np.maximum(self._length[runs] - n_source, 0) + 1
         starts = np.clip((share * n_starts).astype(np.int64), 0, n_starts - 1)
         return runs, starts, n_source
@@ -95,9 +95,9 @@ class Crops:
         """`[L]`: n_source samples of a run, resampled to L if that is another number, zeros after its end."""
         n_samples = min(n_source, int(self._length[run]))
         samples = self._reader.samples(self._shards[self._shard[run]], int(self._first[run]) + start, n_samples)
-        if n_source != self.segment_samples:
-            samples = to_pcm16(resample(to_float(samples)[None], n_source, self.segment_samples)[0])
-        crop = np.zeros(self.segment_samples, np.int16)
+        if n_source != self.crop_samples:
+            samples = to_pcm16(resample(to_float(samples)[None], n_source, self.crop_samples)[0])
+        crop = np.zeros(self.crop_samples, np.int16)
         crop[: len(samples)] = samples[: len(crop)]
         return crop
 

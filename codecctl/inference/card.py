@@ -67,7 +67,7 @@ def _sizes(sizes: Iterable[int]) -> str:
 
 
 def _step_seconds(config: Config) -> float:
-    return config.train.batch_size * config.train.accumulate * config.data.segment_seconds
+    return config.train.batch_size * config.train.accumulate * config.data.crop_seconds
 
 
 def _data(prepared: Path | None) -> list[str]:

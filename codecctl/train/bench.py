@@ -16,7 +16,7 @@ from codecctl.config import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.errors import CodecctlError
 from codecctl.train.device import make_fabric, pinned, sent
-from codecctl.train.loop import segment_samples
+from codecctl.train.loop import crop_samples
 from codecctl.train.plan import ASSUMPTIONS, Prediction
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import Machinery, assemble, fully_on, train_step
@@ -57,7 +57,7 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
         return _measure(config, device, n_steps)
     except torch.OutOfMemoryError:
         raise CodecctlError(
-            f"train.batch_size: {config.train.batch_size} crops of {config.data.segment_seconds:g} s do not fit into "
+            f"train.batch_size: {config.train.batch_size} crops of {config.data.crop_seconds:g} s do not fit into "
             "this card; `codecctl train --dry-run` with the same options says what does"
         ) from None
 
@@ -109,7 +109,7 @@ def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
         device=_name(device),
         n_steps=n_steps,
         seconds=seconds,
-        audio_seconds=_n_crops(config) * segment_samples(config) / config.model.sample_rate,
+        audio_seconds=_n_crops(config) * crop_samples(config) / config.model.sample_rate,
         parts={name: sum(found.get(name, 0.0) for found in steps) / n_steps for name in names},
         host_wait_seconds=None if waits is None else statistics.median(waits),
         **_memory(device),
@@ -143,7 +143,7 @@ def _random_batches(config: Config, device: torch.device) -> Generator[list[Tens
 def _random_audio(config: Config, step: int) -> Tensor:
     """The crops of a step, [B, 1, L]."""
     generator = torch.Generator().manual_seed(step)
-    return _LEVEL * torch.randn(_n_crops(config), 1, segment_samples(config), generator=generator)
+    return _LEVEL * torch.randn(_n_crops(config), 1, crop_samples(config), generator=generator)
 
 
 def _n_crops(config: Config) -> int:

@@ -178,7 +178,7 @@ class _Trainer:
     def step_samples(self) -> int:
         """Of audio that a step sees on all ranks."""
         settings = self.config.train
-        return settings.batch_size * settings.accumulate * segment_samples(self.config) * self.fabric.world_size
+        return settings.batch_size * settings.accumulate * crop_samples(self.config) * self.fabric.world_size
 
     def take_up(self, checkpoint: Checkpoint) -> None:
         """The state of a checkpoint. Raises `CodecctlError` if its keys are others, or the ranks read other files."""
@@ -396,7 +396,7 @@ def _held(run: Run, fabric: Fabric) -> AbstractContextManager[None]:
 def start_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fabric) -> None:
     """k-means on latents of crops, before the first step; the first rank's books are everyone's."""
     n_frames = config.train.kmeans_vectors
-    n_crops = -(-n_frames * config.model.hop_length // crops.segment_samples)
+    n_crops = -(-n_frames * config.model.hop_length // crops.crop_samples)
     audio = crops.batch(0, n_crops).to(state.device)
     state.codec.fit_front(audio)
     # What is compiled for training crops would be compiled anew for these.
@@ -415,15 +415,15 @@ def _time_limit(config: Config, max_minutes: float | None, started: float | None
     return TimeLimit(minutes, time.monotonic() if started is None else started)
 
 
-def segment_samples(config: Config) -> int:
+def crop_samples(config: Config) -> int:
     """The crop's length in whole frames."""
-    return max(1, round(config.data.segment_seconds * config.model.frame_rate)) * config.model.hop_length
+    return max(1, round(config.data.crop_seconds * config.model.frame_rate)) * config.model.hop_length
 
 
 def open_crops(config: Config) -> Crops:
     """What the config trains on. Raises `CodecctlError` if the prepared folder is not there."""
     peak = FRONTS[config.model.front.kind].peak
-    return Crops(config.data.path, "train", segment_samples(config), config.train.seed, config.data, peak)
+    return Crops(config.data.path, "train", crop_samples(config), config.train.seed, config.data, peak)
 
 
 @torch.inference_mode()

@@ -20,7 +20,7 @@ from torch.utils.flop_counter import flop_registry
 
 from codecctl.config.schema import Config
 from codecctl.train.device import make_fabric
-from codecctl.train.loop import segment_samples
+from codecctl.train.loop import crop_samples
 from codecctl.train.state import TrainState, follow, make_optimizer, start_state
 from codecctl.train.step import Machinery, assemble, fully_on, gradients
 from codecctl.train.teacher import SemanticHead, Teacher
@@ -69,7 +69,7 @@ def footprint(config: Config, *, adversarial: bool = True) -> Footprint:
         _make_moments(state)
         moments = count.alive - without_moments
         state = fully_on(state, config) if adversarial else _before_adversaries(state, config)
-        audio = torch.zeros(config.train.batch_size, 1, segment_samples(config))
+        audio = torch.zeros(config.train.batch_size, 1, crop_samples(config))
         count.start_again()
         _step(state, [audio], machine, config)
     learning = [p for m in (state.generator, state.discriminators) if m is not None for p in m.parameters()]

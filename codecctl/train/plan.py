@@ -11,7 +11,7 @@ from torch import nn
 from codecctl.config import Config
 from codecctl.config.schema import GpuConfig, TrainConfig
 from codecctl.errors import CodecctlError
-from codecctl.train.loop import open_crops, segment_samples
+from codecctl.train.loop import crop_samples, open_crops
 from codecctl.train.memory import Footprint, footprint
 from codecctl.train.preflight import checkpoint_bytes, n_files
 from codecctl.train.state import TrainState, start_state
@@ -161,7 +161,7 @@ def _steps_per_epoch(config: Config, n_cards: int) -> tuple[float | None, str]:
         n_samples = open_crops(config).n_samples
     except CodecctlError as error:
         return None, str(error)
-    return n_samples / (_n_crops(config.train) * n_cards * segment_samples(config)), ""
+    return n_samples / (_n_crops(config.train) * n_cards * crop_samples(config)), ""
 
 
 def _n_crops(settings: TrainConfig) -> int:
@@ -194,7 +194,7 @@ def _step_in_words(plan: Plan) -> dict[str, str]:
     cards = f" on each of {plan.n_cards} cards" if plan.n_cards > 1 else ""
     early = f"; {_work(plan.early_step)} before the discriminators" if plan.early_step else ""
     return {
-        "step": f"{batches}{settings.batch_size} crops of {data.segment_seconds:g} s{cards}, {settings.precision}",
+        "step": f"{batches}{settings.batch_size} crops of {data.crop_seconds:g} s{cards}, {settings.precision}",
         "work of a step": f"{_work(plan.step)}{early}",
     }
 
@@ -229,12 +229,12 @@ def _fit_in_words(plan: Plan) -> dict[str, str]:
     if plan.fits:
         return {"fits": f"yes: {room}; the largest batch that does is {plan.largest_batch}"}
     if not plan.largest_batch:
-        return {"fits": f"no: {room}; not even one crop does: lower data.segment_seconds"}
+        return {"fits": f"no: {room}; not even one crop does: lower data.crop_seconds"}
     batch_size, accumulate = split_batch(_n_crops(settings), plan.largest_batch)
     return {
         "fits": f"no: {room}; the largest batch that does is {plan.largest_batch}",
         "instead": f"--set train.batch_size={batch_size} --set train.accumulate={accumulate}, the same step in parts; "
-        f"or --set data.segment_seconds={_shorter(plan):g}",
+        f"or --set data.crop_seconds={_shorter(plan):g}",
     }
 
 
@@ -247,7 +247,7 @@ def split_batch(n_crops: int, largest: int) -> tuple[int, int]:
 def _shorter(plan: Plan) -> float:
     """Seconds of crops of which the configured batch would fit: what does not last grows with batch x length."""
     assert plan.largest_batch is not None
-    seconds = plan.config.data.segment_seconds * plan.largest_batch / plan.config.train.batch_size
+    seconds = plan.config.data.crop_seconds * plan.largest_batch / plan.config.train.batch_size
     return math.floor(seconds * 10) / 10
 
 

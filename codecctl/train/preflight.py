@@ -84,7 +84,7 @@ def _one_batch(state: TrainState, machine: Machinery, config: Config, audio: Ten
         broken = largest(machine.fabric, int(not found.finite))
     except torch.OutOfMemoryError:
         raise CodecctlError(
-            f"train.batch_size: {config.train.batch_size} crops of {config.data.segment_seconds:g} s do not fit into "
+            f"train.batch_size: {config.train.batch_size} crops of {config.data.crop_seconds:g} s do not fit into "
             "this card; `codecctl train --dry-run` with the same options says what does"
         ) from None
     seconds = time.perf_counter() - start

@@ -36,7 +36,7 @@ def write(path: Path, data: bytes) -> None:
 
 
 def test_a_save_costs_little_more_than_its_bytes(tmp_path: Path) -> None:
-    changes = ["train.batch_size=2", "data.segment_seconds=0.5", "loss.semantic_weight=0", "train.keep_checkpoints=2"]
+    changes = ["train.batch_size=2", "data.crop_seconds=0.5", "loss.semantic_weight=0", "train.keep_checkpoints=2"]
     config = load_config("starter", overrides=changes)
     state = start_state(config, CPU, steps_per_epoch=1)
     machine = assemble(state, config, make_fabric(config, CPU), None)

@@ -1,4 +1,4 @@
-"""What a user sees of `codecctl download`."""
+"""Output and exit codes of `codecctl download`."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def recipe(
     return path
 
 
-def test_the_list_shows_every_corpus_with_its_marks(codecctl: Command) -> None:
+def test_list_shows_every_corpus_and_what_is_unverified(codecctl: Command) -> None:
     done = codecctl("download", "--list")
     rows = {line.split()[0]: line for line in done.stdout.decode().splitlines()}
     assert done.code == 0
@@ -69,16 +69,14 @@ def test_the_list_shows_every_corpus_with_its_marks(codecctl: Command) -> None:
     assert "not verified" in done.stderr
 
 
-def test_the_list_can_be_narrowed(codecctl: Command) -> None:
+def test_list_is_filtered_by_language_and_tier(codecctl: Command) -> None:
     done = codecctl("download", "--list", "--language", "te", "--tier", 1)
     names = [line.split()[0] for line in done.stdout.decode().splitlines()[1:]]
     assert {"slr66-te", "fleurs-te_in", "common-voice-te"} <= set(names)
     assert not any(name.startswith("librispeech") for name in names)
 
 
-def test_a_dry_run_says_what_from_where_and_asks_nobody(
-    codecctl: Command, server: FaultyServer, tmp_path: Path
-) -> None:
+def test_dry_run_prints_the_plan_and_sends_no_request(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
     root = tmp_path / "raw"
     done = codecctl("download", recipe(tmp_path, server), "--dry-run", "--root", root)
     (row,) = (line for line in done.stdout.decode().splitlines() if line.startswith("mine"))
@@ -87,13 +85,13 @@ def test_a_dry_run_says_what_from_where_and_asks_nobody(
     assert (done.code, server.requests, root.exists()) == (0, [], False)
 
 
-def test_a_dry_run_that_does_not_fit_fails(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+def test_dry_run_fails_if_the_disk_is_too_small(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
     done = codecctl("download", recipe(tmp_path, server, n_bytes=10**18), "--dry-run", "--root", tmp_path)
     assert done.code == 1
     assert "not enough room" in done.stderr
 
 
-def test_a_download_ends_in_a_line_a_corpus(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+def test_download_prints_a_line_per_corpus(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
     path = recipe(tmp_path, server)
     done = codecctl("download", path, "--root", tmp_path)
     assert done.code == 0, done.stderr
@@ -112,7 +110,7 @@ def test_consent_is_given_by_name(codecctl: Command, server: FaultyServer, tmp_p
     assert codecctl("download", path, "--root", tmp_path, "--accept-licence", "House-Rules").code == 0
 
 
-def test_a_gate_shows_numbered_steps(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
+def test_gate_prints_numbered_steps(codecctl: Command, server: FaultyServer, tmp_path: Path) -> None:
     server.files["/a.zip"].always = Fault(status=403)
     done = codecctl("download", recipe(tmp_path, server, gate=GATE), "--root", tmp_path)
     assert done.code == 1
@@ -132,13 +130,13 @@ def test_a_gate_shows_numbered_steps(codecctl: Command, server: FaultyServer, tm
         (["missing.yaml"], "missing.yaml: cannot be read"),
     ],
 )
-def test_wrong_use_is_told(codecctl: Command, arguments: list[str], told: str) -> None:
+def test_wrong_use_exits_with_2_and_a_message(codecctl: Command, arguments: list[str], told: str) -> None:
     done = codecctl("download", *arguments)
     assert done.code == 2
     assert told in done.stderr
 
 
-def test_ctrl_c_at_a_terminal_keeps_what_came_and_says_so(server: FaultyServer, tmp_path: Path) -> None:
+def test_ctrl_c_at_a_terminal_keeps_what_has_arrived(server: FaultyServer, tmp_path: Path) -> None:
     """With the bars on a real terminal: of the file, of all, with speed and time left."""
     server.files["/a.zip"].bytes_per_second = 100_000
     own, other = pty.openpty()
@@ -155,11 +153,11 @@ def test_ctrl_c_at_a_terminal_keeps_what_came_and_says_so(server: FaultyServer, 
     while not (part.is_file() and part.stat().st_size > 60_000) and time.monotonic() < deadline:
         shown += read_until(own, "", seconds=0.1)
     process.send_signal(signal.SIGINT)
-    shown += read_until(own, "goes on from there", seconds=30)
+    shown += read_until(own, "resumes from there", seconds=30)
     assert process.wait(30) == 130
     assert re.search(r"fetch a\.zip .*kB", shown)
     assert re.search(r"all .*/s", shown)
-    assert "the same command goes on from there" in shown
+    assert "the same command resumes from there" in shown
     server.files["/a.zip"].bytes_per_second = None
     finished = subprocess.run(command, capture_output=True, timeout=60, check=False)
     assert finished.returncode == 0, finished.stderr

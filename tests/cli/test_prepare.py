@@ -13,7 +13,7 @@ def codecctl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_prepare_and_prepare_again(tmp_path: Path, speech_files: list[Path]) -> None:
+def test_prepare_prints_the_report_each_time(tmp_path: Path, speech_files: list[Path]) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
     for path in speech_files:
@@ -29,7 +29,7 @@ def test_prepare_and_prepare_again(tmp_path: Path, speech_files: list[Path]) -> 
         assert "validation" in done.stdout
 
 
-def test_wrong_use(tmp_path: Path) -> None:
+def test_wrong_use_exits_with_a_message(tmp_path: Path) -> None:
     gone = codecctl("prepare", tmp_path / "gone", "--out", tmp_path / "out")
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "gone: no such file or folder" in gone.stderr

@@ -80,7 +80,7 @@ VARIANTS = (
     Variant("+ compiled parts", (), compiled=True, seconds=90),
 )
 TINY = (
-    "data.segment_seconds=0.2", "data.n_workers=0", "train.batch_size=2", "loss.adversarial_weight=1",
+    "data.crop_seconds=0.2", "data.n_workers=0", "train.batch_size=2", "loss.adversarial_weight=1",
     "loss.feature_weight=2", "train.adversarial={periods: [2], stft_windows: [64], channels: 2}",
 )  # fmt: skip
 

@@ -103,7 +103,7 @@ def test_ten_steps_never_wait_for_the_card(record: Record, prepared: Path, tmp_p
 
 def test_memory_and_time_of_a_step_are_those_of_the_plan(record: Record) -> None:
     """Production, small enough for any card; `bench --train` compares a profile's own batch."""
-    changes = ["train.batch_size=4", "data.segment_seconds=2", "train.adversarial.heard_seconds=1"]
+    changes = ["train.batch_size=4", "data.crop_seconds=2", "train.adversarial.heard_seconds=1"]
     config = load_config("production", overrides=[*changes, "train.precision=bfloat16", "data.n_workers=0"])
     times, plan = measure_steps(config, CARD, 5), predict(config)
     assert times.peak_bytes is not None

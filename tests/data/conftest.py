@@ -1,4 +1,4 @@
-"""A folder of recordings whose every sample tells whose it is."""
+"""A folder of recordings of noise, by speaker."""
 
 from __future__ import annotations
 

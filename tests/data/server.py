@@ -1,4 +1,4 @@
-"""A real web server on a free port of 127.0.0.1 that can be told to misbehave, and what it saw."""
+"""A real web server on a free port of 127.0.0.1 with configurable faults, which records its requests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A crop is a function of (seed, step, rank), lies inside one speaker's recordings, and is what was prepared."""
+"""A crop is a function of (seed, step, rank), of one speaker, and has the prepared samples."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def prepared(tmp_path: Path) -> Path:
     return tmp_path / "out"
 
 
-def test_a_function_of_seed_step_and_rank(prepared: Path) -> None:
+def test_batch_is_a_function_of_seed_step_and_rank(prepared: Path) -> None:
     crops = Crops(prepared, "train", 500, seed=3)
     whole = crops.batch(7, 8)
     assert whole.shape == (8, 1, 500)
@@ -46,7 +46,7 @@ def test_a_function_of_seed_step_and_rank(prepared: Path) -> None:
     assert not torch.equal(Crops(prepared, "train", 500, seed=4).batch(7, 8), whole)
 
 
-def test_crops_join_clips_of_one_speaker_and_no_others(prepared: Path) -> None:
+def test_crop_joins_utterances_of_one_speaker_only(prepared: Path) -> None:
     for split in ("train", "validation"):
         speakers = {utterance.speaker for utterance in utterances(prepared, split)}
         for step in range(20):
@@ -55,13 +55,13 @@ def test_crops_join_clips_of_one_speaker_and_no_others(prepared: Path) -> None:
                 assert str(int(crop[0] * 10)) in speakers
 
 
-def test_crops_of_a_step_do_not_coincide(prepared: Path) -> None:
+def test_crops_of_a_step_start_at_different_places(prepared: Path) -> None:
     for step in range(20):
         starts = Crops(prepared, "train", 100, seed=0).batch(step, 32)[:, 0, 0].abs()
         assert len(starts.unique()) == 32
 
 
-def test_all_seconds_have_the_same_chance(prepared: Path) -> None:
+def test_all_seconds_are_equally_likely(prepared: Path) -> None:
     crops = Crops(prepared, "train", 10, seed=0)
     starts = torch.cat([crops.batch(step, 64)[:, 0, 0].abs() for step in range(50)])
     counts = torch.bincount((starts * 10).long())
@@ -70,13 +70,13 @@ def test_all_seconds_have_the_same_chance(prepared: Path) -> None:
     assert counts.max() < 1.1 * counts.min()
 
 
-def test_short_runs_are_padded_behind(prepared: Path) -> None:
+def test_short_run_is_padded_at_its_end(prepared: Path) -> None:
     crop = Crops(prepared, "train", 4000, seed=0).batch(0, 1)[0, 0].abs()
     assert (crop[:1800] > 0).all()
     assert not crop[1800:].any()
 
 
-def test_what_there_is(prepared: Path) -> None:
+def test_crops_and_utterances_report_what_was_prepared(prepared: Path) -> None:
     found = utterances(prepared, "train")
     crops = Crops(prepared, "train", 100, seed=0)
     assert crops.n_samples == sum(utterance.n_samples for utterance in found) == 16_000 * crops.seconds
@@ -84,7 +84,7 @@ def test_what_there_is(prepared: Path) -> None:
     np.testing.assert_allclose(read_utterance(prepared, found[3])[0], audio, atol=1 / 65_536)
 
 
-def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
+def test_empty_split_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     soundfile.write(tmp_path / "raw" / "a.wav", np.random.default_rng(0).normal(0, 0.1, 9000), 16_000)
     prepare([tmp_path / "raw"], tmp_path / "out", DataConfig())
@@ -98,7 +98,7 @@ def test_an_empty_split_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("n_workers", [0, 1, 3])
-def test_the_prefetcher_keeps_order_and_passes_errors_on(n_workers: int) -> None:
+def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: int) -> None:
     def cut(step: int) -> int:
         if step == 9:
             raise CodecctlError("the ninth")
@@ -138,7 +138,7 @@ def shares(folder: Path, **keys: object) -> dict[str, float]:
     return {name: float(np.mean(names == name)) for name in ("en", "hi", "te")}
 
 
-def test_the_mix(mixed: Path) -> None:
+def test_mix_sets_how_often_languages_are_drawn(mixed: Path) -> None:
     close = partial(pytest.approx, abs=0.03)
     assert shares(mixed) == close({"en": 8 / 11, "hi": 2 / 11, "te": 1 / 11})
     assert shares(mixed, mix={"temperature": 1e6}) == close({"en": 1 / 3, "hi": 1 / 3, "te": 1 / 3})
@@ -150,7 +150,7 @@ def test_the_mix(mixed: Path) -> None:
         shares(mixed, mix={"datasets": {"raw": 0}})
 
 
-def test_the_filter(mixed: Path) -> None:
+def test_filter_leaves_out_utterances(mixed: Path) -> None:
     assert shares(mixed, filter={"min_bandwidth_hz": 5000})["hi"] == 0
     assert shares(mixed, filter={"languages": ["hi"]})["hi"] == 1
     assert shares(mixed, filter={"licences": ["CC-0*"]})["en"] == 0
@@ -160,13 +160,13 @@ def test_the_filter(mixed: Path) -> None:
         shares(mixed, filter={"min_bandwidth_hz": 9000})
 
 
-def test_crops_are_brought_to_one_level(mixed: Path) -> None:
+def test_crop_level_is_the_configured_one(mixed: Path) -> None:
     crops = Crops(mixed, "train", 1000, 0, DataConfig(crop_level_db=-26)).batch(3, 64)
     levels_db = 10 * crops.square().mean(dim=-1).log10()
     assert (levels_db + 26).abs().max() < 0.01
 
 
-def test_speed_augmentation_moves_the_pitch(tmp_path: Path) -> None:
+def test_speed_augmentation_changes_the_pitch(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     for seed in (0, 1):
         spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(160_000))
@@ -181,7 +181,7 @@ def test_speed_augmentation_moves_the_pitch(tmp_path: Path) -> None:
     assert torch.equal(torch.cat([crops.batch(7, 2, rank, n_ranks=2) for rank in range(2)]), crops.batch(7, 4))
 
 
-def test_a_slow_crop_of_a_short_run_is_padded(tmp_path: Path) -> None:
+def test_slowed_crop_of_a_short_run_is_padded(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     audio = 0.3 * np.random.default_rng(0).standard_normal(4000)
     for name in ("a", "b"):
@@ -193,7 +193,7 @@ def test_a_slow_crop_of_a_short_run_is_padded(tmp_path: Path) -> None:
     assert 4200 < max(lengths) <= 8000
 
 
-def test_colour_augmentation_is_a_smooth_filter_without_a_delay(mixed: Path) -> None:
+def test_colour_augmentation_is_a_smooth_zero_phase_filter(mixed: Path) -> None:
     plain = Crops(mixed, "train", 16_000, 0).batch(3, 16)[:, 0].double()
     varied = Crops(mixed, "train", 16_000, 0, DataConfig(colour_augmentation_db=6)).batch(3, 16)[:, 0].double()
     response = torch.fft.rfft(varied)[:, 100:7900] / torch.fft.rfft(plain)[:, 100:7900]  # lines of 1 Hz
@@ -208,7 +208,7 @@ def test_colour_augmentation_is_a_smooth_filter_without_a_delay(mixed: Path) -> 
     assert (curves_db - middle).abs().quantile(0.9) > 0.5
 
 
-def test_level_augmentation_moves_no_crop_and_clips_none(mixed: Path) -> None:
+def test_level_augmentation_scales_crops_within_the_peak_bound(mixed: Path) -> None:
     plain = Crops(mixed, "train", 1000, 0).batch(5, 64)
     varied = Crops(mixed, "train", 1000, 0, DataConfig(level_augmentation_db=12)).batch(5, 64)
     gains = (varied * plain).sum(dim=-1) / plain.square().sum(dim=-1)
@@ -222,7 +222,7 @@ def test_level_augmentation_moves_no_crop_and_clips_none(mixed: Path) -> None:
     assert 11 < 20 * (unbound.abs().amax() / plain.abs().amax()).log10() < 12.01
 
 
-def test_noise_is_so_many_decibels_softer_than_its_crop_and_of_any_colour(mixed: Path) -> None:
+def test_noise_has_the_configured_distance_and_random_colours(mixed: Path) -> None:
     plain = Crops(mixed, "train", 16_000, 0).batch(3, 64)[:, 0]
     crops = Crops(mixed, "train", 16_000, 0, DataConfig(noise_snr_db=(20, 40)), math.inf)
     noise = crops.batch(3, 64)[:, 0] - plain

@@ -1,4 +1,4 @@
-"""A manifest comes back as it was written; what is wrong in one is named by its line."""
+"""A manifest is read as it was written; errors name the line."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ONE = Utterance(
 )  # fmt: skip
 
 
-def test_out_and_in(tmp_path: Path) -> None:
+def test_manifest_round_trip(tmp_path: Path) -> None:
     write_lines(tmp_path / "m.jsonl", map(to_line, [ONE, ONE]))
     assert list(read_manifest(tmp_path / "m.jsonl")) == [ONE, ONE]
     assert json.loads(to_line(ONE))["seconds"] == ONE.seconds == 1.5
 
 
-def test_reading_is_tolerant(tmp_path: Path) -> None:
+def test_reader_skips_unknown_keys_and_empty_lines(tmp_path: Path) -> None:
     more = {**json.loads(to_line(ONE)), "level_db": -23, "colour": "red"}
     (tmp_path / "m.jsonl").write_text("\ufeff\n" + json.dumps(more) + "\n\n", encoding="utf-8")
     assert next(read_manifest(tmp_path / "m.jsonl")).level_db == -23
@@ -39,14 +39,14 @@ def test_reading_is_tolerant(tmp_path: Path) -> None:
         ({"shard": None}, "'shard' cannot be None"),
     ],
 )
-def test_a_wrong_field_is_named_with_its_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
+def test_error_names_the_field_and_its_line(tmp_path: Path, change: dict[str, object], message: str) -> None:
     line = json.dumps({**json.loads(to_line(ONE)), **change})
     (tmp_path / "m.jsonl").write_text(to_line(ONE) + line + "\n", encoding="utf-8")
     with pytest.raises(CodecctlError, match=rf"m\.jsonl:2: {message}"):
         list(read_manifest(tmp_path / "m.jsonl"))
 
 
-def test_missing_fields_and_broken_lines(tmp_path: Path) -> None:
+def test_error_for_missing_fields_and_invalid_json(tmp_path: Path) -> None:
     bad = [('{"id": "a"}', "'source' is missing"), ('{"id": ', "not valid JSON"), ("[1]", "a JSON object")]
     for text, message in bad:
         (tmp_path / "m.jsonl").write_text(text, encoding="utf-8")
@@ -54,6 +54,6 @@ def test_missing_fields_and_broken_lines(tmp_path: Path) -> None:
             list(read_manifest(tmp_path / "m.jsonl"))
 
 
-def test_no_manifest_at_all(tmp_path: Path) -> None:
+def test_error_for_a_missing_manifest(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match=r"m\.jsonl: cannot be read"):
         list(read_manifest(tmp_path / "m.jsonl"))

@@ -1,4 +1,4 @@
-"""A shard holds what was kept of it, sample by sample, or is not there; a reader is told what is wrong."""
+"""A shard holds exactly the utterances that were kept, or does not exist; readers detect damage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from codecctl.errors import CodecctlError
 SAMPLES = np.arange(-500, 500, dtype=np.int16)
 
 
-def test_dropped_utterances_leave_no_trace(tmp_path: Path) -> None:
+def test_dropped_utterance_is_not_in_the_shard(tmp_path: Path) -> None:
     def write(name: str, parts: list[tuple[np.ndarray, bool]]) -> Path:
         with ShardWriter(tmp_path / name) as writer:
             for part, kept in parts:
@@ -31,7 +31,7 @@ def test_dropped_utterances_leave_no_trace(tmp_path: Path) -> None:
     np.testing.assert_array_equal(ShardReader(tmp_path).samples(path.name, 1000, 1000), SAMPLES * 3)
 
 
-def test_a_failed_or_empty_shard_is_not_there(tmp_path: Path) -> None:
+def test_failed_or_empty_shard_is_not_written(tmp_path: Path) -> None:
 
     def write_and_fail() -> None:
         with ShardWriter(tmp_path / "a") as writer:
@@ -47,7 +47,7 @@ def test_a_failed_or_empty_shard_is_not_there(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_index_comes_back(tmp_path: Path) -> None:
+def test_index_round_trip(tmp_path: Path) -> None:
     rows = np.zeros(3, ROW)
     rows["n_samples"] = 10, 20, 30
     index = Index(rows, ("shards/a.pcm",), ("corpus",), ("te", None), (None,))
@@ -59,7 +59,7 @@ def test_the_index_comes_back(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
-def test_runs_end_where_speaker_split_or_place_change() -> None:
+def test_run_ends_where_speaker_split_or_place_change() -> None:
     rows = np.zeros(6, ROW)
     rows["n_samples"] = 10
     rows["first_sample"] = 0, 10, 20, 30, 40, 55  # a gap before the last
@@ -68,7 +68,7 @@ def test_runs_end_where_speaker_split_or_place_change() -> None:
     assert run_edges(rows).tolist() == [0, 2, 4, 5, 6]
 
 
-def test_readers_are_told(tmp_path: Path) -> None:
+def test_reader_errors_say_what_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match="no prepared audio; make some with `codecctl prepare"):
         read_index(tmp_path)
     (tmp_path / "prepared.json").write_text('{"format": "codecctl.prepared", "version": 99}')

@@ -12,7 +12,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codecctl.config import Config
-from codecctl.train.loop import segment_samples
+from codecctl.train.loop import crop_samples
 from codecctl.train.memory import Footprint, footprint
 from codecctl.train.state import start_state
 from codecctl.train.step import fully_on, train_step
@@ -20,7 +20,7 @@ from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
 
 SMALL = tiny_config(Path("unused"), *ADVERSARIAL, "train.batch_size=4")
 LARGER = tiny_config(
-    Path("unused"), "model.front.base_channels=8", "data.segment_seconds=0.8", "train.batch_size=6",
+    Path("unused"), "model.front.base_channels=8", "data.crop_seconds=0.8", "train.batch_size=6",
     "model.transformer={width: 64, n_layers: 2, n_heads: 4, feedforward_width: 128, look_back_frames: 50}",
 )  # fmt: skip
 
@@ -32,7 +32,7 @@ def measured_peak(config: Config) -> int:
         state = start_state(config, cpu, steps_per_epoch=1)
         machine = tiny_machine(state, config)
         state = fully_on(state, config)
-        audio = 0.1 * torch.randn(config.train.batch_size * config.train.accumulate, 1, segment_samples(config))
+        audio = 0.1 * torch.randn(config.train.batch_size * config.train.accumulate, 1, crop_samples(config))
         for _ in range(2):
             train_step(state, audio.chunk(config.train.accumulate), machine, config)
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
@@ -80,7 +80,7 @@ def test_operations_of_a_known_size() -> None:
     """A matrix product of a linear layer, forward and both ways back: 6 x frames x width x width each."""
     layer = "model.transformer={{width: 8, n_layers: 1, n_heads: 2, feedforward_width: {}, look_back_frames: 5}}"
     narrow, wide = (footprint(tiny_config(Path("unused"), layer.format(width))) for width in (8, 108))
-    n_frames = 2 * segment_samples(SMALL) // SMALL.model.hop_length
+    n_frames = 2 * crop_samples(SMALL) // SMALL.model.hop_length
     assert wide.operations - narrow.operations == 2 * 6 * n_frames * 8 * (3 * 100)  # encoder and decoder
 
 
@@ -91,7 +91,7 @@ import torch
 from codecctl.config import load_config
 from codecctl.train.state import start_state
 from codecctl.train.step import train_step
-from codecctl.train.loop import segment_samples
+from codecctl.train.loop import crop_samples
 from tests.train.tiny import tiny_machine
 def of_system(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
@@ -102,7 +102,7 @@ before = of_system("VmRSS")
 state = start_state(config, torch.device("cpu"))
 machine = tiny_machine(state, config)
 for _ in range(2):
-    train_step(state, [0.1 * torch.randn(config.train.batch_size, 1, segment_samples(config))], machine, config)
+    train_step(state, [0.1 * torch.randn(config.train.batch_size, 1, crop_samples(config))], machine, config)
 print(of_system("VmHWM") - before)
 """
 

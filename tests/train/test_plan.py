@@ -48,9 +48,9 @@ def test_a_batch_that_fits_is_told_so(plan: Plan) -> None:
 
 
 def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> None:
-    from codecctl.train.loop import open_crops, segment_samples
+    from codecctl.train.loop import crop_samples, open_crops
 
-    expected = open_crops(plan.config).n_samples / (8 * segment_samples(plan.config))
+    expected = open_crops(plan.config).n_samples / (8 * crop_samples(plan.config))
     assert plan.steps_per_epoch == pytest.approx(expected)
     assert plan.adversarial_step == round(expected)
     assert f"heard from step {round(expected):,} on (epoch 1)" in describe(plan)["adversaries"]

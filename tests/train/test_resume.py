@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 def config(prepared: Path) -> Config:
     """A few steps of the smoke config, smaller still, that logs, validates and saves on the way."""
     changes = [
-        f"data.path={prepared}", "data.segment_seconds=0.2", "model.quantizer.codebook_sizes=[32,16,16]",
+        f"data.path={prepared}", "data.crop_seconds=0.2", "model.quantizer.codebook_sizes=[32,16,16]",
         "model.quantizer.gain=true", "train.kmeans_vectors=200", "train.batch_size=2", "train.n_steps=10",
         "train.warmup_steps=3", "train.log_every_steps=1", "train.validate_every_steps=5",
         "train.checkpoint_every_steps=2", "validate.n_utterances=1",

@@ -12,7 +12,7 @@ from codecctl.train.state import TrainState
 from codecctl.train.step import Machinery, assemble
 
 CHANGES = [
-    "data.segment_seconds=0.2", "data.n_workers=0",
+    "data.crop_seconds=0.2", "data.n_workers=0",
     "model.front={strides: [4, 8], base_channels: 4, kernel_size: 3, dilations: [1]}",
     "model.transformer={width: 8, n_layers: 1, n_heads: 2, feedforward_width: 8, look_back_frames: 5}",
     "model.quantizer.codebook_sizes=[32,16,16]",

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from codecctl.data.download.disk import Reservations, is_full
-from codecctl.data.download.part import Digests, Part
+from codecctl.data.download.part import Digests, Part, sidecar_of
 from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, Stopped
 from codecctl.data.download.retry import RetryPolicy
@@ -178,6 +178,7 @@ class Fetcher:
             check_content(file, target, digests, total, self.progress)
         except PermanentError as refusal:
             raise PermanentError(f"{target}: {refusal}; remove it and run the same command again") from None
+        sidecar_of(target).unlink(missing_ok=True)  # of a process that was killed right after it named the file
         return FetchedFile(name=file.name, bytes=total, sha256=digests.value(), host="this folder", into=file.into)
 
     @contextmanager

@@ -52,13 +52,18 @@ class Digests:
         return str(self._hashes[algorithm].hexdigest())
 
 
+def sidecar_of(target: Path) -> Path:
+    """The sidecar of the part of a file."""
+    return target.with_name(target.name + ".part.json")
+
+
 class Part:
     """`NAME.part` and its sidecar."""
 
     def __init__(self, target: Path, file: RemoteFile) -> None:
         self.path = target.with_name(target.name + ".part")
         self._target, self._file_info = target, file
-        self._sidecar = target.with_name(target.name + ".part.json")
+        self._sidecar = sidecar_of(target)
         self._last_sync = time.monotonic()
         self._about = read_json(self._sidecar)
         self._reset()

@@ -1,4 +1,4 @@
-"""Archives of strangers: what is whole comes out as it went in, and what is not leaves no trace."""
+"""Untrusted archives are unpacked completely or leave nothing."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
 
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar", ".zip"])
-def test_what_went_in_comes_out(tmp_path: Path, suffix: str) -> None:
+def test_unpack_restores_every_file(tmp_path: Path, suffix: str) -> None:
     archive = tmp_path / f"a{suffix}"
     modes = {".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz", ".tar": "w"}
     make_zip(archive, FILES) if suffix == ".zip" else make_tar(archive, FILES, mode=modes[suffix])
@@ -70,7 +70,7 @@ def test_what_went_in_comes_out(tmp_path: Path, suffix: str) -> None:
     assert without_suffix(f"data/{archive.name}") == "data/a"
 
 
-def test_a_hard_link_to_an_earlier_file_is_that_file(tmp_path: Path) -> None:
+def test_hard_link_to_an_earlier_file_is_unpacked(tmp_path: Path) -> None:
     archive = tmp_path / "a.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         member = tarfile.TarInfo("a")
@@ -102,7 +102,7 @@ HOSTILE: dict[str, list[tarfile.TarInfo]] = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-def test_a_hostile_tar_is_refused_as_a_whole(tmp_path: Path, case: str) -> None:
+def test_hostile_tar_is_refused_as_a_whole(tmp_path: Path, case: str) -> None:
     (tmp_path / "inner").mkdir()
     (tmp_path / "outside").write_text("mine")
     archive = make_tar(tmp_path / "a.tar.gz", [entry("good"), *HOSTILE[case]])
@@ -122,7 +122,7 @@ def symlink_entry() -> zipfile.ZipInfo:
 @pytest.mark.parametrize(
     "name", ["/etc/codecctl-was-here", "../outside", "a/../../outside", "C:\\outside", "..\\outside"]
 )
-def test_a_hostile_zip_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
+def test_hostile_zip_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
     archive = make_zip(tmp_path / "a.zip", {"good": b"1", name: b"2"})
     with pytest.raises(CodecctlError, match="nothing was unpacked"):
         unpack(archive, tmp_path / "in" / "out")
@@ -130,7 +130,7 @@ def test_a_hostile_zip_is_refused_as_a_whole(tmp_path: Path, name: str) -> None:
     assert not (tmp_path / "outside").exists()
 
 
-def test_a_zip_with_a_link_or_a_secret_is_refused(tmp_path: Path) -> None:
+def test_zip_with_a_link_or_an_encrypted_entry_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as packed:
         packed.writestr(symlink_entry(), "/etc")
     with pytest.raises(CodecctlError, match="symbolic link"):
@@ -143,7 +143,7 @@ def test_a_zip_with_a_link_or_a_secret_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz"])
-def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path, suffix: str) -> None:
+def test_archive_beyond_the_ratio_limit_is_refused(tmp_path: Path, suffix: str) -> None:
     archive, zeros = tmp_path / f"a{suffix}", {"zeros": bytes(30_000_000)}
     make_zip(archive, zeros) if suffix == ".zip" else make_tar(archive, zeros)
     with pytest.raises(CodecctlError, match="bomb"):
@@ -152,7 +152,7 @@ def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path, suffix: str) -> None:
     unpack(archive, tmp_path / "out", limits=Limits(ratio=200, slack_bytes=30_000_000))
 
 
-def test_a_zip_that_lies_about_its_sizes_gets_no_further(tmp_path: Path) -> None:
+def test_zip_with_false_sizes_is_refused(tmp_path: Path) -> None:
     data = bytearray(make_zip(tmp_path / "a.zip", {"zeros": bytes(5_000_000)}).read_bytes())
     for header, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):
         struct.pack_into("<I", data, data.index(header) + offset, 10)
@@ -162,7 +162,7 @@ def test_a_zip_that_lies_about_its_sizes_gets_no_further(tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
-def test_a_sparse_file_counts_at_its_full_size(tmp_path: Path) -> None:
+def test_sparse_file_counts_with_its_full_size(tmp_path: Path) -> None:
     with open(tmp_path / "holes", "wb") as holes:
         holes.truncate(1 << 33)
     packed = subprocess.run(["tar", "-C", tmp_path, "--sparse", "-czf", tmp_path / "a.tar.gz", "holes"], check=False)
@@ -172,7 +172,7 @@ def test_a_sparse_file_counts_at_its_full_size(tmp_path: Path) -> None:
         unpack(tmp_path / "a.tar.gz", tmp_path / "out")
 
 
-def test_too_many_entries_are_a_bomb(tmp_path: Path) -> None:
+def test_archive_with_too_many_entries_is_refused(tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar.gz", [entry(str(number)) for number in range(30)])
     with pytest.raises(CodecctlError, match="bomb"):
         unpack(archive, tmp_path / "out", limits=Limits(n_entries=20))
@@ -180,7 +180,7 @@ def test_too_many_entries_are_a_bomb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".tar.gz", ".tar.bz2", ".tar", ".zip"])
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.95, 0.999])
-def test_a_cut_archive_is_never_taken_for_a_whole_one(tmp_path: Path, suffix: str, share: float) -> None:
+def test_truncated_archive_is_refused(tmp_path: Path, suffix: str, share: float) -> None:
     archive = tmp_path / f"a{suffix}"
     modes = {".tar.gz": "w:gz", ".tar.bz2": "w:bz2", ".tar": "w"}
     make_zip(archive, FILES) if suffix == ".zip" else make_tar(archive, FILES, mode=modes[suffix])
@@ -193,7 +193,7 @@ def test_a_cut_archive_is_never_taken_for_a_whole_one(tmp_path: Path, suffix: st
     assert not (tmp_path / "out").exists()
 
 
-def test_a_tar_cut_between_two_entries_is_noticed(tmp_path: Path) -> None:
+def test_tar_truncated_between_two_entries_is_refused(tmp_path: Path) -> None:
     archive = make_tar(tmp_path / "a.tar", {"a": b"1" * 512, "b": b"2" * 512}, mode="w")
     archive.write_bytes(archive.read_bytes()[:1024])  # header and body of the first
     with pytest.raises(CodecctlError, match="damaged"):
@@ -201,7 +201,7 @@ def test_a_tar_cut_between_two_entries_is_noticed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("packer", [gzip.compress, bz2.compress])
-def test_damage_after_the_last_entry_is_noticed(tmp_path: Path, packer: Callable[[bytes], bytes]) -> None:
+def test_damage_after_the_last_entry_is_detected(tmp_path: Path, packer: Callable[[bytes], bytes]) -> None:
     plain = make_tar(tmp_path / "a.tar", FILES, mode="w").read_bytes()
     data = bytearray(packer(plain))
     data[-6] ^= 1  # in the checksum of the packed stream
@@ -211,7 +211,7 @@ def test_damage_after_the_last_entry_is_noticed(tmp_path: Path, packer: Callable
         unpack(archive, tmp_path / "out")
 
 
-def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path: Path) -> None:
+def test_flipped_bit_in_a_zip_is_detected(tmp_path: Path) -> None:
     archive = make_zip(tmp_path / "a.zip", FILES)
     data = bytearray(archive.read_bytes())
     data[5000] ^= 1
@@ -220,7 +220,7 @@ def test_a_flipped_bit_in_a_zip_is_noticed(tmp_path: Path) -> None:
         unpack(archive, tmp_path / "out")
 
 
-def test_the_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+def test_old_folder_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "old").write_text("old")
     with pytest.raises(CodecctlError):
@@ -230,7 +230,7 @@ def test_the_old_folder_stays_until_the_new_one_is_whole(tmp_path: Path) -> None
     assert tree(tmp_path / "out") == FILES
 
 
-def test_a_full_disk_leaves_no_half_folder(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_partial_folder(tmp_path: Path) -> None:
     make_tar(tmp_path / "a.tar.gz", FILES)
     script = (
         "import resource, sys; from pathlib import Path; from codecctl.data.download.extract import unpack\n"
@@ -245,7 +245,7 @@ def test_a_full_disk_leaves_no_half_folder(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["a.tar.gz"]
 
 
-def test_nothing_unpacked_may_be_run_or_written_by_others(tmp_path: Path) -> None:
+def test_unpacked_files_are_not_executable_and_only_the_owner_writes_them(tmp_path: Path) -> None:
     member = entry("a")
     member.mode = 0o4777
     unpack(make_tar(tmp_path / "a.tar.gz", [member]), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""One file from a server that misbehaves in every way: what bears the file's name is whole, or is not there."""
+"""One file from a server with faults of every kind: it is complete, or does not exist."""
 
 from __future__ import annotations
 
@@ -77,9 +77,7 @@ def leave_part(server: FaultyServer, target: Path, n_bytes: int) -> None:
     server.requests.clear()
 
 
-def test_a_whole_file_gets_its_name_and_leaves_nothing_beside_it(
-    server: FaultyServer, fetcher: Fetcher, tmp_path: Path
-) -> None:
+def test_fetch_leaves_only_the_complete_file(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     fetched = fetcher.fetch(remote(server.url + "/a.bin", data=DATA), tmp_path / "a.bin")
     digest = hashlib.sha256(DATA).hexdigest()
     assert fetched == FetchedFile(name="a.bin", bytes=len(DATA), sha256=digest, host=server.host)
@@ -87,7 +85,7 @@ def test_a_whole_file_gets_its_name_and_leaves_nothing_beside_it(
 
 
 @pytest.mark.parametrize("cut", [0, 1, 4096, 65536, 150_001, len(DATA) - 1])
-def test_a_connection_cut_at_any_byte_is_resumed_there(
+def test_fetch_resumes_at_the_byte_where_the_connection_was_cut(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path, cut: int
 ) -> None:
     server.files["/a.bin"].faults = [Fault(cut_after=cut)]
@@ -96,7 +94,7 @@ def test_a_connection_cut_at_any_byte_is_resumed_there(
     assert server.ranges("/a.bin") == [None, f"bytes={cut}-" if cut else None]
 
 
-def test_many_cuts_are_no_reason_to_give_up_as_long_as_bytes_come(
+def test_fetch_continues_after_many_cuts_while_bytes_arrive(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/a.bin"].always = Fault(cut_after=20_000)
@@ -105,13 +103,13 @@ def test_many_cuts_are_no_reason_to_give_up_as_long_as_bytes_come(
     assert len(server.requests) == 15
 
 
-def test_a_cut_chunked_answer_is_no_whole_file(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_cut_chunked_answer_is_not_taken_as_complete(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.bin"] = Resource(DATA, chunked=True, faults=[Fault(cut_after=100_000)])
     fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_the_next_process_goes_on_with_if_range(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_next_process_resumes_with_if_range(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     leave_part(server, tmp_path / "a.bin", 100_000)
     fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
     assert (tmp_path / "a.bin").read_bytes() == DATA
@@ -119,9 +117,7 @@ def test_the_next_process_goes_on_with_if_range(server: FaultyServer, fetcher: F
     assert (sent["range"], sent["if-range"], sent["accept-encoding"]) == ("bytes=100000-", '"v1"', "identity")
 
 
-def test_a_server_that_ignores_range_starts_the_file_again(
-    server: FaultyServer, fetcher: Fetcher, tmp_path: Path
-) -> None:
+def test_fetch_restarts_when_the_server_ignores_range(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     leave_part(server, tmp_path / "a.bin", 100_000)
     server.files["/a.bin"].always = Fault(ignore_range=True)
     fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
@@ -130,7 +126,7 @@ def test_a_server_that_ignores_range_starts_the_file_again(
 
 
 @pytest.mark.parametrize("ignores_if_range", [False, True])
-def test_a_file_that_changed_meanwhile_is_never_half_old_half_new(
+def test_file_that_changed_on_the_server_is_fetched_from_the_start(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path, ignores_if_range: bool
 ) -> None:
     leave_part(server, tmp_path / "a.bin", 100_000)
@@ -141,7 +137,7 @@ def test_a_file_that_changed_meanwhile_is_never_half_old_half_new(
     assert (tmp_path / "a.bin").read_bytes() == new
 
 
-def test_a_weak_etag_is_not_trusted_with_a_range(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_weak_etag_is_not_used_to_resume(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.bin"].etag = 'W/"v1"'
     leave_part(server, tmp_path / "a.bin", 100_000)
     fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
@@ -159,7 +155,7 @@ def test_a_weak_etag_is_not_trusted_with_a_range(server: FaultyServer, fetcher: 
         Fault(headers={"Content-Range": "pages 1-2/3"}),
     ],
 )
-def test_a_206_about_something_else_is_not_appended(
+def test_206_about_another_file_is_not_appended(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path, fault: Fault
 ) -> None:
     leave_part(server, tmp_path / "a.bin", 100_000)
@@ -172,9 +168,7 @@ def test_a_206_about_something_else_is_not_appended(
         assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_a_part_that_was_complete_all_along_is_recognised(
-    server: FaultyServer, fetcher: Fetcher, tmp_path: Path
-) -> None:
+def test_complete_part_is_recognised(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.bin"] = Resource(DATA, chunked=True)
     leave_part(server, tmp_path / "a.bin", 299_999)
     part = tmp_path / "a.bin.part"
@@ -185,9 +179,7 @@ def test_a_part_that_was_complete_all_along_is_recognised(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_bytes_that_may_not_have_reached_the_disk_are_fetched_again(
-    server: FaultyServer, fetcher: Fetcher, tmp_path: Path
-) -> None:
+def test_bytes_not_yet_synced_are_fetched_again(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     leave_part(server, tmp_path / "a.bin", 100_000)
     with open(tmp_path / "a.bin.part", "ab") as part:
         part.write(bytes(5000))  # what a power cut leaves: length without content
@@ -196,9 +188,7 @@ def test_bytes_that_may_not_have_reached_the_disk_are_fetched_again(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_a_damaged_part_costs_a_second_fetch_and_no_more(
-    server: FaultyServer, fetcher: Fetcher, tmp_path: Path
-) -> None:
+def test_damaged_part_is_fetched_once_more(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     leave_part(server, tmp_path / "a.bin", 100_000)
     with open(tmp_path / "a.bin.part", "r+b") as part:
         part.write(b"damage")
@@ -227,7 +217,7 @@ def test_fetch_waits_twice_as_long_after_each_failure(
     assert waits == [pytest.approx(seconds, rel=0.26) for seconds in (1, 2, 4)]
 
 
-def test_a_server_that_wants_us_back_tomorrow_is_left_for_the_next_mirror(
+def test_retry_after_beyond_the_longest_wait_selects_the_next_mirror(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/a.bin"].always = Fault(status=503, headers={"Retry-After": "86400"})
@@ -238,7 +228,7 @@ def test_a_server_that_wants_us_back_tomorrow_is_left_for_the_next_mirror(
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_a_gate_is_told_as_such(server: FaultyServer, fetcher: Fetcher, tmp_path: Path, status: int) -> None:
+def test_401_and_403_are_gates(server: FaultyServer, fetcher: Fetcher, tmp_path: Path, status: int) -> None:
     server.files["/a.bin"].always = Fault(status=status, body=b"sign here")
     with pytest.raises(PermanentError, match=str(status)) as caught:
         fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
@@ -246,7 +236,7 @@ def test_a_gate_is_told_as_such(server: FaultyServer, fetcher: Fetcher, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_page_of_text_in_place_of_the_file_is_refused(
+def test_page_of_text_instead_of_the_file_is_refused(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/a.bin"] = Resource(b"<html>moved</html>", kind="text/plain; charset=utf-8")
@@ -257,7 +247,7 @@ def test_a_page_of_text_in_place_of_the_file_is_refused(
         fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "b.bin")
 
 
-def test_a_page_that_calls_itself_binary_is_told_by_its_first_bytes(
+def test_page_sent_as_binary_is_detected_by_its_first_bytes(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/a.zip"] = Resource(b"<html>moved</html>")
@@ -266,20 +256,20 @@ def test_a_page_that_calls_itself_binary_is_told_by_its_first_bytes(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_may_be_text(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_table_may_be_served_as_text(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.tsv"] = Resource(b"id\ttext\n", kind="text/tab-separated-values")
     fetcher.fetch(remote(server.url + "/a.tsv", name="a.tsv"), tmp_path / "a.tsv")
     assert (tmp_path / "a.tsv").read_bytes() == b"id\ttext\n"
 
 
-def test_a_short_body_is_refused_before_its_first_byte(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_wrong_length_is_refused_before_the_first_byte(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.bin"].data = DATA[:1000]
     with pytest.raises(PermanentError, match="offers 1000 bytes, 300000 are published"):
         fetcher.fetch(remote(server.url + "/a.bin", data=DATA), tmp_path / "a.bin")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_guessed_size_may_be_wrong_but_not_by_orders_of_magnitude(
+def test_approximate_size_may_be_wrong_but_not_a_hundredfold(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     addresses = (Address(server.url + "/a.bin"),)
@@ -288,7 +278,7 @@ def test_a_guessed_size_may_be_wrong_but_not_by_orders_of_magnitude(
         fetcher.fetch(RemoteFile("b.bin", addresses, n_bytes=505_000_000, is_exact=False), tmp_path / "b.bin")
 
 
-def test_a_body_of_unknown_length_is_refused(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_body_of_unknown_length_is_refused(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.bin"].always = Fault(headers={"Content-Length": ""})
     with pytest.raises(PermanentError, match="does not state the file's length"):
         fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
@@ -296,7 +286,7 @@ def test_a_body_of_unknown_length_is_refused(server: FaultyServer, fetcher: Fetc
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_a_wrong_checksum_leads_to_the_next_mirror_and_never_to_the_file(
+def test_wrong_checksum_selects_the_next_mirror(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/a.bin"].data = DATA[::-1]
@@ -308,7 +298,7 @@ def test_a_wrong_checksum_leads_to_the_next_mirror_and_never_to_the_file(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_a_mirror_goes_on_with_another_ones_part_only_under_a_published_hash(
+def test_mirror_resumes_the_part_of_another_only_with_a_published_hash(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     other.files["/a.bin"] = Resource(DATA, etag='"another machine"')
@@ -321,22 +311,24 @@ def test_a_mirror_goes_on_with_another_ones_part_only_under_a_published_hash(
         assert target.read_bytes() == DATA
 
 
-def test_the_first_hash_seen_is_insisted_on(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_hash_of_the_first_download_is_enforced(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     file = RemoteFile("a.bin", (Address(server.url + "/a.bin"),), first_seen="0" * 64)
     with pytest.raises(PermanentError, match="when it was first downloaded"):
         fetcher.fetch(file, tmp_path / "a.bin")
 
 
-def test_a_file_put_there_by_hand_is_checked_and_taken(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_file_put_there_by_hand_is_checked_and_kept(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     (tmp_path / "a.bin").write_bytes(DATA)
+    (tmp_path / "a.bin.part.json").write_text("{}")  # of a process that was killed right after it named the file
     fetcher.fetch(remote(server.url + "/a.bin", data=DATA), tmp_path / "a.bin")
     assert server.requests == []
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
     (tmp_path / "a.bin").write_bytes(DATA[:-1])
     with pytest.raises(PermanentError, match="remove it"):
         fetcher.fetch(remote(server.url + "/a.bin", data=DATA), tmp_path / "a.bin")
 
 
-def test_the_token_stays_with_its_host(
+def test_token_is_sent_to_its_host_only(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     """As the hub does it: its own address leads on to a store elsewhere, with the key to it in the query."""
@@ -350,7 +342,7 @@ def test_the_token_stays_with_its_host(
     assert other.ranges("/store/a.bin") == [None, "bytes=1000-"]
 
 
-def test_no_secret_gets_into_a_log_an_error_or_a_sidecar(
+def test_no_secret_is_in_logs_errors_or_sidecars(
     server: FaultyServer, other: FaultyServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -367,7 +359,7 @@ def test_no_secret_gets_into_a_log_an_error_or_a_sidecar(
     assert "secret" not in left + caplog.text + str(caught.value) + repr(Address(url, "Bearer secret-token"))
 
 
-def test_an_encrypted_address_does_not_lead_to_one_in_the_clear(server: FaultyServer) -> None:
+def test_redirect_from_https_to_http_is_refused(server: FaultyServer) -> None:
     address = Address(server.url + "/a.bin")
     with FaultyServer(encrypted=True) as vault, httpx2.Client(verify=tls_context()) as client:
         vault.files["/clear"] = Resource(b"", always=Fault(status=302, headers={"Location": address.url}))
@@ -380,7 +372,7 @@ def test_an_encrypted_address_does_not_lead_to_one_in_the_clear(server: FaultySe
     assert server.requests == []
 
 
-def test_files_come_in_parallel_with_a_limit_a_host(
+def test_files_are_fetched_in_parallel_with_a_limit_per_host(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     files = []
@@ -392,7 +384,7 @@ def test_files_come_in_parallel_with_a_limit_a_host(
     assert server.most_at_once == other.most_at_once == 2
 
 
-def test_one_bad_file_ends_the_others_at_once_and_keeps_what_they_have(
+def test_failure_of_one_file_ends_the_others(
     server: FaultyServer, other: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/slow"] = Resource(DATA, bytes_per_second=50_000)
@@ -407,7 +399,7 @@ def test_one_bad_file_ends_the_others_at_once_and_keeps_what_they_have(
     assert not (tmp_path / "slow").exists()
 
 
-def test_stop_ends_even_a_long_wait(server: FaultyServer, tmp_path: Path) -> None:
+def test_stop_ends_a_long_wait(server: FaultyServer, tmp_path: Path) -> None:
     fetcher = Fetcher(policy=RetryPolicy(longest_wait_seconds=3600))
     server.files["/a.bin"].always = Fault(status=503, headers={"Retry-After": "600"})
     threading.Timer(0.5, fetcher.stop).start()
@@ -417,7 +409,7 @@ def test_stop_ends_even_a_long_wait(server: FaultyServer, tmp_path: Path) -> Non
     assert time.monotonic() - start < 5
 
 
-def test_room_is_asked_for_before_the_first_byte(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
+def test_free_space_is_checked_before_the_first_byte(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     server.files["/a.bin"].always = Fault(headers={"Content-Length": str(10**18)})
     with pytest.raises(CodecctlError, match="make room"):
         fetcher.fetch(remote(server.url + "/a.bin"), tmp_path / "a.bin")
@@ -451,9 +443,7 @@ def run_one(server: FaultyServer, target: Path, *, limit: int = 0, around: tuple
     return done.stderr
 
 
-def test_a_killed_process_leaves_what_the_next_one_goes_on_with(
-    server: FaultyServer, fetcher: Fetcher, tmp_path: Path
-) -> None:
+def test_fetch_resumes_after_its_process_was_killed(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     server.files["/a.bin"].bytes_per_second = 200_000
     process = subprocess.Popen([sys.executable, "-c", ONE_FILE, server.url + "/a.bin", str(target), "0"])
@@ -471,7 +461,7 @@ def test_a_killed_process_leaves_what_the_next_one_goes_on_with(
     assert target.read_bytes() == DATA
 
 
-def test_a_limit_on_the_files_size_is_told_and_what_came_is_kept(
+def test_limit_on_file_sizes_is_reported_and_the_part_kept(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
     server.files["/a.bin"] = Resource(DATA, chunked=True)
@@ -483,7 +473,7 @@ def test_a_limit_on_the_files_size_is_told_and_what_came_is_kept(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
-def test_a_full_disk_is_told_and_what_came_is_kept(server: FaultyServer, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_the_part_kept(server: FaultyServer, tmp_path: Path) -> None:
     """A disk of 200 kB in a namespace of our own, where the system allows one; the limit above works everywhere."""
     mount = ("unshare", "--map-root-user", "--mount", "sh", "-c")
     disk = tmp_path / "disk"

@@ -1,4 +1,4 @@
-"""The shipped recipes hold together, and what a user writes wrong is told in a way that helps."""
+"""The shipped recipes are consistent, and errors in a recipe name the key."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recipe(tmp_path: Path, text: str) -> Path:
     return path
 
 
-def test_every_promised_corpus_is_there(shipped: dict[str, Corpus]) -> None:
+def test_every_promised_corpus_has_a_recipe(shipped: dict[str, Corpus]) -> None:
     promised = [
         "kathbath-te",
         "slr66-te",
@@ -61,7 +61,7 @@ def test_names_and_unpacked_folders_are_unique(shipped: dict[str, Corpus]) -> No
         assert len(set(folders)) == len(folders), corpus.name
 
 
-def test_telephone_bandwidth_and_hand_work_come_by_name_only(shipped: dict[str, Corpus]) -> None:
+def test_telephone_bandwidth_and_manual_corpora_are_selected_by_name_only(shipped: dict[str, Corpus]) -> None:
     everything = list(shipped.values())
     assert all(corpus.layout.sample_rate != 8000 for corpus in choose(everything, []))
     assert {corpus.name for corpus in everything if not corpus.enabled} == {
@@ -70,7 +70,7 @@ def test_telephone_bandwidth_and_hand_work_come_by_name_only(shipped: dict[str, 
     assert [corpus.name for corpus in choose(everything, ["slr103-hi"])] == ["slr103-hi"]
 
 
-def test_a_gate_says_what_to_do_and_where(shipped: dict[str, Corpus]) -> None:
+def test_every_gate_has_steps_with_its_address(shipped: dict[str, Corpus]) -> None:
     for corpus in shipped.values():
         if corpus.gate is not None:
             assert any(corpus.gate.url in step for step in corpus.gate.steps), corpus.name
@@ -78,7 +78,7 @@ def test_a_gate_says_what_to_do_and_where(shipped: dict[str, Corpus]) -> None:
     assert all(corpus.gate for corpus in shipped.values() if isinstance(corpus.source, MdcSource))
 
 
-def test_part_is_put_in_everywhere(shipped: dict[str, Corpus]) -> None:
+def test_part_is_replaced_everywhere(shipped: dict[str, Corpus]) -> None:
     assert "{part}" not in "".join(corpus.model_dump_json() for corpus in shipped.values())
     fleurs = shipped["fleurs-te_in"]
     assert isinstance(fleurs.source, HubSource)
@@ -97,7 +97,7 @@ def test_choose_by_tier_language_family_and_path(shipped: dict[str, Corpus], tmp
     assert [corpus.name for corpus in choose(everything, [str(recipe(tmp_path, MINIMAL))])] == ["mine"]
 
 
-def test_an_unknown_name_gets_near_ones(shipped: dict[str, Corpus]) -> None:
+def test_error_for_an_unknown_name_suggests_similar_ones(shipped: dict[str, Corpus]) -> None:
     with pytest.raises(UsageError, match="no corpus 'slr60-te'; did you mean slr66-te"):
         choose(list(shipped.values()), ["slr60-te"])
 
@@ -118,14 +118,14 @@ def test_an_unknown_name_gets_near_ones(shipped: dict[str, Corpus]) -> None:
         ("layout: {", "layout: {raw_pcm: true, ", "need their sample_rate"),
     ],
 )
-def test_a_mistake_names_file_and_key(tmp_path: Path, old: str, new: str, told: str) -> None:
+def test_error_in_a_recipe_names_file_and_key(tmp_path: Path, old: str, new: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told) as caught:
         read_recipe(recipe(tmp_path, MINIMAL.replace(old, new)))
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
 
 
-def test_a_recipe_without_gate_cannot_be_manual(tmp_path: Path) -> None:
+def test_manual_source_needs_a_gate(tmp_path: Path) -> None:
     text = MINIMAL.replace(MINIMAL.splitlines()[5], "source: {kind: manual}")
     with pytest.raises(ConfigError, match="needs a gate with steps"):
         read_recipe(recipe(tmp_path, text))

@@ -1,4 +1,4 @@
-"""What is measured is what is there, whatever the blocks; what is no speech is told by its kind."""
+"""Measurements do not depend on block sizes; recordings without speech are rejected with a reason."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def measure(audio: np.ndarray, block: int = 160_000) -> Measurement:
     return measured
 
 
-def test_speech_passes_and_shows_its_bandwidth(speech_files: list[Path]) -> None:
+def test_speech_passes_and_its_bandwidth_is_measured(speech_files: list[Path]) -> None:
     for path in speech_files:
         speech = read_audio(path)[0]
         narrow = resample(resample(speech, 16_000, 8000), 8000, 16_000)[0]
@@ -42,7 +42,7 @@ def test_bandwidth_does_not_depend_on_level(speech_files: list[Path], gain_db: f
     assert 5500 <= measure(narrow).bandwidth_hz <= 6200
 
 
-def test_level_and_clipping_by_any_blocks() -> None:
+def test_level_and_clipping_do_not_depend_on_the_blocks() -> None:
     sine = np.clip(1.2 * np.sin(2 * np.pi * 440 * TIME), -1, 1)
     expected = np.mean(np.abs(sine) >= 0.999)
     for block in (160_000, 1000, 777):
@@ -53,7 +53,7 @@ def test_level_and_clipping_by_any_blocks() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.02, 0.3, 1.0])
-def test_clipping_shows_after_the_level_was_changed(speech_files: list[Path], gain: float) -> None:
+def test_clipping_is_detected_after_a_change_of_level(speech_files: list[Path], gain: float) -> None:
     speech = read_audio(speech_files[0])[0][0]
     loud = np.clip(4 * speech / np.abs(speech).max(), -1, 1)
     quieter = np.round(gain * loud * 32_768) / 32_768
@@ -63,7 +63,7 @@ def test_clipping_shows_after_the_level_was_changed(speech_files: list[Path], ga
     assert measure(quieter, 16_000).clipping == pytest.approx(measure(quieter).clipping, rel=0.05)
 
 
-def test_a_peak_that_is_no_flat_top(speech_files: list[Path]) -> None:
+def test_single_peak_does_not_count_as_clipping(speech_files: list[Path]) -> None:
     for path in speech_files:
         speech = read_audio(path)[0][0]
         assert measure(speech).clipping < 1e-3
@@ -116,14 +116,14 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("kind", FAULTS)
-def test_faults(kind: str) -> None:
+def test_fault_is_found(kind: str) -> None:
     fault = find_fault(measure(FAULTS[kind]), DataConfig())
     assert fault is not None
     assert fault.startswith(kind.split(" ")[0])
     assert "nan" not in fault
 
 
-def test_what_is_no_fault() -> None:
+def test_unusual_speech_is_no_fault() -> None:
     for audio in (speech_like(), 0.01 + speech_like(), np.clip(speech_like(0.35), -1, 1), speech_like(0.001)):
         assert find_fault(measure(audio), DataConfig()) is None
 
@@ -139,11 +139,11 @@ MUSIC = {
 
 
 @pytest.mark.parametrize("kind", MUSIC)
-def test_certain_music_is_told(kind: str) -> None:
+def test_clear_music_is_rejected(kind: str) -> None:
     assert find_fault(measure(MUSIC[kind]), DataConfig()) == "music or held notes"
 
 
-def test_no_speech_is_taken_for_music(speech_folder: Path) -> None:
+def test_speech_is_not_taken_for_music(speech_folder: Path) -> None:
     """Nor with a hum under it, nor many recordings in a row."""
     speech = [read_audio(path)[0][0] for path in sorted(speech_folder.rglob("*.flac"))[::8]]
     assert not any(measure(audio).is_music for audio in speech)

@@ -1,4 +1,4 @@
-"""Each corpus in its real layout: who speaks, in which language, and what is said."""
+"""Each corpus in its real layout: speaker, language and transcript."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def make_tree(folder: Path, files: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_layout_tells_speaker_language_and_text(name: str, tmp_path: Path, shipped: dict[str, Corpus]) -> None:
+def test_items_have_speaker_language_and_text(name: str, tmp_path: Path, shipped: dict[str, Corpus]) -> None:
     files, expected = LAYOUTS[name]
     make_tree(tmp_path, files)
     items = list(items_of_corpus(shipped[name], tmp_path))
@@ -102,13 +102,13 @@ def test_the_layout_tells_speaker_language_and_text(name: str, tmp_path: Path, s
     assert [item.place for item in items] == sorted(item.place for item in items)
 
 
-def test_fleurs_reads_the_same_from_its_fallback(tmp_path: Path, shipped: dict[str, Corpus]) -> None:
+def test_fleurs_items_from_its_fallback_are_the_same(tmp_path: Path, shipped: dict[str, Corpus]) -> None:
     make_tree(tmp_path, {"te_in/te_in/audio/train/10004.wav": "", "te_in/te_in/train.tsv": FLEURS_ROW})
     (item,) = items_of_corpus(shipped["fleurs-te_in"], tmp_path)
     assert (item.language, item.text) == ("te", 'Raw, "words".')
 
 
-def test_headerless_samples_and_lossy_origins_are_told(tmp_path: Path, shipped: dict[str, Corpus]) -> None:
+def test_items_have_raw_rate_lossy_origin_and_licence(tmp_path: Path, shipped: dict[str, Corpus]) -> None:
     make_tree(tmp_path, {"x/1.sln16": "", "clips/1.mp3": ""})
     raw, mp3 = (
         next(items_of_corpus(shipped[name], tmp_path)) for name in ("asterisk-core-sounds-en", "common-voice-te")
@@ -135,12 +135,12 @@ def test_parquet_facts_come_from_the_first_column_of_the_recipe_that_is_there(
     assert {(item.column, item.text, item.speaker, item.language) for item in items} == {("audio", "అవును", None, "te")}
 
 
-def test_a_layout_that_guessed_wrong_still_finds_the_audio(tmp_path: Path, shipped: dict[str, Corpus]) -> None:
+def test_audio_is_found_where_the_layout_matches_nothing(tmp_path: Path, shipped: dict[str, Corpus]) -> None:
     make_tree(tmp_path, {"somewhere/else/0001_1.WAV": "", "somewhere/readme.txt": "", "__MACOSX/somewhere/._1.wav": ""})
     assert [item.place for item in items_of_corpus(shipped["slr103-hi"], tmp_path)] == ["somewhere/else/0001_1.WAV"]
 
 
-def test_without_a_marker_there_is_no_corpus_and_a_damaged_one_is_told(tmp_path: Path) -> None:
+def test_missing_marker_is_no_corpus_and_a_damaged_one_an_error(tmp_path: Path) -> None:
     assert read_marker(tmp_path) is None
     assert find_corpora(tmp_path) == []
     (tmp_path / "a").mkdir()

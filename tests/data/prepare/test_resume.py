@@ -1,4 +1,4 @@
-"""Killed anywhere, on any number of workers or jobs: the same command gives the same bytes."""
+"""Killed at any point, with any number of workers or jobs, the same command gives the same bytes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def test_two_workers(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_two_workers_give_the_same_files(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     prepare([raw], tmp_path, CONFIG, n_workers=2, on_progress=lambda *counts: seen.append(counts))
     assert contents(tmp_path) == whole
@@ -52,7 +52,7 @@ def test_two_workers(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None
     assert len(seen) == 3
 
 
-def test_jobs_of_an_array_in_any_order(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_jobs_of_an_array_give_the_same_files_in_any_order(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     reports = [prepare([raw], tmp_path, CONFIG, shard=(part, 3)) for part in (3, 1, 2)]
     assert [report.n_units_done for report in reports] == [1, 1, 1]
     assert [report.n_units_left for report in reports] == [2, 1, 0]
@@ -70,7 +70,7 @@ MOMENTS = {
 
 
 @pytest.mark.parametrize("moment", MOMENTS)
-def test_killed(raw: Path, whole: dict[str, bytes], tmp_path: Path, moment: str) -> None:
+def test_killed_run_resumes_to_the_same_files(raw: Path, whole: dict[str, bytes], tmp_path: Path, moment: str) -> None:
     command = [sys.executable, "-m", "codecctl.cli.main", "prepare", raw, "--out", tmp_path, "--workers", "2"]
     process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -84,7 +84,7 @@ def test_killed(raw: Path, whole: dict[str, bytes], tmp_path: Path, moment: str)
     assert prepare([raw], tmp_path, CONFIG).n_units_done == 0
 
 
-def test_what_was_damaged_is_made_again(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
+def test_damaged_unit_is_prepared_again(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     prepare([raw], tmp_path, CONFIG)
     next((tmp_path / "shards").glob("*.pcm")).unlink()
     next((tmp_path / "units").glob("*2.done")).write_text("{")
@@ -92,7 +92,7 @@ def test_what_was_damaged_is_made_again(raw: Path, whole: dict[str, bytes], tmp_
     assert contents(tmp_path) == whole
 
 
-def test_another_setting_does_all_anew(raw: Path, tmp_path: Path) -> None:
+def test_changed_setting_prepares_everything_again(raw: Path, tmp_path: Path) -> None:
     prepare([raw], tmp_path, CONFIG)
     assert prepare([raw], tmp_path, DataConfig(min_seconds=0.1)).n_units_done == 3
     assert prepare([raw], tmp_path, DataConfig(min_seconds=0.1, split_seed=5)).n_units_done == 0

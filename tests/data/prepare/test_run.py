@@ -1,4 +1,4 @@
-"""Any folder becomes checked shards; bad files are named; a second run does only what is new; a killed one goes on."""
+"""A folder becomes checked shards; bad files are rejected; a second run prepares only what is new."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
-def test_any_format_rate_and_channels(tmp_path: Path, speech_files: list[Path]) -> None:
+def test_formats_rates_and_channels_are_converted(tmp_path: Path, speech_files: list[Path]) -> None:
     (tmp_path / "raw").mkdir()
     speech, rate = soundfile.read(speech_files[0], dtype="float32")
     stereo = np.stack([speech, speech], axis=1)
@@ -46,7 +46,7 @@ def test_any_format_rate_and_channels(tmp_path: Path, speech_files: list[Path]) 
         assert utterance.level_db == pytest.approx(20 * np.log10(gain * np.sqrt(np.mean(speech**2))), abs=0.5)
 
 
-def test_bad_files_are_named_and_counted(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+def test_bad_files_are_rejected_with_a_reason(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
     raw = make_recordings("raw", {"ann": [1.0, 2.0], "bob": [1.0]})
     (raw / "ann" / "picture.wav").write_bytes(b"\xff\xd8\xff\xe0JFIF" * 90)
     (raw / "ann" / "empty.flac").touch()
@@ -67,7 +67,9 @@ def test_bad_files_are_named_and_counted(tmp_path: Path, make_recordings: Callab
     assert report.seconds == pytest.approx(4.0)
 
 
-def test_a_list_beside_the_folder_tells(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+def test_list_beside_the_folder_states_speaker_language_licence_and_rate(
+    tmp_path: Path, make_recordings: Callable[..., Path]
+) -> None:
     raw = make_recordings("raw", {"x": [1.0, 1.0, 1.0, 1.0]})
     rows = [
         "id\tspeaker\tlanguage\tlicence\tnative_rate",
@@ -99,7 +101,7 @@ def test_no_speaker_is_in_both_splits(tmp_path: Path, make_recordings: Callable[
     assert {split for _, split in found} == {"train", "validation"}
 
 
-def test_only_what_is_new_is_done(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+def test_second_run_prepares_only_what_is_new(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
     raw = make_recordings("raw", {"ann": [1.0], "bob": [1.0], "cid": [1.0]})
     assert prepare([raw], tmp_path / "out", CONFIG).n_units_done == 1
     before = contents(tmp_path / "out")
@@ -117,7 +119,7 @@ def test_only_what_is_new_is_done(tmp_path: Path, make_recordings: Callable[...,
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 3
 
 
-def test_two_sources_of_one_name(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+def test_two_sources_of_the_same_name_get_different_ids(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
     first = make_recordings("a/train", {"ann": [1.0], "bob": [1.0]})
     second = make_recordings("b/train", {"cid": [1.0]}, seed=1)
     prepare([first, second], tmp_path / "out", CONFIG)
@@ -125,7 +127,7 @@ def test_two_sources_of_one_name(tmp_path: Path, make_recordings: Callable[..., 
     assert ids == {"train/ann/0", "train/bob/0", "b-train/cid/0"}
 
 
-def test_nothing_to_prepare(tmp_path: Path) -> None:
+def test_sources_without_usable_audio_are_errors(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match="nowhere: no such file or folder"):
         prepare([tmp_path / "nowhere"], tmp_path / "out", CONFIG)
     (tmp_path / "raw").mkdir()
