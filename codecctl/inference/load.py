@@ -35,8 +35,13 @@ class Codec(model.Codec):
 
         Raises `CodecctlError` if the file is no checkpoint, `UsageError` for a device that is not there.
         """
+        find_device(device)
+        return cls.of(read_checkpoint(path), path, device)
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any], path: str | Path, device: str = "auto") -> Self:
+        """The codec of a checkpoint that was read from `path`. Raises as `load` does."""
         where = find_device(device)
-        checkpoint = read_checkpoint(path)
         codec = cls(read_config(checkpoint, path).model)
         weights = weights_in_use(checkpoint)
         load_weights(codec, weights, path)
