@@ -17,8 +17,9 @@ import codecctl as package
 from codecctl.cli.checkpoint import find_checkpoint
 from codecctl.config import load_config
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.evaluate.hearing import score
-from codecctl.evaluate.metrics import MelDistance, si_sdr_db
+from codecctl.evaluate.metrics.ratios import si_sdr_db
+from codecctl.evaluate.metrics.spectral import MelDistance
+from codecctl.evaluate.perceptual import score
 from codecctl.inference.load import Codec, read_checkpoint, read_config
 from tests.cli.conftest import Finished
 
