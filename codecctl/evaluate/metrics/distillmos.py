@@ -31,8 +31,6 @@ DISTILLMOS = PerceptualMetric(
         Metric(
             name="distillmos",
             label="DistillMOS",
-            higher_is_better=True,
-            digits=2,
             meaning="a model's estimate of listeners' opinions, 1 to 5, from the decoded sound alone",
         ),
     ),

@@ -20,7 +20,7 @@ def _score(_: Audio, decoded: Audio, __: Context) -> tuple[float, ...]:
 
 
 def _output(name: str, label: str, meaning: str) -> Metric:
-    return Metric(name=name, label=label, higher_is_better=True, digits=2, meaning=meaning)
+    return Metric(name=name, label=label, meaning=meaning)
 
 
 DNSMOS = PerceptualMetric(

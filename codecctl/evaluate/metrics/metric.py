@@ -21,9 +21,9 @@ class Metric:
 
     name: str
     label: str
-    higher_is_better: bool
-    digits: int  # after the point, in tables
     meaning: str  # for readers who do not know it
+    higher_is_better: bool = True
+    digits: int = 2  # after the point, in tables
     good: float | None = None
     excellent: float | None = None
 

@@ -23,8 +23,6 @@ PESQ = PerceptualMetric(
         Metric(
             name="pesq_wb",
             label="PESQ-WB",
-            higher_is_better=True,
-            digits=2,
             meaning="ITU-T P.862.2, a model of listeners' opinions: 1 (bad) to 4.64 (a copy)",
         ),
     ),

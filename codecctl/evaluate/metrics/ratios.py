@@ -35,7 +35,6 @@ def _ratio_db(signal: Tensor, error: Tensor, reference: Tensor) -> Tensor:
 SNR = SignalMetric(
     name="snr_db",
     label="SNR, dB",
-    higher_is_better=True,
     digits=1,
     meaning="power of the original over that of the error",
     good=15,
@@ -45,7 +44,6 @@ SNR = SignalMetric(
 SI_SDR = SignalMetric(
     name="si_sdr_db",
     label="SI-SDR, dB",
-    higher_is_better=True,
     digits=1,
     meaning="SNR after the best gain, so that loudness does not count",
     good=15,

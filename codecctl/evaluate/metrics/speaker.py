@@ -26,7 +26,6 @@ SPEAKER = PerceptualMetric(
         Metric(
             name="speaker_similarity",
             label="speaker similarity",
-            higher_is_better=True,
             digits=3,
             meaning="cosine of a speaker encoder's vectors of original and decoded, at most 1",
         ),

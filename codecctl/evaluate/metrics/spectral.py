@@ -74,7 +74,6 @@ LOG_SPECTRAL_DISTANCE = SignalMetric(
     name="log_spectral_distance_db",
     label="log-spectral, dB",
     higher_is_better=False,
-    digits=2,
     meaning="difference of power spectra, root mean square over frequencies",
     make=lambda sample_rate, device: LogSpectralDistance(sample_rate).to(device),
 )

@@ -41,17 +41,10 @@ STOI = PerceptualMetric(
         Metric(
             name="stoi",
             label="STOI",
-            higher_is_better=True,
             digits=3,
             meaning="intelligibility: correlation of band envelopes with the original's, at most 1",
         ),
-        Metric(
-            name="estoi",
-            label="ESTOI",
-            higher_is_better=True,
-            digits=3,
-            meaning="the same, more sensitive where noise fluctuates",
-        ),
+        Metric(name="estoi", label="ESTOI", digits=3, meaning="the same, more sensitive where noise fluctuates"),
     ),
     package="pystoi",
     install="pystoi",

@@ -30,8 +30,6 @@ VISQOL = PerceptualMetric(
         Metric(
             name="visqol",
             label="ViSQOL",
-            higher_is_better=True,
-            digits=2,
             meaning="similarity of spectrograms in speech mode, 1 to 5; a copy gets 4.3 to 4.9, depending on its level",
         ),
     ),
