@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -56,3 +57,16 @@ def write_lines(path: Path, lines: Iterable[str], *, durable: bool = True) -> No
     """Write a text file of lines (newlines included), atomically."""
     with replacing(path, durable=durable) as partial, open(partial, "w", encoding="utf-8", newline="\n") as file:
         file.writelines(lines)
+
+
+def to_json(value: Any) -> str:
+    """One line of JSON for programs; NaN and infinities, which JSON does not have, become null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value

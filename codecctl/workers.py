@@ -114,7 +114,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def hash_of(*values: Any) -> str:
     """A short hash of values that JSON can hold, the same on every machine."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
 
 
 def is_done(marker: Path, input_hash: str) -> bool:

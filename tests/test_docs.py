@@ -19,7 +19,7 @@ from codecctl.bitstream import PackedReader
 from codecctl.cli.main import app
 from codecctl.config import load_config
 from codecctl.config.schema import Config
-from codecctl.evaluate.hearing import MEASURES
+from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.model.codec import Codec
 from tests.documents import NAMES, PROJECT, RUNNABLE, TEXTS, VARY, Finished, blocks, can_run, commands, is_printed, play
 from tests.train.tiny import tiny_yaml
@@ -141,7 +141,7 @@ def test_the_bitrate_and_the_frame_are_computed() -> None:
 
 def test_the_table_of_metrics_is_complete() -> None:
     rows = re.findall(r"^\| `(\w+)` \| .* \| `(.*)` \|$", TEXTS["docs/evaluation.md"], re.MULTILINE)
-    assert dict(rows) == {name: measure.install for name, measure in MEASURES.items()}
+    assert dict(rows) == {name: measure.install for name, measure in PERCEPTUAL_METRICS.items()}
 
 
 @pytest.mark.parametrize("key", sorted(KEYS))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from codecctl.files import replacing
+from codecctl.files import replacing, to_json
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -38,3 +39,8 @@ def test_replacing_keeps_the_old_file_after_a_failure(tmp_path: Path) -> None:
 def test_replacing_without_a_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
         pass
+
+
+def test_json_has_null_for_numbers_that_json_does_not_have() -> None:
+    record = {"a": [math.nan, 1.5, (math.inf, True)], "b": {"c": -math.inf, "d": "\udcff"}, "e": None}
+    assert to_json(record) == r'{"a": [null, 1.5, [null, true]], "b": {"c": null, "d": "\udcff"}, "e": null}'

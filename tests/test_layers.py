@@ -18,7 +18,8 @@ FLOORS = [
     {"errors", "files"},
     {"audio", "config", "workers", "lock", "bitstream"},
     {"data", "model"},
-    {"evaluate", "inference"},
+    {"inference"},
+    {"evaluate"},
     {"train"},
     {"cli"},
 ]

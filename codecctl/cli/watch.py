@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 
 from codecctl.config import Config
-from codecctl.evaluate.validate import Scores
+from codecctl.evaluate.quick import Scores, ValidationSet
 from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher
 from codecctl.train.state import TrainState
@@ -60,6 +60,11 @@ class TrainingDisplay(Watcher):
         for name, value in what.items():
             self._say(f"{name}: {value}")
 
+    def will_validate(self, validation: ValidationSet) -> None:
+        metrics = ", ".join(validation.metrics) or "no perceptual metric"
+        missing = [f"{name}: {reason}" for name, reason in validation.missing.items()]
+        self._say("; ".join([f"validation: {len(validation.utterances)} recordings, {metrics}", *missing]))
+
     def saved(self, step: int, seconds: float) -> None:
         self._say(f"step {step}: saved; training waited {seconds:.2f} s")
 
@@ -94,7 +99,7 @@ class TrainingDisplay(Watcher):
             self._say(f"step {step}: {text}")
 
     def validated(self, step: int, scores: Scores, trend: str) -> None:
-        perplexities = " ".join(f"{book.perplexity:.0f}" for book in scores.books)
+        perplexities = " ".join(f"{stats.perplexity:.0f}" for stats in scores.codebooks)
         values = ", ".join(f"{name} {value:.2f}" for name, value in scores.values.items())
         self._say(f"step {step}: validation {values}; perplexity {perplexities}; {trend}")
 

@@ -14,8 +14,6 @@ from codecctl.config.section import Count, Positive, Probability, Section, Weigh
 
 __all__ = ["Config", "ModelConfig", "QuantizerConfig", "Section", "TransformerConfig"]
 
-HearingMetric = Literal["pesq", "stoi", "visqol", "dnsmos", "distillmos", "speaker", "words"]
-
 
 class MixConfig(Section):
     """How often each (dataset, language) is heard in training, beyond its hours."""
@@ -190,15 +188,15 @@ class ValidateConfig(Section):
     """What validation looks at."""
 
     n_utterances: Positive | None = Field(None, description="at most so many, the same every time; null: all")
-    metrics: tuple[HearingMetric, ...] = Field(("pesq", "stoi"), description="measures of hearing, where installed")
+    metrics: tuple[str, ...] = Field(("pesq", "stoi"), description="perceptual metrics, where installed")
     recogniser: str | None = Field(None, description="folder of a faster-whisper model, for words among the metrics")
     opus_kbps: tuple[Annotated[float, Field(ge=6, le=128)], ...] = Field(
         (6.0, 8.0, 12.0), description="rates of Opus to compare with"
     )
-    n_quantizers: tuple[Positive, ...] = Field((1, 2, 4, 6, 8), description="books of the curve in a report")
+    n_quantizers: tuple[Positive, ...] = Field((1, 2, 4, 6, 8), description="numbers of codebooks of a report's curve")
     require: dict[str, float] = Field(
         {},
-        description="least or most of a metric, as its sense is; perplexity, codebook_usage: least share in any book",
+        description="limits of metrics; perplexity, codebook_usage: the least share in any codebook",
     )
 
 

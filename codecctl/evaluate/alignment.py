@@ -1,4 +1,4 @@
-"""The delay of a codec: found over many recordings, then taken out, so that it does not count as distortion."""
+"""The delay of a codec: estimated over several utterances and removed, so that it does not count as distortion."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from numpy.typing import NDArray
 
 from codecctl.audio.files import Audio
 
-_LONGEST_SECONDS = 0.1  # no delay beyond this is looked for
-_FINENESS = 16  # steps in a sample
-_SURE = 0.3  # correlation of waveforms from which their peak is believed
-_CLEARLY = 1.05  # envelopes are blunt: their peak must stand out from what no delay gives
+_LONGEST_SECONDS = 0.1  # longer delays are not searched for
+_FINENESS = 16  # steps per sample
+_SURE = 0.3  # least correlation of a peak that counts
+_CLEARLY = 1.05  # correlations of envelopes are broad: the peak must exceed that at delay 0 by this factor
 _ENVELOPE_SECONDS = 0.01
-_NEAR = 4  # samples around the whole-sample peak in which the fraction is sought
+_NEAR = 4  # samples around the whole-sample peak within which the fraction is searched for
 
 Signal = NDArray[np.float64]
 
 
 def find_delay(pairs: Sequence[tuple[Audio, Audio]], sample_rate: int) -> float:
-    """The delay in samples, with its fraction, of the second of each pair [L] behind the first.
+    """The delay in samples, with its fraction, of the second signal [L] of each pair relative to the first.
 
-    One delay for all pairs, at the peak of the sum of their correlations. Where the waveforms hardly correlate their
-    envelopes tell; where those do not either, it is 0.
+    One delay for all pairs, at the peak of the sum of their correlations. Where the waveforms hardly correlate, the
+    envelopes decide; where those do not correlate either, the delay is 0.
     """
     n_longest = round(_LONGEST_SECONDS * sample_rate)
     waves = [(np.asarray(a, np.float64), np.asarray(b, np.float64)) for a, b in pairs]
@@ -38,7 +38,7 @@ def find_delay(pairs: Sequence[tuple[Audio, Audio]], sample_rate: int) -> float:
 
 
 def align(reference: Audio, decoded: Audio, delay: float) -> tuple[Audio, Audio]:
-    """Both [L], `decoded` brought forward by `delay` samples and both cut to where they overlap."""
+    """Both [L], `decoded` advanced by `delay` samples and both cut to where they overlap."""
     whole = int(np.floor(delay))
     if delay - whole > 1e-6:
         decoded = _advance(decoded, delay - whole)
@@ -63,7 +63,7 @@ def _correlation(a: Signal, b: Signal, n_longest: int) -> Signal:
 
 
 def _refine(correlation: Signal, n_longest: int) -> float:
-    """The peak between samples: a band-limited correlation is known between its samples too."""
+    """The peak between samples, by band-limited interpolation of the correlation."""
     peak = int(np.argmax(correlation))
     fine = soxr.resample(correlation, 1, _FINENESS, quality="VHQ")
     first = max(0, (peak - _NEAR) * _FINENESS)
@@ -74,12 +74,11 @@ def _refine(correlation: Signal, n_longest: int) -> float:
 def _envelope(signal: Signal, sample_rate: int) -> Signal:
     window = np.hanning(round(_ENVELOPE_SECONDS * sample_rate) | 1)
     smooth = np.convolve(np.abs(signal), window / window.sum(), "same")
-    centred: Signal = smooth - smooth.mean()
-    return centred
+    return smooth - smooth.mean()
 
 
 def _advance(signal: Audio, fraction: float) -> Audio:
-    """Bring forward by less than a sample: linear phase, what is in band stays as it is."""
+    """Advance by less than a sample, with linear phase."""
     n_fft = len(signal) + 512
     turn = np.exp(2j * np.pi * np.fft.rfftfreq(n_fft) * fraction)
     return np.fft.irfft(np.fft.rfft(signal, n_fft) * turn, n_fft)[: len(signal)].astype(np.float32)

@@ -1,73 +1,70 @@
-"""How much signal-to-noise ratio a bitrate can buy at best: the rate-distortion function of a Gaussian signal.
+"""The best SNR that a bitrate allows: the rate-distortion function of a Gaussian signal.
 
 Reverse water-filling (Cover & Thomas, Elements of Information Theory, section 10.3.3) over the short-time spectrum of
-the very recording, as if the decoder knew that spectrum for nothing. Real codecs must send it as well.
+an utterance, as if the decoder knew that spectrum. Real codecs must send it as well.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codecctl.audio.files import Audio
 
-_HOPS_SECONDS = (0.01, 0.02, 0.04)  # the resolution that serves the recording best is taken
+_HOPS_SECONDS = (0.01, 0.02, 0.04)  # the best of these resolutions counts
 _SMALLEST = 1e-20
+_CEILING_DB = 120.0  # beyond the precision of float32 samples: bits in plenty for a few samples leave no error at all
 
 
-def snr_bounds_db(audio: Audio, sample_rate: int, n_bits: Sequence[float]) -> list[tuple[float, float]]:
-    """For each number of bits the best SNR of a recording [L]: with bits that may go to any moment of it, and with the
-    same bits for every moment, as a codec of fixed frames sends them. NaN for silence."""
+def snr_bounds_db(audio: Audio, sample_rate: int, n_bits: float) -> tuple[float, float]:
+    """The best SNR of [L] with `n_bits` bits: spent where they help most, and with the same number for every moment, as
+    a codec of fixed frames sends them. NaN for silence."""
     if not audio.any():
-        return [(math.nan, math.nan)] * len(n_bits)
+        return math.nan, math.nan
     powers = [short_time_powers(audio, round(hop * sample_rate)) for hop in _HOPS_SECONDS]
-    freely = [fill_water(power, n_bits) for power in powers]
-    # Bits are for the L samples of the recording; the transform's few values beyond its ends are next to nothing.
-    evenly = [fill_water_evenly(power, [bits * power.shape[1] / len(audio) for bits in n_bits]) for power in powers]
-    return list(zip(map(max, zip(*freely, strict=True)), map(max, zip(*evenly, strict=True)), strict=True))
+    free = max(fill_water(power, n_bits) for power in powers)
+    # The bits are for L samples; the transform has a few more, beyond the ends, which cost next to nothing unless L is
+    # shorter than a window.
+    even = max(fill_water_evenly(power, n_bits * power.shape[1] / len(audio)) for power in powers)
+    return free, min(free, even)
 
 
-def fill_water(variances: NDArray[np.float64], n_bits: Sequence[float]) -> list[float]:
-    """SNR in dB of independent Gaussian coefficients of these variances with so many bits spread over them at best, for
-    each number of bits."""
+def fill_water(variances: NDArray[np.float64], n_bits: float) -> float:
+    """SNR in dB of independent Gaussian coefficients of these variances, `n_bits` bits optimally spread over them."""
     falling = np.sort(variances, axis=None)[::-1] + _SMALLEST
     log = np.log2(falling)
     logs = np.cumsum(log)
-    bits_at = 0.5 * (logs - np.arange(1, len(falling) + 1) * log)  # spent when the water stands at the n-th variance
+    bits_at = 0.5 * (logs - np.arange(1, len(falling) + 1) * log)  # spent when the water level is the n-th variance
     above = np.cumsum(falling)
-    ratios = []
-    for bits in n_bits:
-        n = int(np.searchsorted(bits_at, bits, side="right"))
-        level = 2 ** ((logs[n - 1] - 2 * bits) / n)
-        ratios.append(float(10 * np.log10(above[-1] / (n * level + above[-1] - above[n - 1]))))
-    return ratios
+    n = int(np.searchsorted(bits_at, n_bits, side="right"))
+    level = 2 ** ((logs[n - 1] - 2 * n_bits) / n)
+    return _ratio_db(above[-1], n * level + above[-1] - above[n - 1])
 
 
-def fill_water_evenly(variances: NDArray[np.float64], bits_per_row: Sequence[float]) -> list[float]:
-    """The same with so many bits for each row of [T, V]."""
+def fill_water_evenly(variances: NDArray[np.float64], bits_per_row: float) -> float:
+    """The same with `bits_per_row` bits for each row of [T, V]."""
     falling = np.sort(variances, axis=1)[:, ::-1] + _SMALLEST
     log = np.log2(falling)
     logs = np.cumsum(log, axis=1)
     bits_at = 0.5 * (logs - np.arange(1, falling.shape[1] + 1) * log)
-    above, total = np.cumsum(falling, axis=1), falling.sum()
-    rows = np.arange(len(falling))
-    ratios = []
-    for bits in bits_per_row:
-        n = (bits_at <= bits).sum(axis=1)
-        level = 2 ** ((logs[rows, n - 1] - 2 * bits) / n)
-        error = n * level + above[:, -1] - above[rows, n - 1]
-        ratios.append(float(10 * np.log10(total / error.sum())))
-    return ratios
+    above, rows = np.cumsum(falling, axis=1), np.arange(len(falling))
+    n = (bits_at <= bits_per_row).sum(axis=1)
+    level = 2 ** ((logs[rows, n - 1] - 2 * bits_per_row) / n)
+    error = n * level + above[:, -1] - above[rows, n - 1]
+    return _ratio_db(falling.sum(), error.sum())
+
+
+def _ratio_db(signal: float, error: float) -> float:
+    return 10 * math.log10(signal / max(error, signal * 10 ** (-_CEILING_DB / 10)))
 
 
 def short_time_powers(audio: Audio, hop: int) -> NDArray[np.float64]:
     """[L] -> [T, hop]: the variance of each coefficient of a critically sampled lapped transform with a sine window.
 
     From the power at odd half-bins, which is (MDCT^2 + MDST^2) / 2, averaged over 3 x 3 neighbours: single values
-    scatter so widely that water-filling would take the scatter for structure (1.3 dB too much on white noise at 4 kbps,
+    scatter so much that water-filling would exploit the scatter (1.3 dB too much on white noise at 4 kbps,
     and 0.3 dB with the average).
     """
     padded = np.concatenate([np.zeros(hop), audio.astype(np.float64), np.zeros(2 * hop)])

@@ -1,4 +1,4 @@
-"""How the codebooks are used: counted over any number of batches, told per book."""
+"""How the codebooks are used, counted over any number of batches."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch import Tensor
 
 Counts = NDArray[np.int64]
 
-_MOST_DRAWN = 1_000_000  # pairs that are drawn to learn how much mutual information chance alone would show
+_MOST_DRAWN = 1_000_000  # pairs drawn to estimate the mutual information that chance alone would show
 
 
 @dataclass(frozen=True)
-class BookStats:
-    """The use of one codebook over `n_codes` codes. Empty books (`n_codes` 0) have usage 0 and perplexity 1."""
+class CodebookStats:
+    """The use of one codebook over `n_codes` codes. Without codes (`n_codes` 0) usage is 0 and perplexity 1."""
 
     codebook_size: int
     n_codes: int
@@ -25,8 +25,8 @@ class BookStats:
     perplexity: float  # exp of the entropy in nats: 1 to codebook_size
     dead_codewords: int  # never used
     entropy_bits: float  # per code, of the observed frequencies
-    coding_bits: float  # per code, its entropy, the bias of few codes taken off (Miller & Madow 1955), <= log2(size)
-    mutual_information_bits: float | None = None  # with the book before; None: not counted, or too few codes to tell
+    coding_bits: float  # per code, the entropy corrected for the bias of few codes (Miller & Madow 1955), <= log2(size)
+    mutual_information_bits: float | None = None  # with the codebook before; None: not counted, or too few codes
 
 
 class CodebookCounter:
@@ -64,12 +64,12 @@ class CodebookCounter:
         for k, joint in enumerate(self._pairs[: max(0, len(books) - 1)]):
             joint.index_add_(0, books[k] * self.codebook_sizes[k + 1] + books[k + 1], ones)
 
-    def stats(self) -> list[BookStats]:
+    def stats(self) -> list[CodebookStats]:
         """One for each book, in order."""
         counts, pairs = self.counts, [joint.numpy(force=True) for joint in self._pairs]
         shared: list[float | None] = [None, *map(_mutual_information, pairs, counts, counts[1:])]
         shared += [None] * (len(counts) - len(shared))
-        return [book_stats(count, information) for count, information in zip(counts, shared, strict=True)]
+        return [codebook_stats(count, information) for count, information in zip(counts, shared, strict=True)]
 
 
 def _moved(counts: list[Tensor], device: torch.device) -> list[Tensor]:
@@ -77,12 +77,12 @@ def _moved(counts: list[Tensor], device: torch.device) -> list[Tensor]:
     return [count.to(device, non_blocking=True) for count in counts]
 
 
-def book_stats(counts: Counts, mutual_information_bits: float | None = None) -> BookStats:
-    """The use of one book from how often each codeword [V] was chosen."""
+def codebook_stats(counts: Counts, mutual_information_bits: float | None = None) -> CodebookStats:
+    """The use of one codebook from the count of each codeword [V]."""
     n_codes, n_used = int(counts.sum()), int((counts > 0).sum())
     entropy = _entropy(counts)
     coding_bits = min((entropy + (n_used - 1) / (2 * n_codes)) / np.log(2), np.log2(len(counts))) if n_codes else 0.0
-    return BookStats(
+    return CodebookStats(
         codebook_size=len(counts),
         n_codes=n_codes,
         codebook_usage=n_used / len(counts),
@@ -102,10 +102,10 @@ def _entropy(counts: Counts) -> float:
 
 
 def _mutual_information(joint: Counts, first: Counts, second: Counts) -> float | None:
-    """Bits that two books share; None where there are too few codes to tell.
+    """Bits that two codebooks share; None where there are too few codes.
 
-    Of N pairs spread over a million cells a good part looks shared by chance. So the scale is set anew: independent
-    books of the same frequencies get 0, equal ones all they have (Vinh et al. 2010, adjusted mutual information).
+    N pairs spread over a million cells show much mutual information by chance. So it is rescaled: independent codebooks
+    of the same frequencies get 0, equal ones their entropy (Vinh et al. 2010, adjusted mutual information).
     """
     n_pairs = int(joint.sum())
     if not n_pairs:
@@ -118,9 +118,7 @@ def _mutual_information(joint: Counts, first: Counts, second: Counts) -> float |
     pairs = np.unique(drawn[0] * len(second) + drawn[1], return_counts=True)[1]
     alone = [_entropy(np.bincount(codes)) for codes in drawn]
     chance = (sum(alone) - _entropy(pairs)) * n_drawn / n_pairs  # the bias falls as 1/N
-    if (
-        chance > most / 2 and most > 0
-    ):  # then the little that is left of the scale says more of the draw than of the books
+    if chance > most / 2 and most > 0:  # the rest of the scale would depend more on the draw than on the codebooks
         return None
     return float(most * max(0.0, seen - chance) / (most - chance) / np.log(2)) if most > 0 else 0.0
 
@@ -129,5 +127,4 @@ def _draw(counts: Counts, n: int, random: torch.Generator) -> Counts:
     """`n` codes with the frequencies of `counts`."""
     edges = np.cumsum(counts)
     places = torch.rand(n, generator=random, dtype=torch.float64).numpy() * edges[-1]
-    drawn: Counts = np.searchsorted(edges, places, side="right")
-    return drawn
+    return np.searchsorted(edges, places, side="right")

@@ -1,4 +1,4 @@
-"""What was measured of each recording: kept as a line of JSON as soon as it is known, so that nothing is lost."""
+"""The scores of each utterance, kept as lines of JSON, so that an interrupted evaluation can be continued."""
 
 from __future__ import annotations
 
@@ -15,78 +15,78 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codecctl.errors import CodecctlError
+from codecctl.files import to_json
 
 Codes = NDArray[np.uint16]
 Envelope = NDArray[np.int8]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One recording's scores."""
+    """One utterance's scores."""
 
     id: str
     dataset: str
     language: str | None
     speaker: str | None
     seconds: float
-    scores: dict[str, dict[str, float]]  # by system and metric; NaN: not defined here
-    n_bits: dict[str, int]  # by system, of those that have bits
+    scores: dict[str, dict[str, float]]  # by system and metric; NaN: undefined
+    n_bits: dict[str, int]  # by system, of those that have a bitrate
+    snr_bounds_db: tuple[float, float]  # of the codec's bits, as `bound.snr_bounds_db` returns them
     codes: Codes  # [K, T]
-    envelope: Envelope  # [E, T], of the original, as `probe.envelope` gives it
-    n_equal_codes: tuple[int, ...] | None = None  # of each book, beside the other checkpoint
-    has_transcript: bool = False  # to count word errors by; else what the recogniser reads from the original
+    envelope: Envelope  # [E, T], of the original, as `probe.envelope` returns it; E may be 0
+    n_equal_codes: tuple[int, ...] | None = None  # by codebook, against the other checkpoint
+    has_text: bool = False  # word errors count against the transcript, not the original as recognised
 
     def to_line(self) -> str:
         """One line of JSON, the newline included."""
-        scores = {system: {k: _to_json(v) for k, v in values.items()} for system, values in self.scores.items()}
         tables = {"codes": _pack(self.codes.astype("<u2")), "envelope": _pack(self.envelope)}
-        record = {**vars(self), "scores": scores, **tables}
-        return json.dumps(record, ensure_ascii=False) + "\n"
+        return to_json({**vars(self), **tables}) + "\n"
 
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> Self:
-        tables = {
+        """The row of a line's JSON object. Raises `ValueError`, `KeyError`, `TypeError` or `zlib.error`."""
+        equal = record["n_equal_codes"]
+        low, high = (_number(value) for value in record["snr_bounds_db"])
+        changed = {
             "codes": _unpack(record["codes"], "<u2").astype(np.uint16),
             "envelope": _unpack(record["envelope"], "i1"),
+            "scores": {s: {k: _number(v) for k, v in values.items()} for s, values in record["scores"].items()},
+            "snr_bounds_db": (low, high),
+            "n_equal_codes": tuple(equal) if equal else None,
         }
-        scores = {
-            s: {k: math.nan if v is None else v for k, v in values.items()} for s, values in record["scores"].items()
-        }
-        equal = record["n_equal_codes"]
-        return cls(**{**record, **tables, "scores": scores, "n_equal_codes": tuple(equal) if equal else None})
+        return cls(**{**record, **changed})
 
 
 class RowFile:
-    """The rows of an unfinished report. The first line says what they were measured with; a line that a kill cut short
-    is dropped."""
+    """The rows of an unfinished report. The first line holds the settings; an incomplete last line is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def start(self, settings: dict[str, Any]) -> None:
-        """Forget what is there."""
-        self.path.write_text(json.dumps(settings) + "\n", encoding="utf-8")
+        """Begin a new file."""
+        self.path.write_text(to_json(settings) + "\n", encoding="utf-8")
 
     def settings(self) -> dict[str, Any] | None:
-        """What the rows were measured with; None if there are none."""
+        """The settings of the rows; None if there is no file. Raises `CodecctlError` for a damaged one."""
         if not self.path.is_file():
             return None
-        with self.path.open(encoding="utf-8") as file:
-            first = file.readline()
-        try:
-            found: dict[str, Any] = json.loads(first)
-        except ValueError:
-            raise CodecctlError(f"{self.path}: damaged at its start; remove it and measure anew") from None
+        with self.path.open("rb") as file:
+            found = _parse(file.readline())
+        if not isinstance(found, dict):
+            raise CodecctlError(f"{self.path}: damaged at its start; remove it and measure anew")
         return found
 
     def rows(self) -> Iterator[Row]:
+        """The complete rows. Raises `CodecctlError` that names a damaged line."""
         self._drop_broken_end()
-        with self.path.open(encoding="utf-8") as file:
+        with self.path.open("rb") as file:
             next(file)
             for number, line in enumerate(file, start=2):
                 try:
-                    yield Row.from_record(json.loads(line))
-                except (ValueError, KeyError, TypeError, zlib.error):
+                    yield Row.from_record(_parse(line))
+                except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
                     raise CodecctlError(f"{self.path}, line {number}: damaged; remove the line or the file") from None
 
     def append(self, row: Row) -> None:
@@ -106,8 +106,15 @@ class RowFile:
                 content_end -= step
 
 
-def _to_json(value: float) -> float | None:
-    return None if math.isnan(value) else value
+def _parse(line: bytes) -> Any:
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _pack(table: NDArray[Any]) -> dict[str, Any]:

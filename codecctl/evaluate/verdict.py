@@ -1,4 +1,4 @@
-"""What the numbers mean, in words, and whether they are good enough."""
+"""The result in sentences, as the report and the command show it, and whether it meets `validate.require`."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codecctl.errors import UsageError
-from codecctl.evaluate.baselines import UNQUANTIZED
-from codecctl.evaluate.belief import Mean
-from codecctl.evaluate.metrics import BOUNDS, METRICS
+from codecctl.evaluate.baselines import UNQUANTIZED, is_opus
+from codecctl.evaluate.intervals import Mean
+from codecctl.evaluate.metrics.table import METRICS
 from codecctl.evaluate.result import System, Validation
 
-# Of a book: the worst book's share of the best possible value counts.
-_BOOK_SHARES = ("perplexity", "codebook_usage")
-_WEAK_BOOK = 0.1  # perplexity below this share of the book's size is worth a warning
-_NOTHING = 1e-6  # differences below this are the arithmetic's
+_CODEBOOK_SHARES = ("perplexity", "codebook_usage")  # as a share of the best possible value, of the worst codebook
+_WEAK_CODEBOOK = 0.1  # perplexity below this share of the codebook's size is worth a warning
+_ROUNDING = 1e-6  # smaller differences are rounding errors
 _RANKING = ("pesq_wb", "visqol", "estoi", "mel_distance")  # the first of these that was measured ranks codecs
 
 
@@ -28,12 +27,15 @@ class Requirement:
     limit: float
     value: float  # NaN: not measured
     passed: bool
-    line: str  # for people
+    line: str  # in words
+
+    def to_dict(self) -> dict[str, str | float | bool]:
+        return {"name": self.name, "limit": self.limit, "value": self.value, "passed": self.passed}
 
 
 def check_requirements(require: Mapping[str, float]) -> None:
-    """Raises `UsageError` for a name that is no metric."""
-    names = [*_BOOK_SHARES, *(name for name in METRICS if name not in BOUNDS)]
+    """Raises `UsageError` for a name that is not a metric."""
+    names = [*_CODEBOOK_SHARES, *METRICS]
     for name in require:
         if name not in names:
             near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
@@ -42,22 +44,22 @@ def check_requirements(require: Mapping[str, float]) -> None:
             )
 
 
-def judge(result: Validation, require: Mapping[str, float]) -> list[Requirement]:
-    """Each requirement with what became of it. What was not measured does not pass."""
-    return [_judge(result, name, limit) for name, limit in require.items()]
+def compare_requirements(result: Validation, require: Mapping[str, float]) -> tuple[Requirement, ...]:
+    """Each requirement, compared with the result. A metric that was not measured does not pass."""
+    return tuple(_compare(result, name, limit) for name, limit in require.items())
 
 
-def say_verdict(result: Validation) -> list[str]:
+def verdict_of(result: Validation) -> tuple[str, ...]:
     """The result in sentences, the most important first."""
-    said = [_rank(result), _noise(result), _quantizer_cost(result), *_books(result), _against(result)]
-    return [sentence for sentence in said if sentence]
+    sentences = [_rank(result), _noise(result), _quantizer_cost(result), *_codebooks(result), _against(result)]
+    return tuple(sentence for sentence in sentences if sentence)
 
 
-def _judge(result: Validation, name: str, limit: float) -> Requirement:
-    if name in _BOOK_SHARES:
-        shares = [getattr(b, name) / (b.codebook_size if name == "perplexity" else 1) for b in result.books]
+def _compare(result: Validation, name: str, limit: float) -> Requirement:
+    if name in _CODEBOOK_SHARES:
+        shares = [getattr(c, name) / (c.codebook_size if name == "perplexity" else 1) for c in result.codebooks]
         worst = min(range(len(shares)), key=lambda k: shares[k])
-        line = f"{name} of book {worst + 1} is {shares[worst]:.3f} of its best, required is {limit:g} in every book"
+        line = f"{name} of codebook {worst + 1} is {shares[worst]:.3f} of its best, required is {limit:g} in every one"
         return Requirement(name, limit, shares[worst], shares[worst] >= limit, line)
     value = result.means.get(name, math.nan)
     higher = METRICS[name].higher_is_better
@@ -69,13 +71,15 @@ def _judge(result: Validation, name: str, limit: float) -> Requirement:
 
 
 def _rank(result: Validation) -> str:
-    """Where the codec stands among the Opus rates, by the best measure there is."""
+    """The codec's rank among the Opus rates, by the best metric that was measured."""
     codec = result.systems[0]
-    name = next(n for n in _RANKING if n in codec.metrics and not math.isnan(codec.metrics[n].value))
+    name = next((n for n in _RANKING if not math.isnan(result.means.get(n, math.nan))), None)
+    if name is None:  # silence
+        return ""
     metric, ours = METRICS[name], codec.metrics[name]
     start = f"At {result.bitrate_kbps:.2f} kbps the codec reaches {metric.label} {_with_interval(ours, metric.digits)}"
     anchors = sorted(
-        (s for s in result.systems if s.name.startswith("opus_") and name in s.metrics),
+        (s for s in result.systems if is_opus(s.name) and name in s.metrics),
         key=lambda s: s.bitrate_kbps or 0,
     )
     if not anchors:
@@ -91,18 +95,17 @@ def _rank(result: Validation) -> str:
 
 
 def _noise(result: Validation) -> str:
-    codec = result.systems[0].metrics
-    snr, bound, even = (codec[name].value for name in ("snr_db", *BOUNDS))
+    snr, (bound, even) = result.means["snr_db"], result.snr_bounds_db
     if math.isnan(snr):
         return ""
     mark = METRICS["snr_db"]
     assert mark.good is not None
     assert mark.excellent is not None
-    grade = "excellent" if snr > mark.excellent else "good" if snr > mark.good else "below the mark"
+    grade = "excellent" if snr > mark.excellent else "good" if snr > mark.good else "low"
     possible = (
-        "the mark of a good one lies beyond it, and a codec that sounds well need not even come near"
+        f"{mark.good:g} dB is out of reach, and a codec that sounds good need not come near it"
         if even < mark.good
-        else "the mark of a good one is possible here"
+        else f"{mark.good:g} dB is possible here"
     )
     return (
         f"SNR {snr:.1f} dB is {grade} (above {mark.good:g} dB is good, above {mark.excellent:g} dB excellent). The "
@@ -112,7 +115,7 @@ def _noise(result: Validation) -> str:
 
 
 def _quantizer_cost(result: Validation) -> str:
-    """Whether the loss lies in the quantizer or already in encoder and decoder."""
+    """Whether the quantizer or encoder and decoder limit the quality."""
     without = result.system(UNQUANTIZED)
     if without is None:
         return ""
@@ -120,23 +123,21 @@ def _quantizer_cost(result: Validation) -> str:
     if math.isnan(ours) or math.isnan(theirs) or ours <= 0:
         return ""
     share = theirs / ours
-    where = "encoder and decoder are what limits it" if share > 0.8 else "the quantizer is what limits it"
+    where = "encoder and decoder limit the quality" if share > 0.8 else "the quantizer limits the quality"
     return f"With the quantizer off the mel distance is {theirs:.3f} instead of {ours:.3f}: {where}."
 
 
-def _books(result: Validation) -> list[str]:
+def _codebooks(result: Validation) -> list[str]:
     weak = [
-        f"book {k} ({book.perplexity:.0f} of {book.codebook_size})"
-        for k, book in enumerate(result.books, start=1)
-        if book.perplexity < _WEAK_BOOK * min(book.codebook_size, max(1, book.n_codes))
+        f"codebook {k} ({codebook.perplexity:.0f} of {codebook.codebook_size})"
+        for k, codebook in enumerate(result.codebooks, start=1)
+        if codebook.perplexity < _WEAK_CODEBOOK * min(codebook.codebook_size, max(1, codebook.n_codes))
     ]
     coded = (
         f"Ideal entropy coding of the codes would need {result.entropy_coded_kbps:.2f} kbps instead of "
         f"{result.bitrate_kbps:.2f}."
     )
-    if weak:
-        return [f"Weakly used, by perplexity: {', '.join(weak)}.", coded]
-    return ["Every book is in use.", coded]
+    return [f"Weakly used, by perplexity: {', '.join(weak)}." if weak else "Every codebook is in use.", coded]
 
 
 def _against(result: Validation) -> str:
@@ -145,13 +146,13 @@ def _against(result: Validation) -> str:
     better: list[str] = []
     worse: list[str] = []
     for name, mean in result.comparison.differences.items():
-        if name not in BOUNDS and (mean.low > _NOTHING or mean.high < -_NOTHING):  # NaN is neither
+        if mean.low > _ROUNDING or mean.high < -_ROUNDING:  # NaN is neither
             good = (mean.value > 0) == METRICS[name].higher_is_better
             (better if good else worse).append(METRICS[name].label)
     parts = [f"better in {', '.join(better)}"] * bool(better) + [f"worse in {', '.join(worse)}"] * bool(worse)
     if not parts:
-        return "Beside the other checkpoint no difference is certain."
-    return f"Beside the other checkpoint it is {' and '.join(parts)}; other differences are not certain."
+        return "Compared with the other checkpoint, no difference is certain."
+    return f"Compared with the other checkpoint it is {' and '.join(parts)}; other differences are not certain."
 
 
 def _with_interval(mean: Mean, digits: int) -> str:

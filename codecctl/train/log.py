@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 from collections.abc import Sequence
 from typing import Any, Self
@@ -17,9 +18,9 @@ from torch.utils.tensorboard import SummaryWriter
 
 from codecctl.audio.spectrum import MelSpectrogram
 from codecctl.errors import CodecctlError
-from codecctl.evaluate.charts import png
-from codecctl.evaluate.codebooks import BookStats, Counts
-from codecctl.files import replacing
+from codecctl.evaluate.codebooks import CodebookStats, Counts
+from codecctl.evaluate.spectrogram import png
+from codecctl.files import replacing, to_json
 from codecctl.train.checkpoint import Run
 
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
@@ -51,14 +52,14 @@ class RunLog:
         self._run = run
 
     def write(
-        self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats], trend: str = ""
+        self, step: int, kind: str, values: dict[str, float], books: Sequence[CodebookStats], trend: str = ""
     ) -> None:
         """One event: `kind` is train, validation or checkpoint; `books` the codebooks' state over it; `trend` says
         whether it gets better."""
         per_book = {"codebook_usage": [b.codebook_usage for b in books], "perplexity": [b.perplexity for b in books]}
         per_book = per_book if books else {}
         words = {"trend": trend} if trend else {}
-        self._file.write(json.dumps({"step": step, "kind": kind, **values, **per_book, **words}) + "\n")
+        self._file.write(to_json({"step": step, "kind": kind, **values, **per_book, **words}) + "\n")
         self._file.flush()
         for name, value in values.items():
             self._scalar(f"{kind}/{name}", value, step)
@@ -73,7 +74,7 @@ class RunLog:
         one counts. Read from the file: a resumed run sees what an unbroken one does."""
         events = [_event(line) for line in self._run.metrics.read_text(encoding="utf-8").splitlines()]
         found = {e["step"]: e[name] for e in events if e.get("kind") == kind and e["step"] < step and name in e}
-        return [value for _, value in sorted(found.items())]
+        return [math.nan if value is None else value for _, value in sorted(found.items())]
 
     def audio(self, step: int, name: str, audio: Tensor) -> None:
         """[1, L]"""
@@ -134,7 +135,7 @@ class NoLog(RunLog):
     def __init__(self) -> None: ...
 
     def write(
-        self, step: int, kind: str, values: dict[str, float], books: Sequence[BookStats], trend: str = ""
+        self, step: int, kind: str, values: dict[str, float], books: Sequence[CodebookStats], trend: str = ""
     ) -> None: ...
 
     def audio(self, step: int, name: str, audio: Tensor) -> None: ...

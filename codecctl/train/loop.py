@@ -20,8 +20,8 @@ from torch import Tensor
 from codecctl.config import Config
 from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.evaluate.codebooks import BookStats, CodebookCounter
-from codecctl.evaluate.validate import Scores, ValidationSet
+from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats
+from codecctl.evaluate.quick import Scores, ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.model.codec import Codec
 from codecctl.model.fronts import FRONTS
@@ -55,6 +55,8 @@ class Watcher:
     def restored(self, what: dict[str, str]) -> None: ...
 
     def checked(self, what: dict[str, str]) -> None: ...
+
+    def will_validate(self, validation: ValidationSet) -> None: ...
 
     def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None: ...
 
@@ -192,7 +194,8 @@ class _Trainer:
     def check(self) -> None:
         """Raises `CodecctlError` if a first batch, or the disk, says that this run would fail."""
         found = preflight(self.state, self.machine, self.config, self.crops, self.run.folder)
-        self.watcher.checked({**found, "validation": self.validation.in_words()})
+        self.watcher.checked(found)
+        self.watcher.will_validate(self.validation)
 
     def check_time(self) -> None:
         """Raises `UsageError`, on all ranks, if the time is over before the first step."""
@@ -274,12 +277,12 @@ class _Trainer:
         self._gather_counts()
         if self.fabric.is_global_zero:
             with contextlib.suppress(StopAsked):
-                recordings = UntilStopped(self.validation.recordings, signals)
-                scores = replace(self.validation, recordings=recordings).score(state.ema)
+                utterances = UntilStopped(self.validation.utterances, signals)
+                scores = replace(self.validation, utterances=utterances).score(state.ema)
                 state.validated_step = state.step
                 distance = scores.values["mel_distance"]
                 words = f"mel_distance {trend(log.earlier(state.step, 'validation', 'mel_distance'), distance)}"
-                self._log(log, "validation", scores.values, scores.books, words)
+                self._log(log, "validation", scores.values, scores.codebooks, words)
                 self._try("NOT LOGGED", lambda: self._illustrate(scores, log))
                 if distance < state.best_score:
                     state.best_score = distance
@@ -293,8 +296,8 @@ class _Trainer:
         """What TensorBoard keeps of a validation to hear and to see."""
         log.histograms(self.state.step, scores.counts)
         step, rate = self.state.step, self.config.model.sample_rate
-        for recording in self.validation.recordings[:_N_LISTENED]:
-            original = next(recording.pieces(rate))
+        for recording in self.validation.utterances[:_N_LISTENED]:
+            original = next(recording.chunks(rate))
             decoded = _through(self.state.ema, original)
             log.audio(step, f"{recording.id}/decoded", decoded)
             log.spectrograms(step, f"{recording.id}/original_and_decoded", original, decoded)
@@ -330,7 +333,7 @@ class _Trainer:
             self.counter.counts = [counts.numpy().copy() for counts in self.state.code_counts]
 
     def _log(
-        self, log: RunLog, kind: str, values: dict[str, float], books: Sequence[BookStats], words: str = ""
+        self, log: RunLog, kind: str, values: dict[str, float], books: Sequence[CodebookStats], words: str = ""
     ) -> None:
         self._try("NOT LOGGED", lambda: log.write(self.state.step, kind, values, books, words))
 
@@ -358,7 +361,7 @@ class _Trainer:
         state.n_rollbacks, state.rate_factor = n_rollbacks, 0.5**n_rollbacks
         self.watcher.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
 
-    def _watch_books(self, books: Sequence[BookStats], log: RunLog) -> None:
+    def _watch_books(self, books: Sequence[CodebookStats], log: RunLog) -> None:
         """An alarm for each book that hardly codes anything; a stop when one stays so. The first rank decides: it alone
         has all counts."""
         state = self.state

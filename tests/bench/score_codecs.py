@@ -21,13 +21,17 @@ import torch
 from numpy.typing import NDArray
 
 from codecctl.audio.files import Audio, read_audio, to_pcm16
-from codecctl.audio.resample import resample, to_mono
-from codecctl.cli.checkpoint import find_checkpoint
+from codecctl.audio.mixdown import to_mono
+from codecctl.audio.resample import resample
 from codecctl.evaluate.alignment import align, find_delay
 from codecctl.evaluate.baselines import CODEC, Rendition, opus, render_codec
-from codecctl.evaluate.belief import means
-from codecctl.evaluate.hearing import MEASURES, SAMPLE_RATE, score, unavailable
-from codecctl.evaluate.metrics import METRICS, MelDistance, si_sdr_db
+from codecctl.evaluate.intervals import means
+from codecctl.evaluate.metrics.metric import SAMPLE_RATE
+from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
+from codecctl.evaluate.metrics.ratios import si_sdr_db
+from codecctl.evaluate.metrics.spectral import MelDistance
+from codecctl.evaluate.metrics.table import METRICS
+from codecctl.evaluate.perceptual import score, unavailable
 from codecctl.inference.load import Codec
 
 System = Callable[[Audio], Rendition]
@@ -97,8 +101,8 @@ def find_system(name: str, lyra_folder: Path | None) -> System:
         if lyra_folder is None:
             raise SystemExit(f"{name}: give the folder of its .tflite files with --lyra")
         return lambda audio: lyra(lyra_folder, name.removeprefix("lyra"), audio)
-    codec = Codec.load(find_checkpoint(name), "cpu")
-    return lambda audio: render_codec(codec, torch.from_numpy(audio)[None, None], (), parts=False)[1][CODEC]
+    codec = Codec.load(name, "cpu")
+    return lambda audio: render_codec(codec, torch.from_numpy(audio)[None, None])[1][CODEC]
 
 
 def read_recordings(path: Path, root: Path) -> list[Audio]:
@@ -132,12 +136,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("list", type=Path, help="TSV with a column `path`")
     parser.add_argument("--root", type=Path, default=Path(), help="folder that the paths are relative to")
     parser.add_argument("--codecs", nargs="+", default=["starter"])
-    parser.add_argument("--metrics", nargs="*", choices=MEASURES, default=["stoi"])
+    parser.add_argument("--metrics", nargs="*", choices=PERCEPTUAL_METRICS, default=["stoi"])
     parser.add_argument("--lyra", type=Path, help="folder of Lyra's .tflite files")
     options = parser.parse_args(arguments)
     missing = unavailable(options.metrics)
-    if absent := [name for name in options.metrics if MEASURES[name].names[0] in missing]:
-        raise SystemExit("; ".join(f"{name}: {missing[MEASURES[name].names[0]]}" for name in absent))
+    if absent := [name for name in options.metrics if PERCEPTUAL_METRICS[name].outputs[0].name in missing]:
+        raise SystemExit("; ".join(f"{name}: {missing[PERCEPTUAL_METRICS[name].outputs[0].name]}" for name in absent))
     recordings = read_recordings(options.list, options.root)
     for name in options.codecs:
         texts = score_system(find_system(name, options.lyra), recordings, options.metrics)

@@ -15,11 +15,12 @@ import soundfile
 
 from codecctl.audio.files import Audio
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.alignment import align
-from codecctl.evaluate.hearing import MEASURES, About, score, score_all, unavailable
-from codecctl.evaluate.recordings import find_recordings
-from codecctl.evaluate.scoring import Renderer, delay_of
-from codecctl.evaluate.validate import Work, make_plan, validate
+from codecctl.evaluate.metrics.metric import Context
+from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
+from codecctl.evaluate.perceptual import score, score_all, unavailable
+from codecctl.evaluate.rendering import Plan, Renderer
+from codecctl.evaluate.session import Session
+from codecctl.evaluate.utterances import find_utterances
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
 from tests.conftest import write_audio
@@ -28,7 +29,7 @@ from tests.evaluate.conftest import codec  # noqa: F401
 pytestmark = pytest.mark.bench
 
 _N_FILES = 100
-_EVERY = 4  # recordings, of which one is scored by the packages alone, too
+_EVERY = 4  # of so many utterances one is also scored by the packages alone
 _SECONDS = 5
 
 
@@ -50,14 +51,14 @@ def hundred_files(voice: Audio, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: Codec, hundred_files: Path) -> None:  # noqa: F811
     """Everything around the packages (reading, the codec, Opus, alignment, signal scores, bound, intervals) within
     0.3 of their own time: of PESQ, STOI and ESTOI on the very arrays that the report scores. In CPU seconds, and the
-    packages are timed between the report's recordings, so that what else the machine does weighs on both alike."""
+    packages are timed between the report's utterances, so that other load on the machine affects both alike."""
     pytest.importorskip("pystoi")
     from pesq import pesq
     from pystoi import stoi
 
-    recordings = find_recordings(hundred_files)
-    renderer = Renderer(codec, make_plan(codec, ValidateConfig(), curve=True))
-    delays = renderer.find_delays(recordings[:2])
+    utterances = find_utterances(hundred_files)
+    renderer = Renderer(codec, Plan.of(codec, ValidateConfig(), parts=True))
+    delays = renderer.find_delays(utterances[:2])
     packages = between = 0.0
 
     def time_packages(done: int, _: int) -> None:
@@ -65,8 +66,7 @@ def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: 
         if done % _EVERY:
             return
         started = time.process_time()
-        piece = renderer.render(next(recordings[done - 1].pieces(16000)))
-        pairs = [align(piece.original, r.audio, delay_of(name, delays)) for name, r in piece.renditions.items()]
+        pairs = list(next(renderer.chunks(utterances[done - 1])).aligned(delays).values())
         called = time.process_time()
         for reference, decoded in pairs:
             pesq(16000, reference, decoded, "wb")
@@ -76,8 +76,8 @@ def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: 
         between += time.process_time() - started
 
     started = time.process_time()
-    work = Work(curve=True, n_workers=0)
-    validate(codec, recordings, source="a hundred files", work=work, progress=time_packages)
+    session = Session(codec, utterances, ValidateConfig(), parts=True, n_workers=0)
+    session.measure(on_progress=time_packages)
     ours = time.process_time() - started - between
     print(f"\nreport {ours:.0f} CPU s, packages alone {packages:.0f}, ratio {ours / packages:.2f}")
     assert ours < 1.3 * packages
@@ -86,11 +86,11 @@ def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: 
 _MEMORY = """
 import resource, sys
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.recordings import find_recordings
-from codecctl.evaluate.validate import validate
+from codecctl.evaluate.session import Session
+from codecctl.evaluate.utterances import find_utterances
 from codecctl.inference.load import Codec
 config = ValidateConfig(metrics=(), opus_kbps=())
-validate(Codec.load(sys.argv[1], "cpu"), find_recordings(sys.argv[2]), source="", config=config)
+Session(Codec.load(sys.argv[1], "cpu"), find_utterances(sys.argv[2]), config).measure()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 
@@ -127,8 +127,9 @@ def test_ten_minutes_in_one_file_take_the_memory_of_one(codec: Codec, voice: Aud
 
 def _needs(name: str) -> None:
     reasons = unavailable([name])
-    if MEASURES[name].names[0] in reasons:
-        pytest.skip(reasons[MEASURES[name].names[0]])
+    output = PERCEPTUAL_METRICS[name].outputs[0].name
+    if output in reasons:
+        pytest.skip(reasons[output])
 
 
 def test_visqol_of_a_copy_is_at_its_top(voice: Audio) -> None:
@@ -176,12 +177,12 @@ def test_a_recogniser_loses_words_in_noise_and_none_in_a_copy(speech_files: list
     pairs = {name: (speech, signal) for name, signal in (("copy", speech), ("noisy", _noisy(_noisy(speech))))}
     pairs["silent"] = (speech, 1e-4 * speech[::-1].copy())
     for transcript in (None, said):
-        scores = score_all(pairs, speech, ["words"], About("en", transcript, folder))
+        scores = score_all(pairs, speech, ["words"], Context("en", transcript, folder))
         assert scores["copy"]["wer"] == scores["copy"]["cer"] == 0
         assert 0 < scores["noisy"]["cer"] <= scores["noisy"]["wer"]
         assert scores["silent"]["wer"] > 0.8
         assert scores["original"] == ({} if transcript is None else {"wer": 0, "cer": 0})
-    unknown = score_all(pairs, speech, ["words"], About("tlh", None, folder))  # no language of any recogniser
+    unknown = score_all(pairs, speech, ["words"], Context("tlh", None, folder))  # no language of any recogniser
     assert math.isnan(unknown["copy"]["wer"])
 
 

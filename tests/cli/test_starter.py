@@ -14,8 +14,9 @@ import torch
 import codecctl as package
 from codecctl.cli.checkpoint import find_checkpoint
 from codecctl.config import load_config
-from codecctl.evaluate.hearing import score
-from codecctl.evaluate.metrics import MelDistance, si_sdr_db
+from codecctl.evaluate.metrics.ratios import si_sdr_db
+from codecctl.evaluate.metrics.spectral import MelDistance
+from codecctl.evaluate.perceptual import score
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec
 from tests.cli.conftest import Finished

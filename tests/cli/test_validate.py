@@ -11,7 +11,7 @@ import pytest
 from codecctl.cli.main import run
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
-from tests.evaluate.conftest import codec  # noqa: F401  the small codec of the rooms below
+from tests.evaluate.conftest import codec  # noqa: F401
 
 QUICK = ["--set", "validate.metrics=[]", "--set", "validate.opus_kbps=[]", "--device", "cpu"]
 
@@ -27,29 +27,27 @@ def clips_folder(speech_files: list[Path]) -> Path:
     return next(parent for parent in speech_files[0].parents if (parent / "metadata.tsv").is_file())
 
 
-def test_json_is_all_there_is_on_stdout(
-    checkpoint: Path, speech_files: list[Path], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_stdout_holds_json_only(checkpoint: Path, speech_files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["validate", str(checkpoint), "--data", str(speech_files[0]), "--json", *QUICK]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["n_utterances"] == 1
-    assert set(told["metrics"]) >= {"snr_db", "si_sdr_db", "mel_distance"}
-    assert [book["codebook_size"] for book in told["books"]] == [32, 16, 16]
-    assert "not asked for" in told["not_measured"]["pesq_wb"]
+    record = json.loads(capsys.readouterr().out)
+    assert record["n_utterances"] == 1
+    assert set(record["metrics"]) >= {"snr_db", "si_sdr_db", "mel_distance"}
+    assert [stats["codebook_size"] for stats in record["codebooks"]] == [32, 16, 16]
+    assert "not asked for" in record["not_measured"]["pesq_wb"]
 
 
-def test_without_data_it_says_that_it_takes_the_clips(
+def test_without_data_the_clips_are_used_and_named(
     checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert run(["validate", "--checkpoint", str(checkpoint), "--limit", "2", *QUICK]) == 0
-    told = capsys.readouterr()
-    assert "bundled clips" in told.err
-    assert "2 recordings" in told.out
-    assert "perplexity" in told.out
+    output = capsys.readouterr()
+    assert "--data not given and data/prepared holds no prepared data; using the bundled clips" in output.err
+    assert "2 recordings" in output.out
+    assert "perplexity" in output.out
 
 
-def test_a_missed_threshold_is_exit_code_1_and_its_line(
+def test_a_missed_requirement_is_exit_code_1_and_named(
     checkpoint: Path, speech_files: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = ["validate", str(checkpoint), "--data", str(speech_files[0]), *QUICK]
@@ -81,7 +79,7 @@ def test_against_another_checkpoint_prints_the_differences(
 ) -> None:
     data = ["--data", str(speech_files[0])]
     assert run(["validate", str(checkpoint), "--against", str(checkpoint), *data, *QUICK]) == 0
-    assert "equal codes, by book: 100.0%  100.0%  100.0%" in capsys.readouterr().out
+    assert "equal codes, by codebook: 100.0%  100.0%  100.0%" in capsys.readouterr().out
 
 
 def test_a_report_is_written_and_named(
@@ -94,7 +92,21 @@ def test_a_report_is_written_and_named(
     assert run([*common, "--continue"]) == 0  # all is there: nothing is measured anew
 
 
-def test_ctrl_c_ends_the_workers_and_keeps_what_is_done(checkpoint: Path, clips_folder: Path, tmp_path: Path) -> None:
+def test_recordings_that_cannot_be_measured_are_exit_code_1(
+    checkpoint: Path, speech_files: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "good.flac").write_bytes(speech_files[0].read_bytes())
+    (data / "bad[1].wav").write_bytes(b"RIFF no audio")
+    assert run(["validate", str(checkpoint), "--data", str(data), "--json", *QUICK]) == 1
+    output = capsys.readouterr()
+    assert json.loads(output.out)["n_failed"] == 1
+    assert "not measured: data/bad[1]" in output.err
+    assert "1 of 2 recordings could not be measured" in output.err.splitlines()[-1]
+
+
+def test_ctrl_c_ends_the_workers_and_keeps_the_scores(checkpoint: Path, clips_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("pystoi")
     rows = tmp_path / "report" / "rows.jsonl"
     arguments = [str(checkpoint), "--data", str(clips_folder), "--report", str(rows.parent), "--device", "cpu"]

@@ -1,4 +1,4 @@
-"""Codecs with the product's parts, and so small that a second of speech takes milliseconds."""
+"""Codecs with all parts of the real one, so small that a second of speech takes milliseconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from codecctl.config.model import StridedConfig
 from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
-from codecctl.evaluate.recordings import Recording, find_recordings
+from codecctl.evaluate.utterances import ReferenceUtterance, find_utterances
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
 from tests.conftest import lively
@@ -41,7 +41,7 @@ class _Frames(nn.Module):
 
 
 class _Samples(nn.Module):
-    """The way back, late by some samples as the filters of a codec may be."""
+    """The inverse, delayed by some samples as the filters of a codec may be."""
 
     def __init__(self, delay: int) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class _Samples(nn.Module):
 
 
 def waveform_codec(speech_files: list[Path], delay: int = 0) -> Codec:
-    """A codec that can be understood at once: its books hold pieces of waveform."""
+    """A codec whose codewords are 16 samples of waveform each."""
     quantizer = QuantizerConfig(codebook_sizes=(256, 128, 128))
     made = Codec(
         ModelConfig(front=StridedConfig(strides=(4, 4), base_channels=2), transformer=_TRANSFORMER, quantizer=quantizer)
@@ -68,17 +68,17 @@ def waveform_codec(speech_files: list[Path], delay: int = 0) -> Codec:
 
 @pytest.fixture(scope="session")
 def speaking(speech_files: list[Path]) -> Codec:
-    """One from whose output speech can be understood."""
+    """A codec whose output is intelligible."""
     return waveform_codec(speech_files)
 
 
 @pytest.fixture(scope="session")
 def late(speech_files: list[Path]) -> Codec:
-    """The same, 37 samples late."""
+    """The same with a delay of 37 samples."""
     return waveform_codec(speech_files, delay=37)
 
 
 @pytest.fixture(scope="session")
-def clips(speech_files: list[Path]) -> list[Recording]:
+def clips(speech_files: list[Path]) -> list[ReferenceUtterance]:
     """All the bundled clips: three languages, two speakers."""
-    return find_recordings(next(parent for parent in speech_files[0].parents if (parent / "metadata.tsv").is_file()))
+    return find_utterances(next(parent for parent in speech_files[0].parents if (parent / "metadata.tsv").is_file()))

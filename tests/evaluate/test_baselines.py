@@ -10,7 +10,7 @@ from codecctl.model.codec import Codec
 
 @pytest.mark.skipif(not has_opus(), reason="av is not installed")
 @pytest.mark.parametrize("kbps", [6, 12])
-def test_opus_gives_speech_back_at_about_the_bitrate_asked_for(speech: torch.Tensor, kbps: float) -> None:
+def test_opus_decodes_speech_at_about_the_requested_bitrate(speech: torch.Tensor, kbps: float) -> None:
     audio = speech[0, 0].numpy()
     made = opus(audio, 16000, kbps)
     assert made.n_bits is not None
@@ -20,24 +20,24 @@ def test_opus_gives_speech_back_at_about_the_bitrate_asked_for(speech: torch.Ten
     assert np.corrcoef(reference, decoded)[0, 1] > 0.8
 
 
-def test_the_band_limit_keeps_1_khz_and_kills_6_in_place() -> None:
+def test_the_band_limit_keeps_1_khz_and_removes_6_khz() -> None:
     time = np.arange(16000) / 16000
     low, high = (np.sin(2 * np.pi * hz * time).astype(np.float32) for hz in (1000, 6000))
     np.testing.assert_allclose(band_limit(low + high, 16000)[500:-500], low[500:-500], atol=1e-3)
 
 
-def test_parts_of_the_codec_add_up_to_it(speaking: Codec, speech: torch.Tensor) -> None:
-    codes, made = render_codec(speaking, speech, [1, 2], parts=True)
+def test_the_parts_of_a_linear_codec_add_up_to_it(speaking: Codec, speech: torch.Tensor) -> None:
+    codes, made = render_codec(speaking, speech, unquantized=True, parts=True, curve=[1, 2])
     assert torch.equal(codes, speaking.encode(speech))
-    first, rest, everything = (made[name].audio for name in ("books_1", "books_2_to_3", "codec"))
+    first, rest, everything = (made[name].audio for name in ("n_quantizers_1", "codebooks_2_to_3", "codec"))
     np.testing.assert_allclose(first + rest, everything, atol=1e-6)  # its decoder is linear
     np.testing.assert_allclose(made["unquantized"].audio, speech[0, 0], atol=1e-6)
-    assert made["books_1"].n_bits == 8 * codes.shape[-1]
+    assert made["n_quantizers_1"].n_bits == 8 * codes.shape[-1]
     assert made["codec"].n_bits == 22 * codes.shape[-1]
 
 
-def test_the_curve_stays_below_the_books_there_are(speaking: Codec) -> None:
-    assert curve_of(speaking, ValidateConfig()) == [1, 2]
-    assert [label_of(name, 8) for name in ("books_1", "books_2_to_8", "opus_6")] == [
-        "codec, 1 book", "codec, books 2 to 8 only", "Opus 6 kbps",
+def test_the_curve_has_fewer_codebooks_than_the_codec(speaking: Codec) -> None:
+    assert curve_of(speaking, ValidateConfig()) == (1, 2)
+    assert [label_of(name, 8) for name in ("n_quantizers_1", "codebooks_2_to_8", "opus_6")] == [
+        "codec, 1 codebook", "codec, codebooks 2 to 8 only", "Opus 6 kbps",
     ]  # fmt: skip

@@ -1,21 +1,22 @@
 import base64
 import io
 import math
+import struct
+import zlib
 from xml.etree import ElementTree
 
 import numpy as np
 import soundfile
 
-from codecctl.evaluate.charts import Point, histogram, rate_chart, spectrogram_png
+from codecctl.evaluate.report.charts import Point, histogram, rate_chart
+from codecctl.evaluate.report.listening import _flac
+from codecctl.evaluate.spectrogram import spectrogram_png
 
 
-def test_a_spectrogram_is_a_png_with_the_tone_at_its_place() -> None:
+def test_a_spectrogram_is_a_png_with_the_tone_at_its_frequency() -> None:
     tone = (0.5 * np.sin(2 * np.pi * 2000 * np.arange(16000) / 16000)).astype(np.float32)
     uri, loudest = spectrogram_png(tone)
     png = base64.b64decode(uri.removeprefix("data:image/png;base64,"))
-    import struct
-    import zlib
-
     width, height = struct.unpack(">II", png[16:24])
     assert (width, height) == (1 + 16000 // 128, 257)
     start = png.index(b"IDAT") + 4
@@ -26,8 +27,8 @@ def test_a_spectrogram_is_a_png_with_the_tone_at_its_place() -> None:
     assert loudest > 0
 
 
-def test_charts_are_well_formed_and_tell_a_screen_reader_their_numbers() -> None:
-    ours = [Point(1, 0.5, "codec, <1> book", 0.4, 0.6), Point(4, 0.8, "codec", 0.7, 0.9)]
+def test_charts_are_well_formed_and_label_their_numbers_for_screen_readers() -> None:
+    ours = [Point(1, 0.5, "codec, <1> codebook", 0.4, 0.6), Point(4, 0.8, "codec", 0.7, 0.9)]
     chart = rate_chart("STOI & more", ours, [Point(6, 0.9, "Opus"), Point(8, math.nan, "Opus 8")], None)
     svg = ElementTree.fromstring(chart)
     assert svg.get("role") == "img"
@@ -36,14 +37,12 @@ def test_charts_are_well_formed_and_tell_a_screen_reader_their_numbers() -> None
     assert len(svg.findall("circle")) == 3
 
 
-def test_a_histogram_of_an_unused_book_is_drawn_too() -> None:
+def test_a_histogram_of_an_unused_codebook_is_drawn() -> None:
     for hits in (np.zeros(1024, np.int64), np.arange(16)):
-        ElementTree.fromstring(histogram("book 1", hits))
+        ElementTree.fromstring(histogram("codebook 1", hits))
 
 
-def test_the_pages_audio_is_flac() -> None:
-    from codecctl.evaluate.listening import _flac
-
+def test_the_audio_of_the_page_is_flac() -> None:
     audio = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
     back, rate = soundfile.read(io.BytesIO(base64.b64decode(_flac(audio, 16000))), dtype="float32")
     assert rate == 16000

@@ -3,7 +3,10 @@ import math
 import pytest
 import torch
 
-from codecctl.evaluate.metrics import LogSpectralDistance, MelDistance, nan_mean, si_sdr_db, snr_db
+from codecctl.evaluate.metrics.metric import SignalMetric
+from codecctl.evaluate.metrics.ratios import si_sdr_db, snr_db
+from codecctl.evaluate.metrics.spectral import LogSpectralDistance, MelDistance
+from codecctl.evaluate.metrics.table import METRIC_GROUPS, METRICS, SIGNAL_METRICS
 
 
 def _noise(seed: int, n: int = 16000) -> torch.Tensor:
@@ -25,12 +28,12 @@ def test_si_sdr_is_the_snr_of_orthogonal_noise_at_any_gain_and_offset() -> None:
     assert si_sdr_db(x, -0.3 * (x + noise) + 0.05) == pytest.approx(13.0)
 
 
-def test_ratios_of_a_batch_are_those_of_its_items() -> None:
+def test_snr_of_a_batch_is_that_of_its_items() -> None:
     x, y = torch.stack([_noise(0), _noise(1)]), torch.stack([_noise(2), _noise(3)])
     torch.testing.assert_close(snr_db(x, x + y), torch.stack([snr_db(a, a + b) for a, b in zip(x, y, strict=True)]))
 
 
-def test_a_perfect_copy_has_a_finite_score_and_silence_none() -> None:
+def test_snr_is_finite_for_a_copy_and_undefined_for_silence() -> None:
     x = 0.01 * _noise(0)
     assert snr_db(x, x) == pytest.approx(120.0)
     assert snr_db(torch.zeros(100), 0.1 * torch.ones(100)).isnan()
@@ -49,6 +52,14 @@ def test_log_spectral_distance_of_half_the_level_is_6_db() -> None:
     assert LogSpectralDistance(16000)(torch.zeros(1, 999), x[:, :999]).isnan()
 
 
-def test_mean_leaves_out_what_is_not_defined() -> None:
-    assert nan_mean(torch.tensor([1.0, math.nan, 3.0])) == 2.0
-    assert math.isnan(nan_mean(torch.tensor([math.nan])))
+def test_every_metric_is_in_one_group_of_the_report() -> None:
+    grouped = [metric.name for group in METRIC_GROUPS.values() for metric in group]
+    assert sorted(grouped) == sorted(METRICS)
+
+
+@pytest.mark.parametrize("metric", SIGNAL_METRICS, ids=lambda metric: metric.name)
+def test_signal_metrics_score_each_item_of_a_batch_against_one_reference(metric: SignalMetric) -> None:
+    score = metric.make(16000, torch.device("cpu"))
+    reference, decoded = _noise(0)[None].float(), torch.stack([_noise(0), _noise(0) + 0.1 * _noise(1)]).float()
+    copy, noisy = score(reference, decoded).tolist()
+    assert (copy > noisy) == metric.higher_is_better

@@ -10,35 +10,32 @@ from typing import Any
 import pytest
 
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.belief import Mean
-from codecctl.evaluate.metrics import METRICS
-from codecctl.evaluate.recordings import Recording
+from codecctl.evaluate.intervals import Mean
+from codecctl.evaluate.metrics.table import METRICS
 from codecctl.evaluate.report import ModelCard, write_report
-from codecctl.evaluate.validate import Work, validate
-from codecctl.evaluate.verdict import judge, say_verdict
+from codecctl.evaluate.session import Session
+from codecctl.evaluate.utterances import ReferenceUtterance
+from codecctl.evaluate.verdict import compare_requirements, verdict_of
 from codecctl.model.codec import Codec
 
 CONFIG = ValidateConfig(metrics=(), opus_kbps=(6.0,), require={"snr_db": 2.0, "stoi": 0.9})
 
 
+ODD_NAME = '<b>odd</b> & "quoted" \udce9'  # as the name of a file that is not UTF-8
+REVERSED = "\u202ereversed\x07"
+CARD = ModelCard("best.pt", "0123456789abcdef", 300)
+
+
 @pytest.fixture(scope="module")
-def page(speaking: Codec, clips: list[Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A report on four clips, one of them with a name that needs escaping."""
-    odd = Recording(
-        '<b>odd</b> & "quoted"', *(getattr(clips[0], n) for n in ("dataset", "language", "speaker", "path"))
-    )
-    recordings = [odd, clips[4], clips[8], clips[9]]
-    result = validate(speaking, recordings, source="four clips", config=CONFIG, work=Work(curve=True, against=speaking))
-    return write_report(
-        tmp_path_factory.mktemp("report"),
-        result,
-        judge(result, CONFIG.require),
-        say_verdict(result),
-        codec=speaking,
-        recordings=recordings,
-        config=CONFIG,
-        card=ModelCard("best.pt", "0123456789abcdef", 300),
-    )
+def page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report on four clips, one of them with names that need escaping."""
+    odd = replace(clips[0], id=ODD_NAME, speaker=REVERSED)
+    utterances = [odd, clips[4], clips[8], clips[9]]
+    session = Session(speaking, utterances, CONFIG, against=speaking, parts=True)
+    result = session.measure(source="four clips")
+    requirements, verdict = compare_requirements(result, CONFIG.require), verdict_of(result)
+    folder = tmp_path_factory.mktemp("report")
+    return write_report(folder, result, requirements, verdict, CARD, session.renderer, utterances)
 
 
 class _Reader(HTMLParser):
@@ -50,7 +47,7 @@ class _Reader(HTMLParser):
         self.tags.append((tag, dict(attrs)))
 
 
-def test_the_page_is_whole_and_asks_the_network_for_nothing(page: Path) -> None:
+def test_the_page_is_complete_and_uses_no_network(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     reader = _Reader()
     reader.feed(text)
@@ -60,9 +57,16 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing(page: Path) -> None:
         link = attributes.get("href") or attributes.get("src")
         assert link is None or link.startswith("data:") or link.removeprefix("#") in ids, (tag, link)
     assert not re.search(r"https?://|@import|url\(|fetch\(", text)
-    assert "<b>odd</b>" not in text
     assert "missed: stoi was not measured" in text
     assert [p.name for p in page.parent.iterdir()] == ["index.html"]
+
+
+def test_names_from_outside_change_neither_markup_nor_direction(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    assert "<b>odd</b>" not in text
+    assert "<bdi>&lt;b&gt;odd&lt;/b&gt; &amp; &#34;quoted&#34; \\udce9</bdi>" in text
+    assert not set("\u202e\x07") & set(text)
+    assert r"<bdi>\u202ereversed\u0007</bdi>" in text
 
 
 def test_every_image_and_control_has_a_name(page: Path) -> None:
@@ -107,7 +111,7 @@ def _until(browser: Any, condition: str) -> Any:
     return WebDriverWait(browser, 60).until(lambda b: b.execute_script(f"return {condition}"))
 
 
-def test_players_play_and_a_switch_keeps_its_place(opened: Any) -> None:
+def test_a_player_keeps_its_position_when_the_version_is_switched(opened: Any) -> None:
     opened.find_element("css selector", "[data-player] button.play").click()
     # The rest runs in the page: on a busy machine the clip would be over before the driver comes to look.
     heard = opened.execute_async_script(
@@ -132,23 +136,23 @@ def test_players_play_and_a_switch_keeps_its_place(opened: Any) -> None:
     )
     before, after, later, *states = heard
     assert 0.2 < before <= after < later  # it goes on, not from the start
-    assert states == ["playing", "standing"]
+    assert states == ["playing", "paused"]
     assert opened.get_log("browser") == []
 
 
-def test_what_is_heard_after_a_switch_is_the_other_version_at_the_same_instant(opened: Any) -> None:
+def test_a_switch_plays_the_other_version_from_the_same_sample(opened: Any) -> None:
     """The page's own player, run by an offline context: the codec's samples follow the original's without a gap."""
     heard = opened.execute_async_script(
         """
         const done = arguments[0];
-        const clips = clipsOf(document.querySelector("[data-player]").dataset.player);
-        const player = new Player({ original: clips.original, codec: clips.codec });
+        const tracks = tracksOf(document.querySelector("[data-player]").dataset.player);
+        const player = new Player({ original: tracks.original, codec: tracks.codec });
         (async () => {
           context = new OfflineAudioContext(1, 16000, 16000);
           context.resume = async () => {};
           await player.play();
           context.suspend(0.5).then(() => {
-            player.hear("codec");
+            player.select("codec");
             OfflineAudioContext.prototype.resume.call(context);
           });
           const made = (await context.startRendering()).getChannelData(0);
@@ -169,7 +173,7 @@ def test_what_is_heard_after_a_switch_is_the_other_version_at_the_same_instant(o
     assert heard == [pytest.approx(0, abs=1e-3), pytest.approx(0, abs=1e-3)]
 
 
-def test_tables_sort_by_number_and_back(opened: Any) -> None:
+def test_tables_sort_by_number_in_both_directions(opened: Any) -> None:
     column = "[...document.querySelector('#systems tbody').rows].map((row) => row.cells[1].textContent)"
     heading = opened.find_element("css selector", "#systems th:nth-child(2) button")
     heading.click()
@@ -181,7 +185,7 @@ def test_tables_sort_by_number_and_back(opened: Any) -> None:
     assert heading.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
 
 
-def test_the_blind_test_counts_answers_and_hides_which_is_which(opened: Any) -> None:
+def test_the_blind_test_counts_answers_and_hides_the_versions(opened: Any) -> None:
     blind = opened.find_element("id", "blind")
     blind.find_element("css selector", "button.next").click()
     blind.find_element("css selector", "button.play").click()
@@ -198,17 +202,17 @@ def test_the_blind_test_counts_answers_and_hides_which_is_which(opened: Any) -> 
 
 
 @pytest.fixture(scope="module")
-def full_page(speaking: Codec, clips: list[Recording], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One in which every metric there is has its column, as wide as such numbers are."""
-    result = validate(speaking, clips[:4:3], source="two clips", config=CONFIG, work=Work(curve=True))
+def full_page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A report with a column for every metric, as wide as such numbers are."""
+    session = Session(speaking, clips[:4:3], CONFIG, parts=True)
+    result = session.measure(source="two clips")
     wide = dict.fromkeys(METRICS, Mean(0.891, 0.852, 0.937, 2))
     result = replace(
         result,
         systems=tuple(replace(s, metrics={**wide, **s.metrics}) for s in result.systems),
         groups=tuple(replace(g, metrics={**wide, **g.metrics}) for g in result.groups),
     )
-    folder, card = tmp_path_factory.mktemp("full"), ModelCard("best.pt", "0123456789abcdef", 300)
-    return write_report(folder, result, [], [], codec=speaking, recordings=clips[:1], config=CONFIG, card=card)
+    return write_report(tmp_path_factory.mktemp("full"), result, [], [], CARD, session.renderer, clips[:1])
 
 
 @pytest.mark.parametrize(("width", "fits"), [(1300, True), (390, False)])
@@ -225,7 +229,7 @@ def test_tables_fit_a_screen_and_scroll_by_themselves_on_a_phone(
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
-def test_text_stands_out_from_its_ground_in_light_and_dark(opened: Any, mode: str, tmp_path: Path) -> None:
+def test_text_has_enough_contrast_in_light_and_dark(opened: Any, mode: str, tmp_path: Path) -> None:
     feature = {"name": "prefers-color-scheme", "value": mode}
     opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     script = """

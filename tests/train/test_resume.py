@@ -11,7 +11,7 @@ import torch
 
 from codecctl.config import Config, load_config
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.evaluate.validate import _QuickScorer
+from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.train.loop import Watcher, resume, train
 from codecctl.train.step import StepResult
@@ -65,8 +65,8 @@ def test_a_signal_ends_a_validation_and_the_resumed_run_has_it(
 ) -> None:
     """It may take minutes, and a machine that is taken away leaves seconds."""
     straight = train(config, tmp_path / "straight", CPU, Watcher())
-    add = _QuickScorer.add
-    monkeypatch.setattr(_QuickScorer, "add", lambda *a: (signal.raise_signal(signal.SIGTERM), add(*a)))
+    render = Renderer.render
+    monkeypatch.setattr(Renderer, "render", lambda *a: (signal.raise_signal(signal.SIGTERM), render(*a))[1])
     config = config.model_copy(update={"validation": config.validation.model_copy(update={"n_utterances": 2})})
     with pytest.raises(Interrupted, match="stopped after step 5, saved") as stop:
         train(config, tmp_path / "run", CPU, Watcher())

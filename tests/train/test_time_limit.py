@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from codecctl.config import Config
 from codecctl.errors import UsageError
-from codecctl.evaluate.validate import _QuickScorer
+from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import signals
 from codecctl.train.checkpoint import Run
@@ -68,12 +69,12 @@ def test_time_that_is_over_ends_a_validation(
 ) -> None:
     """The resumed run validates again."""
 
-    def add(*arguments: object) -> None:
+    def render_for_a_minute(*arguments: Any) -> Any:
         minutes.now += 1
-        score(*arguments)  # type: ignore[arg-type]
+        return render(*arguments)
 
-    score = _QuickScorer.add
-    monkeypatch.setattr(_QuickScorer, "add", add)
+    render = Renderer.render
+    monkeypatch.setattr(Renderer, "render", render_for_a_minute)
     config = tiny_config(prepared, "train.validate_every_steps=3", "validate.n_utterances=2")
     run = train(config, tmp_path / "run", CPU, minutes, max_minutes=3.5, started=0.0)
     assert minutes.ended_at == 3

@@ -1,5 +1,6 @@
 import importlib.util
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ import soxr
 from numpy.typing import NDArray
 
 from codecctl.audio.files import Audio
-from codecctl.evaluate.hearing import MEASURES, score, unavailable
+from codecctl.errors import ConfigError
+from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
+from codecctl.evaluate.perceptual import check_metrics, score, unavailable
 
 Signal = NDArray[np.float64]
 
@@ -41,7 +44,7 @@ def test_stoi_of_a_copy_is_one_and_ignores_gain(speech_array: Audio) -> None:
 
 @pytest.mark.skipif(importlib.util.find_spec("pystoi") is None, reason="pystoi is not installed")
 @pytest.mark.parametrize("snr_db", [15, 0, -10])
-def test_stoi_and_estoi_are_what_their_papers_equations_give(speech_array: Audio, snr_db: float) -> None:
+def test_stoi_and_estoi_equal_the_equations_of_their_papers(speech_array: Audio, snr_db: float) -> None:
     noisy = _noisy(speech_array, snr_db)
     ours = score(speech_array, noisy, ["stoi"])
     ten_khz = [soxr.resample(signal.astype(np.float64), 16000, 10000, "VHQ") for signal in (speech_array, noisy)]
@@ -86,13 +89,13 @@ def _stoi_by_the_papers(clean: Signal, noisy: Signal) -> dict[str, float]:
 
 @pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="pesq is not installed")
 @pytest.mark.parametrize(("snr_db", "expected"), [(40, 3.23), (30, 2.06), (20, 1.19), (10, 1.05)])
-def test_pesq_is_what_another_implementation_finds(speech_array: Audio, snr_db: float, expected: float) -> None:
+def test_pesq_equals_another_implementation(speech_array: Audio, snr_db: float, expected: float) -> None:
     """By torch-pesq 0.1.2, written anew from P.862, which filters levels otherwise and aligns no delays."""
     assert score(speech_array, _noisy(speech_array, snr_db), ["pesq"])["pesq_wb"] == pytest.approx(expected, abs=0.05)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pesq") is None, reason="pesq is not installed")
-def test_pesq_falls_with_noise_and_minds_neither_level_nor_a_constant_delay(speech_array: Audio) -> None:
+def test_pesq_falls_with_noise_and_ignores_level_and_a_constant_delay(speech_array: Audio) -> None:
     """P.862 aligns levels and delays before it compares."""
 
     def pesq(decoded: Audio) -> float:
@@ -106,19 +109,27 @@ def test_pesq_falls_with_noise_and_minds_neither_level_nor_a_constant_delay(spee
     assert pesq(late) == pytest.approx(pesq(noisy), abs=0.05)
 
 
-def test_what_says_nothing_is_undefined(speech_array: Audio) -> None:
-    installed = [name for name in ("pesq", "stoi") if importlib.util.find_spec(MEASURES[name].package)]
+def test_scores_of_silence_and_of_short_signals_are_nan(speech_array: Audio) -> None:
+    installed = [name for name in ("pesq", "stoi") if importlib.util.find_spec(PERCEPTUAL_METRICS[name].package)]
     for reference in (np.zeros(16000, np.float32), speech_array[:100]):
         assert all(math.isnan(value) for value in score(reference, reference, installed).values())
 
 
-def test_what_is_not_asked_for_or_not_there_is_named_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "pesq", None)  # as if it were not installed
+def test_unavailable_metrics_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pesq", None)  # as if it were not installed
     reasons = unavailable(["pesq"])
     assert "pip install pesq" in reasons["pesq_wb"]
     assert "not asked for" in reasons["stoi"]
-    assert set(reasons) == {name for measure in MEASURES.values() for name in measure.names}
+    assert set(reasons) == {output.name for metric in PERCEPTUAL_METRICS.values() for output in metric.outputs}
 
 
 def test_the_original_gets_only_what_needs_no_reference(speech_array: Audio) -> None:
     assert score(speech_array, speech_array, ["pesq", "stoi"], is_original=True) == {}
+
+
+def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
+    check_metrics(list(PERCEPTUAL_METRICS))
+    with pytest.raises(ConfigError, match=r"validate\.metrics: no metric 'peskq'; did you mean 'pesq'"):
+        check_metrics(["stoi", "peskq"])
+    with pytest.raises(ConfigError, match="there are pesq, stoi"):
+        check_metrics(["xyz"])

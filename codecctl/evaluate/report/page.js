@@ -1,6 +1,6 @@
 "use strict";
 
-// Tables: a click on a heading sorts by it, a second one the other way round.
+// Tables: a click on a heading sorts by it, a second click reverses the order.
 for (const button of document.querySelectorAll("th button")) {
   button.addEventListener("click", () => {
     const heading = button.parentElement, table = heading.closest("table");
@@ -14,7 +14,7 @@ for (const button of document.querySelectorAll("th button")) {
     };
     const order = (a, b) => {
       if (typeof a === "number" && typeof b === "number") return a - b;
-      if (typeof a !== typeof b) return typeof a === "number" ? 1 : -1; // what was not measured comes last
+      if (typeof a !== typeof b) return typeof a === "number" ? 1 : -1; // cells without a value come last
       return a.localeCompare(b);
     };
     const rows = [...table.tBodies[0].rows].sort((a, b) => (falling ? -1 : 1) * order(value(a), value(b)));
@@ -22,7 +22,7 @@ for (const button of document.querySelectorAll("th button")) {
   });
 }
 
-// Players: all versions of a recording run together, one of them can be heard. So a switch keeps its place exactly.
+// Players: all versions of an utterance play in step, and one of them is audible. So a switch keeps the position.
 let context = null;
 let playing = null;
 
@@ -31,9 +31,9 @@ class Player {
     this.sources = sources; // name -> base64 of an audio file
     this.buffers = null;
     this.running = [];
-    this.heard = Object.keys(sources)[0];
-    this.offset = 0; // seconds, where it stands or started last
-    this.startedAt = null; // on the clock of the context; null: it stands
+    this.selected = Object.keys(sources)[0];
+    this.offset = 0; // seconds: the position, or that of the last start
+    this.startedAt = null; // on the clock of the context; null: paused
     this.onEnd = () => {};
   }
 
@@ -65,7 +65,7 @@ class Player {
     this.startedAt = context.currentTime + 0.02;
     this.running = Object.entries(this.buffers).map(([name, buffer]) => {
       const source = new AudioBufferSourceNode(context, { buffer });
-      const gain = new GainNode(context, { gain: name === this.heard ? 1 : 0 });
+      const gain = new GainNode(context, { gain: name === this.selected ? 1 : 0 });
       source.connect(gain).connect(context.destination);
       source.start(this.startedAt, this.offset);
       return { name, source, gain };
@@ -92,17 +92,17 @@ class Player {
     return going ? this.play() : undefined;
   }
 
-  hear(name) {
-    this.heard = name;
+  select(name) {
+    this.selected = name;
     for (const track of this.running) {
       track.gain.gain.setTargetAtTime(track.name === name ? 1 : 0, context.currentTime, 0.004);
     }
   }
 }
 
-function clipsOf(recording) {
-  const clips = document.querySelectorAll(`script[data-recording="${CSS.escape(recording)}"]`);
-  return Object.fromEntries([...clips].map((clip) => [clip.dataset.system, clip.textContent.trim()]));
+function tracksOf(utterance) {
+  const tracks = document.querySelectorAll(`script[data-utterance="${CSS.escape(utterance)}"]`);
+  return Object.fromEntries([...tracks].map((track) => [track.dataset.system, track.textContent.trim()]));
 }
 
 function wire(element, player, names) {
@@ -114,7 +114,7 @@ function wire(element, player, names) {
     const text = `${player.position.toFixed(1)} of ${Number(slider.max).toFixed(1)} s`;
     clock.textContent = text;
     slider.setAttribute("aria-valuetext", text);
-    element.dataset.state = player.startedAt === null ? "standing" : "playing";
+    element.dataset.state = player.startedAt === null ? "paused" : "playing";
     button.textContent = player.startedAt === null ? "Play" : "Pause";
     if (player.startedAt !== null) requestAnimationFrame(show);
   };
@@ -125,25 +125,25 @@ function wire(element, player, names) {
   });
   slider.addEventListener("input", async () => { await player.seek(Number(slider.value)); show(); });
   for (const radio of element.querySelectorAll("input[type=radio]")) {
-    radio.addEventListener("change", () => { if (radio.checked) player.hear(names(radio.value)); });
-    if (radio.checked) player.heard = names(radio.value);
+    radio.addEventListener("change", () => { if (radio.checked) player.select(names(radio.value)); });
+    if (radio.checked) player.selected = names(radio.value);
   }
   return show;
 }
 
 for (const element of document.querySelectorAll("[data-player]")) {
-  wire(element, new Player(clipsOf(element.dataset.player)), (name) => name);
+  wire(element, new Player(tracksOf(element.dataset.player)), (name) => name);
 }
 
-// Blind test: X is one of two versions, drawn by lot; who hears the difference names it more often than chance would.
+// Blind test: X is one of two versions, chosen at random; a listener who hears the difference beats chance.
 const blind = document.getElementById("blind");
 if (blind) {
-  const select = blind.querySelector("select"), told = blind.querySelector("[role=status]");
+  const select = blind.querySelector("select"), status = blind.querySelector("[role=status]");
   const answers = [...blind.querySelectorAll("button.answer")], next = blind.querySelector("button.next");
   const choices = blind.querySelector(".choices");
   let right = 0, asked = 0, x = null, player = null;
 
-  const chance = (hits, trials) => { // of so many hits or more by tossing a coin
+  const chance = (hits, trials) => { // probability of at least so many hits by guessing
     let sum = 0, term = 1;
     for (let k = 0; k <= trials; k++) {
       if (k >= hits) sum += term;
@@ -154,11 +154,11 @@ if (blind) {
 
   const start = () => {
     if (player) player.pause();
-    const recordings = JSON.parse(blind.dataset.recordings);
-    const recording = recordings[Math.floor(Math.random() * recordings.length)];
-    const [a, b] = select.value.split("|"), clips = clipsOf(recording);
+    const utterances = blind.dataset.utterances.split(" ");
+    const utterance = utterances[Math.floor(Math.random() * utterances.length)];
+    const [a, b] = select.value.split("|"), tracks = tracksOf(utterance);
     x = Math.random() < 0.5 ? "A" : "B";
-    const sources = { A: clips[a], B: clips[b], X: clips[x === "A" ? a : b] };
+    const sources = { A: tracks[a], B: tracks[b], X: tracks[x === "A" ? a : b] };
     player = new Player(sources);
     const fresh = choices.cloneNode(true); // drops the listeners of the last trial
     choices.parentElement.replaceChild(fresh, blind.querySelector(".choices"));
@@ -168,8 +168,8 @@ if (blind) {
     next.textContent = "Next trial";
   };
 
-  select.addEventListener("change", () => { right = asked = 0; told.textContent = "A new pair: counting anew."; start(); });
-  next.addEventListener("click", () => { told.textContent = "Listen to A, B and X, then say which of the two X is."; start(); });
+  select.addEventListener("change", () => { right = asked = 0; status.textContent = "New pair: the count starts again."; start(); });
+  next.addEventListener("click", () => { status.textContent = "Listen to A, B and X, then say which of the two X is."; start(); });
   for (const answer of answers) {
     answer.addEventListener("click", () => {
       for (const button of answers) button.disabled = true;
@@ -177,7 +177,7 @@ if (blind) {
       right += answer.value === x ? 1 : 0;
       const verdict = answer.value === x ? "Right" : "Wrong";
       const odds = (100 * chance(right, asked)).toFixed(1);
-      told.textContent = `${verdict}: X was ${x}. ${right} of ${asked} right; chance alone does as well in ${odds} % of cases.`;
+      status.textContent = `${verdict}: X was ${x}. ${right} of ${asked} right; guessing does as well in ${odds} % of cases.`;
     });
   }
 }

@@ -1,8 +1,9 @@
-"""How far a mean can be believed: bootstrap intervals over recordings, and differences pair by pair."""
+"""Means over utterances and their bootstrap confidence intervals."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,22 +17,27 @@ _RESAMPLES_AT_ONCE = 100
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over recordings with its 95 % interval (percentile bootstrap, Efron & Tibshirani 1993, chapter 13)."""
+    """A mean over utterances with its 95 % interval (percentile bootstrap, Efron & Tibshirani 1993, chapter 13)."""
 
-    value: float  # NaN: not defined on any recording
-    low: float  # NaN: fewer than two recordings
+    value: float  # NaN: undefined for every utterance
+    low: float  # NaN: fewer than two utterances
     high: float
-    n: int  # recordings on which it is defined
+    n: int  # utterances for which it is defined
 
-    def to_dict(self) -> dict[str, float | int | None]:
-        numbers = {"mean": self.value, "low": self.low, "high": self.high}
-        return {**{k: None if math.isnan(v) else v for k, v in numbers.items()}, "n": self.n}
+    def to_dict(self) -> dict[str, float | int]:
+        return {"mean": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+
+def mean_of_defined(values: Iterable[float]) -> float:
+    """The mean without NaN; NaN if nothing else is there."""
+    defined = [value for value in values if not math.isnan(value)]
+    return sum(defined) / len(defined) if defined else math.nan
 
 
 def means(values: Values) -> list[Mean]:
-    """[N, M] -> the mean of each column and its interval; NaN is left out. The same numbers give the same intervals.
+    """[N, M] -> the mean of each column and its interval, without NaN. The same numbers give the same intervals.
 
-    For differences pair by pair, give the differences.
+    For a paired comparison, pass the differences.
     """
     defined = ~np.isnan(values)
     filled, counts = np.where(defined, values, 0.0), defined.sum(axis=0)
@@ -43,14 +49,14 @@ def means(values: Values) -> list[Mean]:
 
 
 def _intervals(filled: Values, defined: Values, centres: Values) -> tuple[Values, Values]:
-    """Percentiles 2.5 and 97.5 [M] of the means of resampled recordings."""
+    """Percentiles 2.5 and 97.5 [M] of the means of resampled utterances."""
     n = len(filled)
     random = np.random.default_rng(0)
     resampled = []
     for _ in range(_N_RESAMPLES // _RESAMPLES_AT_ONCE):
         weights = random.multinomial(n, np.full(n, 1 / n), size=_RESAMPLES_AT_ONCE).astype(np.float64)
         hits = weights @ defined
-        # A resample may miss every recording on which a rare metric is defined: it says nothing new.
+        # A resample may miss every utterance for which a rare metric is defined; the mean itself stands in.
         resampled.append(np.where(hits > 0, weights @ filled / np.maximum(hits, 1), centres))
     low, high = np.percentile(np.concatenate(resampled), [2.5, 97.5], axis=0)
     return low, high

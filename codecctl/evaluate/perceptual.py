@@ -1,0 +1,102 @@
+"""Perceptual metrics of decoded signals. Each needs an optional package; without it the metric is "not measured"."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from codecctl.audio.files import Audio
+from codecctl.errors import ConfigError
+from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
+from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
+from codecctl.evaluate.metrics.words import check_recogniser, transcribe
+
+if TYPE_CHECKING:
+    from codecctl.config.schema import ValidateConfig
+
+ORIGINAL = "original"  # the name of the reference where it is scored like a system
+_SHORTEST_SECONDS = 0.5  # below this the metrics are undefined
+
+Scores = dict[str, float]  # by metric
+
+
+def check_metrics(names: Sequence[str]) -> None:
+    """Raises `ConfigError` for a name in `validate.metrics` that is not in the table."""
+    for name in names:
+        if name not in PERCEPTUAL_METRICS:
+            close = difflib.get_close_matches(name, PERCEPTUAL_METRICS, n=1, cutoff=0.5)
+            hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(PERCEPTUAL_METRICS)}"
+            raise ConfigError(f"validate.metrics: no metric '{name}'; {hint}")
+
+
+def unavailable(names: Sequence[str], recogniser: str | None = None) -> dict[str, str]:
+    """Score -> why it is not measured. `names` are the metrics asked for."""
+    reasons = {}
+    asked, others = ", ".join(names) or "none", ", ".join(name for name in PERCEPTUAL_METRICS if name not in names)
+    for name, metric in PERCEPTUAL_METRICS.items():
+        if name not in names:
+            reasons[name] = f"not asked for: validate.metrics names {asked}; there are also {others}"
+        elif (missing := _missing(metric.package)) is not None:
+            reasons[name] = f"{missing}: pip install {metric.install}"
+        elif metric.reads_text and recogniser is None:
+            reasons[name] = "no recogniser: name the folder of a faster-whisper model in validate.recogniser"
+    return {output.name: reasons[name] for name in reasons for output in PERCEPTUAL_METRICS[name].outputs}
+
+
+def installed(config: ValidateConfig) -> tuple[str, ...]:
+    """The metrics that the config asks for and that can be measured here.
+
+    Raises `ConfigError` for an unknown metric, `UsageError` for a folder that holds no recogniser.
+    """
+    check_metrics(config.metrics)
+    missing = unavailable(config.metrics, config.recogniser)
+    names = tuple(name for name in config.metrics if PERCEPTUAL_METRICS[name].outputs[0].name not in missing)
+    if config.recogniser is not None and reads_text(names):
+        check_recogniser(config.recogniser)
+    return names
+
+
+def reads_text(names: Sequence[str]) -> bool:
+    """Whether one of the metrics needs a speech recogniser."""
+    return any(PERCEPTUAL_METRICS[name].reads_text for name in names)
+
+
+def score_all(
+    pairs: Mapping[str, tuple[Audio, Audio]], original: Audio, names: Sequence[str], context: Context
+) -> dict[str, Scores]:
+    """The scores of each system's reference and decoded [L], and those that the original itself can have."""
+    scores = {ORIGINAL: score(original, original, names, context, is_original=True)}
+    if context.recogniser and context.text is None and reads_text(names):
+        # Once for all systems, whose references differ by a few samples.
+        context = replace(context, text=transcribe(original, context.recogniser, context.language))
+    return {**scores, **{system: score(*pair, names, context) for system, pair in pairs.items()}}
+
+
+def score(
+    reference: Audio, decoded: Audio, names: Sequence[str], context: Context | None = None, *, is_original: bool = False
+) -> Scores:
+    """The scores of the metrics `names` for [L] and [L] at `SAMPLE_RATE`; NaN where one is undefined.
+
+    `is_original`: `decoded` is the original, so only metrics that need no other signal are computed.
+    """
+    context, found = context or Context(), {}
+    for name in names:
+        metric = PERCEPTUAL_METRICS[name]
+        if is_original and metric.needs_reference and not (metric.reads_text and context.text):
+            continue
+        too_short = len(decoded) < _SHORTEST_SECONDS * SAMPLE_RATE or not reference.any()
+        values = [math.nan] * len(metric.outputs) if too_short else metric.score(reference, decoded, context)
+        found.update({output.name: value for output, value in zip(metric.outputs, values, strict=True)})
+    return found
+
+
+def _missing(package: str) -> str | None:
+    try:
+        importlib.import_module(package)
+    except ImportError as error:
+        return f"not installed ({error.name or package} is missing)"
+    return None

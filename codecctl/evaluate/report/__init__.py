@@ -1,0 +1,8 @@
+"""The report: one HTML page that needs no network, to read, to sort, to listen.
+
+`sections/NAME.html.j2` is the text of a section, `context.py` computes what it shows.
+"""
+
+from codecctl.evaluate.report.page import ModelCard, write_report
+
+__all__ = ["ModelCard", "write_report"]
