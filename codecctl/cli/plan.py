@@ -60,8 +60,8 @@ def _fit(plan: Plan) -> dict[str, str]:
     if card is None:
         return {}
     room = (
-        f"{_bytes(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; with {ASSUMPTIONS.context_bytes / 1e9:g} "
-        f"GB for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation)"
+        f"{_bytes(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; with {_bytes(ASSUMPTIONS.context_bytes)} "
+        f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation)"
     )
     if plan.fits:
         return {"fits": f"yes: {room}; the largest batch that fits is {largest}"}
@@ -87,10 +87,10 @@ def _adversaries(plan: Plan) -> str:
 
 
 def _audio(plan: Plan) -> str:
-    said = f"{plan.audio_hours:,.0f} h"
+    said = f"{_rough(plan.audio_hours)} h"
     if plan.early_step is None:
         return said
-    return f"{said}, {plan.adversarial_audio_hours:,.0f} h of it with adversaries{_all_late(plan)}"
+    return f"{said}, {_rough(plan.adversarial_audio_hours)} h of it with adversaries{_all_late(plan)}"
 
 
 def _all_late(plan: Plan) -> str:
@@ -109,7 +109,7 @@ def _time(plan: Plan) -> dict[str, str]:
     if plan.early_step is not None:
         speed += f" with discriminators, {plan.early_step.throughput:,.0f} without"
     return {
-        "time and cost": f"about {hours:,.0f} h{cards} and {cost:,.0f} USD at {card.price_per_hour_usd:g} USD/h: "
+        "time and cost": f"about {_rough(hours)} h{cards} and {_rough(cost)} USD at {card.price_per_hour_usd:g} USD/h: "
         f"{plan.n_steps:,} steps of {step.seconds:.2f} s{_all_late(plan)}",
         "throughput": f"{speed}, on each card" if plan.n_cards > 1 else speed,
         "assumptions": f"{step.seconds_multiplying:.2f} s of arithmetic at {ASSUMPTIONS.share_of_peak:.0%} of "
@@ -124,6 +124,11 @@ def _disk(plan: Plan) -> str:
         f"{_bytes(plan.disk_bytes)}: {n_files(settings)} checkpoints of {_bytes(plan.costs.checkpoint_bytes)}, the "
         f"newest {settings.keep_checkpoints}, the best, and one being written"
     )
+
+
+def _rough(value: float) -> str:
+    """A number of which the first two digits matter."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def _bytes(n_bytes: float) -> str:

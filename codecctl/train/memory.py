@@ -19,7 +19,7 @@ from codecctl.train.step import Machinery, assemble, fully_on, gradients
 from codecctl.train.teacher import SemanticHead, Teacher
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
-_N_CROPS = (31, 37, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103, 107)  # primes
+_N_CROPS = (17, 23, 29, 31, 37, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103)  # primes
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class StepCost:
         kept = self.gradients if accumulate > 1 else 0
         return Footprint(
             peak=max(amount.of(batch_size) for amount in self.peaks) + kept,
-            moved=self.moved.of(batch_size) * accumulate + self.moved_after.fixed,
+            moved=self.moved.of(batch_size) * accumulate + self.moved_after.of(batch_size),
             operations=self.operations.of(batch_size) * accumulate,
         )
 

@@ -137,11 +137,11 @@ class Plan:
 
     @property
     def shorter_crops(self) -> float | None:
-        """Seconds of crops of which the configured batch would fit, to a tenth: what does not last grows with batch x
-        length. None: none does."""
+        """Seconds of crops of which the configured batch would fit: what does not last grows with batch x length.
+        None: none does."""
         settings = self.config.train
         largest = self.largest_batch(settings.accumulate) or 0
-        return math.floor(self.config.data.segment_seconds * largest / settings.batch_size * 10) / 10 or None
+        return math.floor(self.config.data.segment_seconds * largest / settings.batch_size * 100) / 100 or None
 
     @property
     def _n_crops(self) -> int:
