@@ -24,6 +24,7 @@ PROFILES = {  # batch size, batches a step, workers, part of the driver's name, 
     "rtx4090": (6, 4, 4, "4090", 24),
     "a100-40gb": (8, 4, 8, "A100", 40),
     "a100-80gb": (24, 2, 8, "A100", 80),
+    "h100-80gb": (24, 2, 8, "H100", 80),
 }
 
 

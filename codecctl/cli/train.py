@@ -56,16 +56,17 @@ def train(
 ) -> None:
     """Train a codec. Ctrl-C finishes the step and saves; `codecctl resume` goes on."""
     started = time.monotonic()
-    from codecctl.cli.watch import TrainingDisplay
     from codecctl.config import load_config
-    from codecctl.train.device import training_device
-    from codecctl.train.loop import train as start
 
     changes = [*(overrides or ()), *([f"data.path={data}"] if data else ())]
     settings = load_config(config, gpu=gpu, overrides=changes)
     if dry_run:
         _print_plan(settings, steps, n_devices * n_nodes)
         return
+    from codecctl.cli.watch import TrainingDisplay
+    from codecctl.train.device import training_device
+    from codecctl.train.loop import train as start
+
     where = training_device(device, settings)
     weights = find_checkpoint(start_from) if start_from else None
     if explain:
@@ -87,7 +88,8 @@ def train(
 
 
 def _print_plan(settings: Config, steps: int | None, n_cards: int) -> None:
-    from codecctl.train.plan import describe, make_plan
+    from codecctl.cli.plan import describe
+    from codecctl.train.plan import make_plan
 
     lines = describe(make_plan(settings, steps, n_cards))
     width = max(map(len, lines))

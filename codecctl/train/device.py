@@ -14,6 +14,7 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
 from codecctl.config import Config
+from codecctl.config.schema import GpuConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import find_device
 from codecctl.train.ranks import count_ranks
@@ -35,13 +36,19 @@ def training_device(name: str, config: Config) -> torch.device:
     if device.type != "cuda":
         raise UsageError(f"no {wanted} here: this machine has no CUDA card; --device cpu goes on without one")
     found = torch.cuda.get_device_properties(device)
-    if card.name not in found.name or found.total_memory < _USABLE * card.memory_gb * 1e9:
+    if not is_card(card, found.name, found.total_memory):
         memory = found.total_memory / 1e9
         raise UsageError(
             f"no {wanted} here: {device} is a {found.name} with {memory:.0f} GB; choose its profile with --gpu, "
-            "leave --gpu out, or give --device cpu"
+            f"leave --gpu out, give --device cpu, or, where its memory is enough, --set 'train.gpu.name={found.name}'"
         )
     return device
+
+
+def is_card(card: GpuConfig, driver_name: str, n_bytes: int) -> bool:
+    """Whether a card with that memory is the one of a profile. A larger card of another name is not: the profile's
+    speeds and price would be wrong for it."""
+    return card.name in driver_name and n_bytes >= _USABLE * card.memory_gb * 1e9
 
 
 def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_nodes: int = 1) -> Fabric:

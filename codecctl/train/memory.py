@@ -1,127 +1,148 @@
-"""What a step of training would take of a card, found without one: the step is run on tensors that have a shape and a
-type but no content, and what would be alive, moved and multiplied is counted."""
+"""What a step of training would take of a card, found without one: the step is run on tensors that have no content, and
+what would be alive, moved and multiplied is counted."""
 
 from __future__ import annotations
 
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, cast
 
 import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import flop_registry
+from torch import nn
 
 from codecctl.config.schema import Config
+from codecctl.train.counting import Amount, Counter
 from codecctl.train.device import make_fabric
 from codecctl.train.loop import crop_samples
+from codecctl.train.preflight import checkpoint_bytes
 from codecctl.train.state import TrainState, follow, make_optimizer, start_state
 from codecctl.train.step import Machinery, assemble, fully_on, gradients
 from codecctl.train.teacher import SemanticHead, Teacher
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
+_N_CROPS = (17, 23, 29, 31, 37, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103)  # primes
 
 
 @dataclass(frozen=True)
 class Footprint:
-    """A step of one card, in bytes; nothing of it was measured on one."""
+    """What a step takes of one card, in bytes but for the operations."""
 
-    codec: int  # weights and codebooks
-    average: int
-    teacher: int  # with the projection of book 1
-    discriminators: int
-    gradients: int
-    moments: int  # of the optimisers
-    peak: int  # all that is alive at once, the parts above among it
-    moved: int  # read and written by all operations of a step, each by itself
-    operations: int  # floating-point ones of a step's convolutions and matrix products, backward included
-
-    @property
-    def lasting(self) -> int:
-        """What stays from step to step."""
-        return self.codec + self.average + self.teacher + self.discriminators + self.moments
+    peak: int  # all that is alive at once: what lasts, gradients, activations
+    moved: int  # read and written by all operations, each by itself
+    operations: int  # floating-point ones of convolutions and matrix products, backward included
 
 
-def footprint(config: Config, *, adversarial: bool = True) -> Footprint:
-    """The footprint of a step of `train.accumulate` batches of `train.batch_size`. `adversarial`: after the start of
-    the discriminators, if the config has any.
+@dataclass(frozen=True)
+class StepCost:
+    """What a step takes, for whatever batch: every amount has a part for each crop."""
+
+    peaks: list[Amount]  # bytes alive at moments, one of which has the most for whatever number of crops
+    gradients: int  # bytes; from the second batch of a step on they are there from its beginning
+    moved: Amount  # by a batch
+    moved_after: Amount  # by the optimisers and the average, once
+    operations: Amount  # of a batch
+
+    def of(self, batch_size: int, accumulate: int = 1) -> Footprint:
+        """Of a step of `accumulate` batches."""
+        kept = self.gradients if accumulate > 1 else 0
+        return Footprint(
+            peak=max(amount.of(batch_size) for amount in self.peaks) + kept,
+            moved=self.moved.of(batch_size) * accumulate + self.moved_after.of(batch_size),
+            operations=self.operations.of(batch_size) * accumulate,
+        )
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the training of a config takes, whatever its batches and its card."""
+
+    n_parameters: dict[str, int]  # by part
+    teacher: str  # what its size was taken from; empty without one
+    lasting: dict[str, int]  # bytes that stay from step to step, by part
+    checkpoint_bytes: int
+    early: StepCost | None  # before the discriminators learn; None: the config has none
+    late: StepCost  # when the codec hears them
+
+
+def measure_costs(config: Config, n_crops: int | None = None) -> Costs:
+    """The costs of a config. `n_crops`: run the step with this batch; the costs then hold for it alone.
 
     The tensors stand for ones on the CPU: their sizes and types are those of a card, but what a kernel takes for itself
-    while it runs, such as a workspace of cuDNN, is in nobody's books.
+    while it runs, such as a workspace of cuDNN, is not counted.
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     with torch.device(_META):
         teacher = Teacher.without_weights(config.train.semantic) if config.loss.semantic_weight else None
         head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
         state = start_state(config, _META, head, steps_per_epoch=1)
-    fabric = make_fabric(config, _CPU)
-    count = _Count()
-    with _no_content(), count:
-        machine = _fill(state, config, fabric, teacher)
-        parts = _parts(state, teacher)
-        without_moments = count.alive
+    n_crops, n_bytes, early = n_crops or _indivisible(state), checkpoint_bytes(state), None
+    with warnings.catch_warnings(), Counter(n_crops) as counter:
+        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which kernel a norm takes
+        machine = _fill(state, config, teacher)
+        lasting = _lasting(state, teacher)
+        without_moments = counter.alive.fixed
         _make_moments(state)
-        moments = count.alive - without_moments
-        state = fully_on(state, config) if adversarial else _before_adversaries(state, config)
-        audio = torch.zeros(config.train.batch_size, 1, crop_samples(config))
-        count.start_again()
-        _step(state, [audio], machine, config)
-    learning = [p for m in (state.generator, state.discriminators) if m is not None for p in m.parameters()]
-    found = sum(p.nbytes for p in learning if p.requires_grad)
-    several = config.train.accumulate  # they differ in what is there already: the gradients of the first
-    return Footprint(
-        **parts,
-        gradients=found,
-        moments=moments,
-        peak=count.peak + (found if several > 1 else 0),
-        moved=count.moved * several,
-        operations=count.operations * several,
+        lasting["moments"] = counter.alive.fixed - without_moments
+        if state.discriminators is not None:
+            early = _step_cost(_before_adversaries(state, config), n_crops, machine, config, counter)
+        late = _step_cost(fully_on(state, config), n_crops, machine, config, counter)
+    return Costs(_n_parameters(state, teacher), teacher.origin if teacher else "", lasting, n_bytes, early, late)
+
+
+def _indivisible(state: TrainState) -> int:
+    """A number of crops that divides the size of no weight."""
+    sizes = {tensor.numel() for module in _modules(state) for tensor in (*module.parameters(), *module.buffers())}
+    return next(n for n in _N_CROPS if not any(size % n == 0 for size in sizes))
+
+
+def _step_cost(state: TrainState, n_crops: int, machine: Machinery, config: Config, counter: Counter) -> StepCost:
+    once = _run_step(state, n_crops, machine, config, counter)
+    if not once.operations.fixed:
+        return once
+    # Some matrix product's size does not follow the batch: a part of the step, such as a beam search, works through the
+    # batch in pieces of fixed size. Their number does follow it.
+    twice = _run_step(state, 2 * n_crops, machine, config, counter)
+    return replace(
+        once,
+        moved=_line(once.moved.of(n_crops), twice.moved.of(n_crops), n_crops),
+        operations=_line(once.operations.of(n_crops), twice.operations.of(n_crops), n_crops),
     )
 
 
-def _step(state: TrainState, batches: list[Tensor], machine: Machinery, config: Config) -> None:
-    """As `train_step`, without what depends on values and is small: the codebooks' update, when gradients alone are
-    left of a step."""
-    found = gradients(state, batches, machine, config)
+def _line(once: int, twice: int, n_crops: int) -> Amount:
+    """Through the amounts of a batch of `n_crops` and of twice as many."""
+    per_crop = round((twice - once) / n_crops)
+    return Amount(once - n_crops * per_crop, per_crop)
+
+
+def _run_step(state: TrainState, n_crops: int, machine: Machinery, config: Config, counter: Counter) -> StepCost:
+    """As `train_step` with one batch, without what depends on values and is small: the codebooks' update."""
+    audio = torch.zeros(n_crops, 1, crop_samples(config))
+    counter.start_again()
+    found = gradients(state, [audio], machine, config)
+    moved, operations = counter.moved, counter.operations
     machine.optimizer.step()
     if machine.adversary is not None and found.discriminator_norm is not None:
         machine.adversary.optimizer.step()
     follow(state, config.train.ema_decay)
+    del found
+    kept = sum(p.nbytes for module in _modules(state) for p in module.parameters() if p.grad is not None)
+    return StepCost(counter.peaks, kept, moved, counter.moved - moved, operations)
 
 
-def _fill(state: TrainState, config: Config, fabric: Fabric, teacher: Teacher | None) -> Machinery:
+def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> Machinery:
     """Give the state of the meta device tensors that count, and the optimisers that a card has."""
-    for module in (state.generator, state.ema, state.discriminators):
-        if module is not None:
-            module.to_empty(device=_CPU)
-    if teacher is not None:
-        teacher.module.to_empty(device=_CPU)
+    for module in (*_modules(state), *([teacher.module] if teacher else [])):
+        module.to_empty(device=_CPU)
     settings = config.train
     state.optimizer = make_optimizer(state.generator, settings, settings.learning_rate)
     if state.discriminators is not None:
         rate = settings.adversarial.learning_rate
         state.discriminator_optimizer = make_optimizer(state.discriminators, settings, rate)
-    return replace(assemble(state, config, fabric, None), teacher=teacher)
+    return replace(assemble(state, config, make_fabric(config, _CPU), None), teacher=teacher)
 
 
 def _before_adversaries(state: TrainState, config: Config) -> TrainState:
     return replace(state, adversarial_step=state.step + config.train.adversarial.warmup_steps + 1)
-
-
-def _parts(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
-    head = state.generator.semantic_head
-    return {
-        "codec": _bytes(state.codec),
-        "average": _bytes(state.ema),
-        "teacher": (_bytes(head) if head else 0) + (_bytes(teacher.module) if teacher else 0),
-        "discriminators": _bytes(state.discriminators) if state.discriminators else 0,
-    }
 
 
 def _make_moments(state: TrainState) -> None:
@@ -134,51 +155,32 @@ def _make_moments(state: TrainState) -> None:
             optimizer.zero_grad()
 
 
-def _bytes(module: nn.Module) -> int:
-    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+def _modules(state: TrainState) -> list[nn.Module]:
+    return [module for module in (state.generator, state.ema, state.discriminators) if module is not None]
 
 
-@contextmanager
-def _no_content() -> Iterator[None]:
-    """Within: tensors without content. What was made on the meta device may come along."""
-    with warnings.catch_warnings(), FakeTensorMode(allow_non_fake_inputs=True):
-        warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which kernel a norm takes
-        yield
+def _lasting(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
+    head = state.generator.semantic_head
+    return {
+        "codec": _bytes(state.codec),
+        "its average": _bytes(state.ema),
+        "discriminators": _bytes(state.discriminators),
+        "teacher": _bytes(head) + _bytes(teacher.module if teacher else None),
+    }
 
 
-class _Count(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts, of the operations within, what is alive, moved and multiplied."""
+def _bytes(module: nn.Module | None) -> int:
+    return sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers())) if module is not None else 0
 
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._sizes: dict[int, int] = {}
-        self.alive = self.peak = self.moved = self.operations = 0
 
-    def start_again(self) -> None:
-        """Forget the past; what is alive stays so."""
-        self.peak, self.moved, self.operations = self.alive, 0, 0
-
-    def __torch_dispatch__(
-        self, function: Any, types: Iterable[type], args: Any = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        result = function(*args, **kwargs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        for tensor in made:
-            self._see(tensor.untyped_storage())
-        self.peak = max(self.peak, self.alive)
-        if not function.is_view:
-            given = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-            self.moved += sum(tensor.nbytes for tensor in (*given, *made))
-            if count := flop_registry.get(function._overloadpacket):
-                self.operations += cast(Callable[..., int], count)(*args, **kwargs, out_val=result)
-        return result
-
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata not in self._sizes:
-            self._sizes[storage._cdata] = storage.nbytes()
-            self.alive += storage.nbytes()
-            weakref.finalize(storage, self._lose, storage._cdata)
-
-    def _lose(self, key: int) -> None:
-        self.alive -= self._sizes.pop(key)
+def _n_parameters(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
+    parts: dict[str, nn.Module | None] = {
+        "encoder": state.codec.encoder,
+        "decoder": state.codec.decoder,
+        "discriminators": state.discriminators,
+        "projection to the teacher": state.generator.semantic_head,
+        "teacher": teacher.module if teacher else None,
+    }
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
+    codebooks = sum(book.codebook.numel() for book in state.codec.quantizer.books)
+    return {"codec": counts["encoder"] + counts["decoder"], **counts, "codebooks": codebooks}

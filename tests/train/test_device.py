@@ -7,13 +7,13 @@ import torch
 
 from codecctl.config import load_config
 from codecctl.errors import UsageError
-from codecctl.train.device import training_device
+from codecctl.train.device import is_card, training_device
 
 without_a_card = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a card")
 
 
 def test_cpu_is_taken_at_its_word_with_any_profile() -> None:
-    for gpu in (None, "rtx3090", "rtx4090", "a100-40gb", "a100-80gb"):
+    for gpu in (None, "rtx3090", "rtx4090", "a100-40gb", "a100-80gb", "h100-80gb"):
         assert training_device("cpu", load_config("smoke", gpu=gpu)) == torch.device("cpu")
 
 
@@ -42,3 +42,20 @@ def test_another_card_than_the_profiles_is_named() -> None:
     found = torch.cuda.get_device_properties(0).name
     with pytest.raises(UsageError, match=f"no No Such Card with 24 GB here: cuda:?0? is a {found}"):
         training_device("cuda", load_config("smoke", overrides=changes))
+
+
+@pytest.mark.parametrize(
+    ("gpu", "driver_name", "memory_gb", "is_taken"),
+    [
+        ("h100-80gb", "NVIDIA H100 80GB HBM3", 85.0, True),
+        ("h100-80gb", "NVIDIA H200", 150.0, False),  # other speeds: what the profile predicts would be wrong
+        ("a100-80gb", "NVIDIA A100-SXM4-80GB", 85.0, True),
+        ("a100-80gb", "NVIDIA A100-SXM4-40GB", 42.0, False),
+    ],
+)
+def test_a_profile_is_for_cards_of_its_name_and_memory(
+    gpu: str, driver_name: str, memory_gb: float, is_taken: bool
+) -> None:
+    card = load_config("smoke", gpu=gpu).train.gpu
+    assert card is not None
+    assert is_card(card, driver_name, round(memory_gb * 1e9)) is is_taken

@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from codecctl.config import Config
 from codecctl.train.loop import crop_samples
-from codecctl.train.memory import Footprint, footprint
+from codecctl.train.memory import Costs, Footprint, measure_costs
 from codecctl.train.state import start_state
 from codecctl.train.step import fully_on, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
@@ -44,42 +44,67 @@ def measured_peak(config: Config) -> int:
 
 
 @pytest.fixture(scope="module")
-def found() -> Footprint:
-    return footprint(SMALL)
+def costs() -> Costs:
+    return measure_costs(SMALL)
 
 
-def test_what_is_predicted_is_what_the_allocator_gives(found: Footprint) -> None:
-    assert found.peak == pytest.approx(measured_peak(SMALL), rel=0.15)
+def step_of(config: Config, costs: Costs) -> Footprint:
+    return costs.late.of(config.train.batch_size, config.train.accumulate)
 
 
-def test_of_a_larger_config_too(found: Footprint) -> None:
-    larger = footprint(LARGER).peak
-    assert larger > 4 * found.peak
-    assert larger == pytest.approx(measured_peak(LARGER), rel=0.15)
+@pytest.mark.parametrize("config", [SMALL, LARGER], ids=["small", "larger"])
+def test_what_is_predicted_is_what_the_allocator_gives(config: Config, costs: Costs) -> None:
+    costs = costs if config is SMALL else measure_costs(config)
+    assert step_of(config, costs).peak == pytest.approx(measured_peak(config), rel=0.15)
 
 
 def test_batches_that_add_up_keep_their_gradients_meanwhile() -> None:
-    one = footprint(tiny_config(Path("unused")))
     config = tiny_config(Path("unused"), "train.accumulate=3")
-    three = footprint(config)
-    assert three.peak == one.peak + one.gradients == pytest.approx(measured_peak(config), rel=0.15)
+    cost = measure_costs(config).late
+    one, three = cost.of(2), cost.of(2, accumulate=3)
+    assert three.peak == one.peak + cost.gradients == pytest.approx(measured_peak(config), rel=0.15)
     assert three.operations == 3 * one.operations
 
 
-def test_parts_are_what_the_networks_hold(found: Footprint) -> None:
+@pytest.mark.parametrize("n_crops", [4, 9])
+def test_one_step_gives_the_costs_of_every_batch(n_crops: int, costs: Costs) -> None:
+    full = measure_costs(SMALL, n_crops)
+    assert costs.early
+    assert full.early
+    assert costs.early.of(n_crops) == full.early.of(n_crops)
+    assert costs.late.of(n_crops) == full.late.of(n_crops)
+
+
+def test_a_search_in_pieces_of_fixed_size_grows_with_the_batch() -> None:
+    config = tiny_config(Path("unused"), "model.quantizer.n_paths=3")
+    predicted, full = measure_costs(config).late.of(5), measure_costs(config, 5).late.of(5)
+    assert predicted.operations == pytest.approx(full.operations, rel=0.01)
+    assert predicted.moved == pytest.approx(full.moved, rel=0.01)
+    assert predicted.peak == pytest.approx(full.peak, rel=0.01)
+
+
+def test_parts_are_what_the_networks_hold(costs: Costs) -> None:
     state = start_state(SMALL, torch.device("cpu"), steps_per_epoch=1)
     assert state.discriminators is not None
     codec = sum(value.nbytes for value in state.codec.state_dict().values())
     learning = [*state.codec.parameters(), *state.discriminators.parameters()]
-    assert (found.codec, found.average) == (codec, codec)
-    assert found.gradients == sum(parameter.nbytes for parameter in learning)
-    assert found.moments == pytest.approx(2 * found.gradients, rel=0.05)  # and a count of steps each
+    assert (costs.lasting["codec"], costs.lasting["its average"]) == (codec, codec)
+    assert costs.late.gradients == sum(parameter.nbytes for parameter in learning)
+    assert costs.lasting["moments"] == pytest.approx(2 * costs.late.gradients, rel=0.05)  # and a count of steps each
+
+
+def test_discriminators_cost_memory_and_work(costs: Costs) -> None:
+    assert costs.early is not None
+    early, late = costs.early.of(4), costs.late.of(4)
+    assert early.peak < late.peak
+    assert early.moved < late.moved
+    assert early.operations < late.operations
 
 
 def test_operations_of_a_known_size() -> None:
     """A matrix product of a linear layer, forward and both ways back: 6 x frames x width x width each."""
     layer = "model.transformer={{width: 8, n_layers: 1, n_heads: 2, feedforward_width: {}, look_back_frames: 5}}"
-    narrow, wide = (footprint(tiny_config(Path("unused"), layer.format(width))) for width in (8, 108))
+    narrow, wide = (measure_costs(tiny_config(Path("unused"), layer.format(width))).late.of(2) for width in (8, 108))
     n_frames = 2 * crop_samples(SMALL) // SMALL.model.hop_length
     assert wide.operations - narrow.operations == 2 * 6 * n_frames * 8 * (3 * 100)  # encoder and decoder
 
@@ -117,7 +142,8 @@ def test_what_is_predicted_is_what_the_system_gives(capsys: pytest.CaptureFixtur
     command = [sys.executable, "-c", MEASURED_BY_THE_SYSTEM]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     off = ["loss.adversarial_weight=0", "loss.feature_weight=0"]
-    predicted, measured = footprint(load_config("starter", overrides=off)).peak, int(done.stdout)
+    config = load_config("starter", overrides=off)
+    predicted, measured = step_of(config, measure_costs(config)).peak, int(done.stdout)
     with capsys.disabled():
         print(f"\nstarter, one step: predicted {predicted / 1e6:.0f} MB, measured {measured / 1e6:.0f} MB")
     assert predicted == pytest.approx(measured, rel=0.15)

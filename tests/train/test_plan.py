@@ -1,22 +1,46 @@
-"""The plan: what it says follows from the config, the data and the card's profile."""
+"""The plan: what it says follows from the config, the data and the card's profile, for every config."""
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 
+from codecctl.cli.plan import describe
 from codecctl.config import load_config
-from codecctl.train.memory import footprint
-from codecctl.train.plan import Plan, describe, make_plan, split_batch
+from codecctl.config.load import configs_folder
+from codecctl.config.schema import Section
+from codecctl.train.loop import crop_samples, open_crops
+from codecctl.train.memory import Costs, measure_costs
+from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
 from codecctl.train.preflight import checkpoint_bytes
 from codecctl.train.state import start_state
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
 CARD = "train.gpu={{name: Tiny, memory_gb: {}, price_per_hour_usd: 2, peak_tflops: 1, bandwidth_gb_per_second: 1}}"
 FIRST_EPOCH = [*ADVERSARIAL, "train.adversarial.start_epoch=1"]
+NAMES = sorted(path.stem for path in configs_folder().glob("*.yaml"))
+CARDS = sorted(path.stem for path in (configs_folder() / "gpu").glob("*.yaml"))
+PAGE = Path(__file__).parents[2] / "docs" / "training.md"
+VALUES: list[Any] = [1, 2, 0.5, -20.0, 64, (20.0, 100.0), (2,), (128,), ("en",), {"en": 2.0}, {}, "elsewhere", None]
+"""A key is changed to the first of them that is legal for it and differs."""
+
+
+@cache
+def shipped_costs(name: str, precision: str) -> Costs:
+    """The same under every profile of that precision: they change batches alone."""
+    return measure_costs(load_config(name, overrides=[f"train.precision={precision}"]))
+
+
+def shipped_plan(name: str, card: str | None) -> Plan:
+    config = load_config(name, gpu=card)
+    return make_plan(config, costs=shipped_costs(name, config.train.precision))
 
 
 @pytest.fixture(scope="module")
@@ -27,29 +51,49 @@ def plan(prepared: Path) -> Plan:
     )
 
 
+def with_train(plan: Plan, **changes: Any) -> Plan:
+    train = plan.config.train.model_copy(update=changes)
+    return replace(plan, config=plan.config.model_copy(update={"train": train}))
+
+
 def test_the_largest_batch_fits_and_one_more_does_not(plan: Plan) -> None:
-    assert plan.largest_batch is not None
+    for accumulate in (1, 2):
+        largest = plan.largest_batch(accumulate)
+        assert largest
+        assert with_train(plan, batch_size=largest, accumulate=accumulate).fits
+        assert not with_train(plan, batch_size=largest + 1, accumulate=accumulate).fits
+
+
+def test_a_batch_that_does_not_fit_is_told_with_what_does(plan: Plan) -> None:
     assert not plan.fits
-    for batch_size, fits in ((plan.largest_batch, True), (plan.largest_batch + 1, False)):
-        settings = plan.config.train.model_copy(update={"batch_size": batch_size})
-        step = footprint(plan.config.model_copy(update={"train": settings}))
-        assert replace(plan, step=step).fits is fits
-    assert f"the largest batch that does is {plan.largest_batch}" in describe(plan)["fits"]
-    assert "--set train.accumulate=" in describe(plan)["instead"]
+    words = describe(plan)
+    assert f"the largest batch that fits is {plan.largest_batch(1)}" in words["fits"]
+    split = re.search(r"--set train.batch_size=(\d+) --set train.accumulate=(\d+)", words["instead"])
+    shorter = re.search(r"--set (data.crop_seconds=[\d.]+)", words["instead"])
+    assert split
+    assert shorter
+    batch_size, accumulate = int(split[1]), int(split[2])
+    assert batch_size * accumulate == 8
+    assert with_train(plan, batch_size=batch_size, accumulate=accumulate).fits
+    changes = [*FIRST_EPOCH, CARD.format(1.015), "train.batch_size=8", shorter[1]]
+    assert make_plan(tiny_config(Path(plan.config.data.path), *changes)).fits
 
 
 def test_a_batch_that_fits_is_told_so(plan: Plan) -> None:
-    settings = plan.config.train.model_copy(
-        update={"gpu": plan.card and plan.card.model_copy(update={"memory_gb": 2.0})}
-    )
-    roomy = replace(plan, config=plan.config.model_copy(update={"train": settings}))
+    assert plan.card
+    roomy = with_train(plan, gpu=plan.card.model_copy(update={"memory_gb": 2.0}))
     assert roomy.fits
     assert describe(roomy)["fits"].startswith("yes: 1")
 
 
-def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> None:
-    from codecctl.train.loop import crop_samples, open_crops
+def test_a_card_that_holds_no_crop_is_told_so(plan: Plan) -> None:
+    assert plan.card
+    tiny = with_train(plan, gpu=plan.card.model_copy(update={"memory_gb": 1.0001}))
+    assert "not even one crop fits" in describe(tiny)["fits"]
+    assert "instead" not in describe(tiny)
 
+
+def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> None:
     expected = open_crops(plan.config).n_samples / (8 * crop_samples(plan.config))
     assert plan.steps_per_epoch == pytest.approx(expected)
     assert plan.adversarial_step == round(expected)
@@ -57,25 +101,27 @@ def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> No
     assert replace(plan, n_cards=2, steps_per_epoch=expected / 2).adversarial_step == round(expected / 2)
 
 
-def test_adversaries_cost_memory_and_work(plan: Plan) -> None:
-    early, late = plan.early_step, plan.step
-    assert early is not None
-    assert early.peak < late.peak
-    assert early.operations < late.operations
-    assert early.lasting == late.lasting
+def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
+    assert plan.early_step
+    assert plan.adversarial_step
+    early, late, n_early = plan.early_step, plan.step, plan.adversarial_step
+    assert (late.seconds_multiplying, late.seconds_moving) == pytest.approx(
+        (late.operations / 0.25e12, late.moved_bytes / 0.8e9)  # float32: half of half
+    )
+    assert early.seconds
+    assert late.seconds
+    assert plan.hours == pytest.approx((n_early * early.seconds + (1000 - n_early) * late.seconds) / 3600)
+    assert plan.cost_usd == pytest.approx(2 * (plan.hours or 0))
+    assert plan.audio_hours == pytest.approx(1000 * 8 * 0.2 / 3600, rel=0.01)
+    assert plan.adversarial_audio_hours == pytest.approx(plan.audio_hours * (1000 - n_early) / 1000)
+    assert late.throughput == pytest.approx(late.audio_seconds / late.seconds)
 
 
-def test_hours_and_cost_are_sums_of_steps(plan: Plan) -> None:
-    assert plan.early_step is not None
-    assert plan.adversarial_step is not None
-    assert plan.hours is not None
-    early, late = plan.seconds(plan.early_step), plan.seconds(plan.step)
-    assert early is not None
-    assert late is not None
-    assert late == pytest.approx((plan.step.operations / 0.25e12, plan.step.moved / 0.8e9))  # float32: half of half
-    n_early = plan.adversarial_step
-    assert plan.hours == pytest.approx((n_early * sum(early) + (1000 - n_early) * sum(late)) / 3600)
-    assert plan.cost_usd == pytest.approx(2 * plan.hours)
+def test_a_prediction_is_the_plans_step(plan: Plan) -> None:
+    assert predict(plan.config) == plan.step
+    assert predict(plan.config, adversarial=False) == plan.early_step
+    two = predict(plan.config, n_cards=2)
+    assert two.card_bytes == pytest.approx(plan.step.card_bytes + ASSUMPTIONS.fragmentation * plan.costs.late.gradients)
 
 
 def test_the_disk_holds_what_a_checkpoint_holds(plan: Plan, tmp_path: Path) -> None:
@@ -84,12 +130,13 @@ def test_the_disk_holds_what_a_checkpoint_holds(plan: Plan, tmp_path: Path) -> N
     from tests.train.tiny import tiny_machine
 
     state = start_state(plan.config, torch.device("cpu"), steps_per_epoch=0)
-    assert plan.checkpoint_bytes == checkpoint_bytes(state)
+    planned = plan.costs.checkpoint_bytes
+    assert planned == checkpoint_bytes(state)
     state.adversarial_step = 0
     train_step(state, [torch.zeros(8, 1, 3200)], tiny_machine(state, plan.config), plan.config)
     save_state(state, plan.config, tmp_path / "last.pt", 1)
     on_disk = (tmp_path / "last.pt").stat().st_size
-    assert plan.checkpoint_bytes < on_disk < plan.checkpoint_bytes + 1000 * len(state.codec.state_dict()) * 6
+    assert planned < on_disk < planned + 1000 * len(state.codec.state_dict()) * 6
 
 
 def test_neither_data_nor_card_nor_teacher_is_needed(tmp_path: Path) -> None:
@@ -101,8 +148,8 @@ def test_neither_data_nor_card_nor_teacher_is_needed(tmp_path: Path) -> None:
         "train.semantic.teacher=someone/else@1",
     )
     plan = make_plan(config)
-    assert plan.n_parameters["teacher"] == pytest.approx(94.4e6, rel=0.01)
-    assert plan.step.teacher == pytest.approx(4 * 94.4e6, rel=0.01)
+    assert plan.costs.n_parameters["teacher"] == pytest.approx(94.4e6, rel=0.01)
+    assert plan.costs.lasting["teacher"] == pytest.approx(4 * 94.4e6, rel=0.01)
     words = describe(plan)
     assert words["teacher"].endswith("frozen; someone/else@1 is not here: taken for a base WavLM")
     assert words["epoch"].startswith(f"unknown: {tmp_path / 'none'}: holds no prepared audio")
@@ -110,15 +157,93 @@ def test_neither_data_nor_card_nor_teacher_is_needed(tmp_path: Path) -> None:
     assert "fits" not in words
 
 
-@pytest.mark.parametrize(("n_crops", "largest", "split"), [(24, 7, (6, 4)), (16, 20, (16, 1)), (7, 6, (1, 7))])
-def test_a_batch_in_parts_is_the_same_step(n_crops: int, largest: int, split: tuple[int, int]) -> None:
-    assert split_batch(n_crops, largest) == split
-
-
-@pytest.mark.bench
-@pytest.mark.parametrize("card", ["rtx3090", "rtx4090", "a100-40gb", "a100-80gb"])
-def test_the_batch_of_a_profile_fits_its_card(card: str, capsys: pytest.CaptureFixture[str]) -> None:
-    plan = make_plan(load_config("production", gpu=card))
-    with capsys.disabled():
-        print(f"\n{card}: {describe(plan)['fits']}")
+@pytest.mark.parametrize("card", CARDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_config_has_a_plan_under_every_profile(name: str, card: str) -> None:
+    plan = shipped_plan(name, card)
     assert plan.fits
+    assert plan.hours
+    assert ASSUMPTIONS.source in describe(plan)["assumptions"]
+
+
+@pytest.mark.parametrize("name", ["smoke", "starter"])
+def test_the_plan_of_a_shipped_config_is_that_of_a_full_step(name: str) -> None:
+    config = load_config(name, gpu="rtx4090")
+    n_crops = config.train.batch_size
+    planned = shipped_costs(name, config.train.precision).late.of(n_crops)
+    full = measure_costs(config, n_crops).late.of(n_crops)
+    assert planned.peak == pytest.approx(full.peak, rel=0.01)
+    assert planned.moved == pytest.approx(full.moved, rel=0.01)
+    assert planned.operations == pytest.approx(full.operations, rel=0.01)
+
+
+def changed(section: Section) -> dict[str, Any]:
+    """Another legal value for every key of the section and of those in it."""
+    fields = {name: getattr(section, name) for name in type(section).model_fields}
+    return {
+        name: value.model_copy(update=changed(value)) if isinstance(value, Section) else another(section, name)
+        for name, value in fields.items()
+    }
+
+
+def another(section: Section, name: str) -> Any:
+    for value in VALUES:
+        try:
+            other = getattr(type(section).model_validate({**section.model_dump(), name: value}), name)
+        except ValidationError:
+            continue
+        if other != getattr(section, name):
+            return other
+    raise AssertionError(f"VALUES has none for {name}: add one")
+
+
+SMALL = tiny_config(Path("none"), *ADVERSARIAL)
+
+
+def test_a_plan_holds_for_other_data() -> None:
+    data = SMALL.data.model_copy(update=changed(SMALL.data))
+    assert data.crop_seconds != SMALL.data.crop_seconds
+    assert data.filter.languages
+    assert describe(make_plan(SMALL.model_copy(update={"data": data})))["memory"]
+
+
+@pytest.mark.parametrize(("key", "value"), changed(SMALL.train.adversarial).items())
+def test_a_plan_holds_for_every_key_of_the_adversaries(key: str, value: Any) -> None:
+    adversarial = SMALL.train.adversarial.model_copy(update={key: value})
+    train = SMALL.train.model_copy(update={"adversarial": adversarial})
+    assert describe(make_plan(SMALL.model_copy(update={"train": train})))["memory"]
+
+
+def table() -> list[list[str]]:
+    """The rows of the page: production under every profile."""
+    rows = []
+    for card in CARDS:
+        plan = shipped_plan("production", card)
+        settings = plan.config.train
+        rows.append(
+            [
+                f"`{card}`",
+                f"{settings.accumulate} x {settings.batch_size}",
+                f"{plan.step.card_bytes / 1e9:.1f} GB",
+                f"{plan.largest_batch(settings.accumulate)}",
+                f"{plan.step.throughput:.0f}",
+                f"{plan.step.moved_bytes / plan.step.audio_seconds / 1e9:.1f} GB",
+                f"{plan.hours:.0f} h",
+                f"{plan.cost_usd:.0f} USD",
+            ]
+        )
+    return rows
+
+
+def test_the_table_of_the_page_is_what_the_plan_says() -> None:
+    """Within what versions of torch differ by."""
+    expected = table()
+    lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if re.match(r"\| `[a-z]+\d", line)]
+    written = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    wanted = "\n".join(f"| {' | '.join(row)} |" for row in expected)
+    assert [row[:2] for row in written] == [row[:2] for row in expected], f"the table should be\n{wanted}"
+    for cells, row in zip(written, expected, strict=True):
+        numbers = [float(cell.split()[0]) for cell in cells[2:]]
+        assert numbers == pytest.approx([float(cell.split()[0]) for cell in row[2:]], rel=0.03), (
+            f"it should be\n{wanted}"
+        )

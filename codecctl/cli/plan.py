@@ -1,0 +1,139 @@
+"""A plan of a run in words."""
+
+from __future__ import annotations
+
+from codecctl.train.plan import ASSUMPTIONS, Plan, Prediction
+from codecctl.train.preflight import n_files
+
+
+def describe(plan: Plan) -> dict[str, str]:
+    """A line for each subject."""
+    return {
+        **_size(plan),
+        **_step(plan),
+        **_memory(plan),
+        **_fit(plan),
+        "epoch": f"{plan.steps_per_epoch:,.0f} steps" if plan.steps_per_epoch else f"unknown: {plan.no_data}",
+        "adversaries": _adversaries(plan),
+        "audio heard": _audio(plan),
+        **_time(plan),
+        "disk": _disk(plan),
+    }
+
+
+def _size(plan: Plan) -> dict[str, str]:
+    counts = {name: f"{n / 1e6:.3g} M" for name, n in plan.costs.n_parameters.items()}
+    size = {"parameters": ", ".join(f"{name} {count}" for name, count in counts.items() if name != "teacher")}
+    return {**size, "teacher": f"{counts['teacher']}, frozen; {plan.costs.teacher}"} if plan.costs.teacher else size
+
+
+def _step(plan: Plan) -> dict[str, str]:
+    settings, data = plan.config.train, plan.config.data
+    batches = f"{settings.accumulate} x " if settings.accumulate > 1 else ""
+    cards = f" on each of {plan.n_cards} cards" if plan.n_cards > 1 else ""
+    work = {"with discriminators": plan.step, "without": plan.early_step} if plan.early_step else {"": plan.step}
+    words = [f"{_work(step)} {stage}".rstrip() for stage, step in work.items() if step]
+    return {
+        "step": f"{batches}{settings.batch_size} crops of {data.segment_seconds:g} s{cards}, {settings.precision}",
+        "work of a step": "; ".join(words),
+    }
+
+
+def _work(step: Prediction) -> str:
+    moved = f"{_bytes(step.moved_bytes)} moved ({_bytes(step.moved_bytes / step.audio_seconds)} per second of audio)"
+    return f"{step.operations / 1e12:.3g} TFLOP, {moved}"
+
+
+def _memory(plan: Plan) -> dict[str, str]:
+    compiled = "; train.compile will need less, and is left out here" if plan.config.train.compile else ""
+    lasting = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.costs.lasting.items() if size)
+    total, gradients = sum(plan.costs.lasting.values()), plan.costs.late.gradients
+    return {
+        "memory": f"{_bytes(plan.step.peak_bytes)} at the peak of a step{compiled}",
+        "of it lasting": f"{_bytes(total)}: {lasting}; gradients {_bytes(gradients)}",
+    }
+
+
+def _fit(plan: Plan) -> dict[str, str]:
+    """Whether the batch fits, and if not, what does."""
+    card, largest = plan.card, plan.largest_batch(plan.config.train.accumulate)
+    if card is None:
+        return {}
+    room = (
+        f"{_bytes(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; with {_bytes(ASSUMPTIONS.context_bytes)} "
+        f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation)"
+    )
+    if plan.fits:
+        return {"fits": f"yes: {room}; the largest batch that fits is {largest}"}
+    if not largest:
+        return {"fits": f"no: {room}; not even one crop fits: lower data.segment_seconds"}
+    ways = []
+    if split := plan.split_batch():
+        ways.append(f"--set train.batch_size={split[0]} --set train.accumulate={split[1]}, the same step in parts")
+    if plan.shorter_crops:
+        ways.append(f"--set data.segment_seconds={plan.shorter_crops:g}")
+    return {"fits": f"no: {room}; the largest batch that fits is {largest}", "instead": "; or ".join(ways)}
+
+
+def _adversaries(plan: Plan) -> str:
+    settings = plan.config.train.adversarial
+    if plan.early_step is None:
+        return "none in this config"
+    where = f"epoch {settings.start_epoch}"
+    if plan.adversarial_step is None:
+        return f"heard from {where} on; its step is unknown without the data"
+    heard = f"heard from step {plan.adversarial_step:,} on ({where}), after {settings.warmup_steps:,} alone"
+    return heard if plan.adversarial_step < plan.n_steps else f"never heard: {where} lies behind step {plan.n_steps:,}"
+
+
+def _audio(plan: Plan) -> str:
+    said = f"{_rough(plan.audio_hours)} h"
+    if plan.early_step is None:
+        return said
+    return f"{said}, {_rough(plan.adversarial_audio_hours)} h of it with adversaries{_all_late(plan)}"
+
+
+def _all_late(plan: Plan) -> str:
+    unknown = plan.early_step is not None and plan.adversarial_step is None
+    return " (taken to start with the run)" if unknown else ""
+
+
+def _time(plan: Plan) -> dict[str, str]:
+    card, hours, cost, step = plan.card, plan.hours, plan.cost_usd, plan.step
+    if card is None:
+        return {"time and cost": "unknown without --gpu"}
+    if hours is None or cost is None or step.seconds_multiplying is None or step.seconds_moving is None:
+        return {"time and cost": "unknown: its profile lacks train.gpu.peak_tflops or bandwidth_gb_per_second"}
+    cards = f" of {plan.n_cards} cards" if plan.n_cards > 1 else ""
+    speed = f"{step.throughput:,.0f} seconds of audio a second"
+    if plan.early_step is not None:
+        speed += f" with discriminators, {plan.early_step.throughput:,.0f} without"
+    return {
+        "time and cost": f"about {_rough(hours)} h{cards} and {_rough(cost)} USD at {card.price_per_hour_usd:g} USD/h: "
+        f"{plan.n_steps:,} steps of {step.seconds:.2f} s{_all_late(plan)}",
+        "throughput": f"{speed}, on each card" if plan.n_cards > 1 else speed,
+        "assumptions": f"{step.seconds_multiplying:.2f} s of arithmetic at {ASSUMPTIONS.share_of_peak:.0%} of "
+        f"{card.peak_tflops:g} TFLOPS, then {step.seconds_moving:.2f} s of memory traffic at "
+        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s ({ASSUMPTIONS.source})",
+    }
+
+
+def _disk(plan: Plan) -> str:
+    settings = plan.config.train
+    return (
+        f"{_bytes(plan.disk_bytes)}: {n_files(settings)} checkpoints of {_bytes(plan.costs.checkpoint_bytes)}, the "
+        f"newest {settings.keep_checkpoints}, the best, and one being written"
+    )
+
+
+def _rough(value: float) -> str:
+    """A number of which the first two digits matter."""
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def _bytes(n_bytes: float) -> str:
+    """In decimal units."""
+    unit, scale = next(
+        (u, s) for u, s in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n_bytes >= s or u == "kB"
+    )
+    return f"{n_bytes / scale:.3g} {unit}"
