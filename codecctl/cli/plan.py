@@ -60,8 +60,8 @@ def _fit(plan: Plan) -> dict[str, str]:
     if card is None:
         return {}
     room = (
-        f"{_bytes(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; with {_bytes(ASSUMPTIONS.context_bytes)} "
-        f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation)"
+        f"{_bytes(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; {_bytes(ASSUMPTIONS.context_bytes)} "
+        f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation among it)"
     )
     if plan.fits:
         return {"fits": f"yes: {room}; the largest batch that fits is {largest}"}

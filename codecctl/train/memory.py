@@ -182,5 +182,6 @@ def _n_parameters(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
         "teacher": teacher.module if teacher else None,
     }
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}
-    codebooks = sum(book.codebook.numel() for book in state.codec.quantizer.books)
+    model = state.codec.config
+    codebooks = sum(model.quantizer.codebook_sizes) * model.latent_width
     return {"codec": counts["encoder"] + counts["decoder"], **counts, "codebooks": codebooks}
