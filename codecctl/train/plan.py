@@ -117,6 +117,12 @@ class Plan:
         return self.audio_hours * max(0, self.n_steps - (self.adversarial_step or 0)) / self.n_steps
 
     @property
+    def discriminator_audio_hours(self) -> float:
+        """Of these the hours that the discriminators take: a stretch of each crop."""
+        stretch, crop = self.config.train.adversarial.heard_seconds, self.config.data.crop_seconds
+        return self.adversarial_audio_hours * (1.0 if stretch is None else min(1.0, stretch / crop))
+
+    @property
     def disk_bytes(self) -> int:
         """Of all checkpoints that lie on the disk at once."""
         return self.costs.checkpoint_bytes * n_files(self.config.train)

@@ -76,7 +76,7 @@ def test_one_step_gives_the_costs_of_every_batch(n_crops: int, costs: Costs) -> 
 
 
 def test_a_search_in_pieces_of_fixed_size_grows_with_the_batch() -> None:
-    config = tiny_config(Path("unused"), "model.quantizer.n_paths=3")
+    config = tiny_config(Path("unused"), "model.quantizer.beam_width=3")
     predicted, full = measure_costs(config).late.of(5), measure_costs(config, 5).late.of(5)
     assert predicted.operations == pytest.approx(full.operations, rel=0.01)
     assert predicted.moved == pytest.approx(full.moved, rel=0.01)

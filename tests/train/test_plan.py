@@ -223,7 +223,9 @@ def table() -> list[list[str]]:
         rows.append(
             [
                 f"`{card}`",
-                f"{settings.accumulate} x {settings.batch_size}",
+                f"{settings.batch_size * settings.accumulate}",
+                f"{settings.n_steps}",
+                f"{plan.discriminator_audio_hours:.0f} h",
                 f"{plan.step.card_bytes / 1e9:.1f} GB",
                 f"{plan.largest_batch(settings.accumulate)}",
                 f"{plan.step.throughput:.0f}",
@@ -241,9 +243,22 @@ def test_the_table_of_the_page_is_what_the_plan_says() -> None:
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if re.match(r"\| `[a-z]+\d", line)]
     written = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     wanted = "\n".join(f"| {' | '.join(row)} |" for row in expected)
-    assert [row[:2] for row in written] == [row[:2] for row in expected], f"the table should be\n{wanted}"
+    assert [row[:3] for row in written] == [row[:3] for row in expected], f"the table should be\n{wanted}"
     for cells, row in zip(written, expected, strict=True):
-        numbers = [float(cell.split()[0]) for cell in cells[2:]]
-        assert numbers == pytest.approx([float(cell.split()[0]) for cell in row[2:]], rel=0.03), (
+        numbers = [float(cell.split()[0]) for cell in cells[3:]]
+        assert numbers == pytest.approx([float(cell.split()[0]) for cell in row[3:]], rel=0.03), (
             f"it should be\n{wanted}"
         )
+
+
+@pytest.mark.parametrize(("card", "hours"), [("a100-80gb", 60), ("a100-40gb", 80), ("rtx4090", 100), ("rtx3090", 140)])
+def test_production_costs_no_more_than_promised(card: str, hours: float) -> None:
+    """With discriminators from the first step on, and no fewer than 3,000 hours of audio for them."""
+    plan = shipped_plan("production", card)
+    assert plan.fits
+    assert plan.hours is not None
+    assert plan.hours <= hours
+    assert plan.discriminator_audio_hours >= 3000
+    assert plan.cost_usd is not None
+    assert plan.cost_usd <= 150
+    assert plan.step.moved_bytes <= 3e9 * plan.step.audio_seconds
