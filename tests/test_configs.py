@@ -20,11 +20,11 @@ CONFIGS = configs_folder()
 NAMES = sorted(path.stem for path in CONFIGS.glob("*.yaml"))
 CARDS = sorted(path.stem for path in (CONFIGS / "gpu").glob("*.yaml"))
 PROFILES = {  # batch size, batches a step, workers, part of the driver's name, memory
-    "rtx3090": (4, 4, 4, "3090", 24),
-    "rtx4090": (6, 4, 4, "4090", 24),
-    "a100-40gb": (8, 4, 8, "A100", 40),
-    "a100-80gb": (24, 2, 8, "A100", 80),
-    "h100-80gb": (24, 2, 8, "H100", 80),
+    "rtx3090": (16, 1, 4, "3090", 24),
+    "rtx4090": (24, 1, 4, "4090", 24),
+    "a100-40gb": (32, 1, 8, "A100", 40),
+    "a100-80gb": (48, 1, 8, "A100", 80),
+    "h100-80gb": (48, 1, 8, "H100", 80),
 }
 
 

@@ -91,7 +91,7 @@ class AdversarialConfig(Section):
 
 
 class SemanticConfig(Section):
-    """The frozen speech model whose hidden states teach book 1."""
+    """The frozen speech model whose hidden states teach codebook 1."""
 
     teacher: str = Field(
         "microsoft/wavlm-base-plus@4c66d4806a428f2e922ccfa1a962776e232d487b",
@@ -114,8 +114,8 @@ class LossConfig(Section):
     loudness_weight: Weight = Field(0.0, description="loudness in critical bands, as PESQ hears it; 0: off")
     neurogram_weight: Weight = Field(0.0, description="patterns over time and critical bands, as in ViSQOL; 0: off")
     repetition_weight: Weight = Field(0.0, description="frames too much alike above 1 kHz, a buzz; 0: off")
-    commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the books")
-    semantic_weight: Weight = Field(10.0, description="book 1 to the teacher's hidden states; 0: no teacher")
+    commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the codebooks")
+    semantic_weight: Weight = Field(10.0, description="codebook 1 to the teacher's hidden states; 0: no teacher")
     adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")
     feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
     spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
