@@ -15,10 +15,12 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from codecctl.errors import CodecctlError
-from codecctl.parsing import parse_json
+from codecctl.parsing import as_type, parse_json
+
+T = TypeVar("T")
 
 _LONGEST_NAME = 150  # bytes, of 255; process and machine come behind it
 _STALE_SECONDS = 86_400  # since a process of another machine last wrote
@@ -127,12 +129,12 @@ def _say_not_durable(reason: str) -> None:
         )
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty if there is no such file or it is damaged."""
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The object in a JSON file as a `kind`, see `parsing.as_type`; None if there is no such file or it is damaged."""
     try:
-        return parse_json(path.read_bytes(), str(path))
+        return as_type(kind, parse_json(path.read_bytes(), str(path)), str(path))
     except (OSError, CodecctlError):
-        return {}
+        return None
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:

@@ -73,8 +73,8 @@ def as_type(kind: type[T], value: object, where: str) -> T:
         return TypeAdapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        key, said = ".".join(map(str, first["loc"])), first["msg"]
-        raise CodecctlError(f"{where}: {shorten(key)}: {said[:1].lower()}{said[1:]}") from None
+        said = "is missing" if first["type"] == "missing" else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise CodecctlError(f"{where}: {shorten('.'.join(map(str, first['loc'])))}: {said}") from None
 
 
 def _parse_int(digits: str) -> int:

@@ -78,8 +78,8 @@ class UnitFiles:
     def is_done(self, input_hash: str) -> bool:
         if not is_done(self.marker, input_hash):
             return False
-        shard = read_json(self.marker).get("shard")
-        return shard is None or (self.out / shard).is_file()
+        shard = (read_json(self.marker, dict) or {}).get("shard")
+        return shard is None or (self.out / str(shard)).is_file()
 
     def remove(self) -> None:
         for path in (self.marker, self.results, self.spec):
