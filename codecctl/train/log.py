@@ -78,7 +78,7 @@ class RunLog:
 
     def audio(self, step: int, name: str, audio: Tensor) -> None:
         """[1, L]"""
-        self._tensorboard.add_audio(name, audio.clamp(-1, 1), step, self._sample_rate)
+        self._tensorboard.add_audio(_tag(name), audio.clamp(-1, 1), step, self._sample_rate)
 
     def spectrograms(self, step: int, name: str, original: Tensor, decoded: Tensor) -> None:
         """[1, L] twice -> one picture of their beginnings: the original on the left, the decoded on the right."""
@@ -87,7 +87,7 @@ class RunLog:
         # SummaryWriter.add_image would ask for another library.
         rows, columns = shades.shape
         image = Summary.Image(height=rows, width=columns, colorspace=3, encoded_image_string=png(shades))
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        summary = Summary(value=[Summary.Value(tag=_tag(name), image=image)])
         self._tensorboard._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
 
     def histograms(self, step: int, counts: Sequence[Counts]) -> None:
@@ -141,6 +141,11 @@ class NoLog(RunLog):
     def audio(self, step: int, name: str, audio: Tensor) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
+
+
+def _tag(name: str) -> str:
+    """TensorBoard stores UTF-8, which names of files may not be."""
+    return name.encode(errors="backslashreplace").decode()
 
 
 def side_by_side(original: NDArray[np.float32], decoded: NDArray[np.float32]) -> NDArray[np.uint8]:
