@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from codecctl.errors import CodecctlError
-from codecctl.files import write_json
+from codecctl.files import machine, write_json
+from codecctl.parsing import parse_json
 
 _FILE = re.compile(r"\.lease-(\d{6})")
 
@@ -147,7 +148,7 @@ class _Watch:
         self.holder = f"process {holder.get('pid', '?')} on {holder.get('host', '?')}"
         if holder.get("released"):
             return True
-        if _machine() is not None and holder.get("machine") == _machine():  # elsewhere a process cannot be looked up
+        if machine() is not None and holder.get("machine") == machine():  # elsewhere a process cannot be looked up
             self.is_alive = _start_time(holder.get("pid", 0)) == holder.get("started")
             if not self.is_alive:
                 return True
@@ -169,24 +170,14 @@ def _highest(folder: Path) -> tuple[int, str]:
 
 def _parse(content: str) -> dict[str, Any]:
     try:
-        holder = json.loads(content)
-    except json.JSONDecodeError:
+        return parse_json(content, "lease")
+    except CodecctlError:
         return {}  # being written
-    return holder if isinstance(holder, dict) else {}
 
 
 def _identity() -> dict[str, Any]:
     pid = os.getpid()
-    return {"host": socket.gethostname(), "pid": pid, "machine": _machine(), "started": _start_time(pid)}
-
-
-def _machine() -> str | None:
-    """Identifies the running system and its process namespace: in another container a pid is another process."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
-    except OSError:
-        return None
+    return {"host": socket.gethostname(), "pid": pid, "machine": machine(), "started": _start_time(pid)}
 
 
 def _start_time(pid: int) -> str | None:

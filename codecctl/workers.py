@@ -119,7 +119,7 @@ def hash_of(*values: Any) -> str:
 
 def is_done(marker: Path, input_hash: str) -> bool:
     """Whether `mark_done` was called with this hash."""
-    return bool(read_json(marker).get("input") == input_hash)
+    return (read_json(marker, dict) or {}).get("input") == input_hash
 
 
 def mark_done(marker: Path, input_hash: str, **facts: Any) -> None:

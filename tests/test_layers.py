@@ -15,7 +15,9 @@ import codecctl
 PACKAGE = Path(codecctl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = [
-    {"errors", "files"},
+    {"errors"},
+    {"parsing"},
+    {"files"},
     {"audio", "config", "workers", "lock", "bitstream"},
     {"data", "model"},
     {"inference"},

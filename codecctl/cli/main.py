@@ -18,6 +18,7 @@ from codecctl.cli.download import download
 from codecctl.cli.encode import encode
 from codecctl.cli.export import export
 from codecctl.cli.info import info
+from codecctl.cli.memory import explain_memory
 from codecctl.cli.options import say
 from codecctl.cli.prepare import prepare
 from codecctl.cli.quickstart import quickstart
@@ -54,11 +55,19 @@ def run(arguments: list[str]) -> int:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         sys.stdout.flush()  # what is asked of the program itself is printed outside of any command
     except OSError as error:
+        if message := explain_memory(error):
+            _say_error(message)
+            return 1
         if error.errno not in _USERS_TROUBLE:
             raise
         where = error.filename or ("" if _output_is_taken() else "stdout")
         if error.errno != errno.EPIPE:  # the reader went away (`codecctl ... | head`): nothing is left to say
             _say_error((f"{where}: " if where else "") + str(error.strerror))
+        return 1
+    except (MemoryError, RuntimeError, ImportError) as error:
+        if (message := explain_memory(error)) is None:
+            raise
+        _say_error(message)
         return 1
     return code
 

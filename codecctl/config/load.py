@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import reprlib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
+from codecctl.parsing import parse_yaml, shorten
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -73,50 +73,28 @@ def find_config(name: str | Path, *, folder: str = "") -> Path:
     raise ConfigError(f"no {kind} '{name}': neither a file nor one of {', '.join(names)}{_nearest(str(name), names)}")
 
 
-class _Loader(yaml.BaseLoader):
-    """Every scalar stays text, so that the schema's type decides (`1e-4` is a number, `no` a word where a word is
-    asked for); a key written twice is an error instead of a surprise."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.MarkedYAMLError(problem=f"key '{key.value}' stands twice", problem_mark=key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file, every scalar as text. Raises `ConfigError` that names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from None
-    return _parse_yaml(text, source=str(path))
-
-
-def _parse_yaml(text: str, *, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"{source}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if values is None or values == "":
-        return {}
-    if not isinstance(values, dict):
-        raise ConfigError(f"{source}: expected keys and values at the top, got {type(values).__name__}")
-    return values
+    return parse_yaml(text, str(path))
 
 
 def _read_override(text: str) -> dict[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(f"--set {text}: expected a.b=c, such as train.batch_size=8")
-    values = _parse_yaml(f"value: {value}", source=f"--set {key}")["value"]
-    for part in reversed(key.strip().split(".")):
-        values = {part: values}
-    return typing.cast(dict[str, Any], values)
+        raise ConfigError(f"--set {shorten(text)}: expected a.b=c, such as train.batch_size=8")
+    source = f"--set {shorten(key)}"
+    values = parse_yaml(f"value: {value}", source)
+    if len(values) > 1:
+        raise ConfigError(f"{source}: expected one value; a section is written {{a: 1, b: 2}}")
+    *sections, last = key.strip().split(".")
+    values = {last: values["value"]}
+    for section in reversed(sections):
+        values = {section: values}
+    return values
 
 
 def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
@@ -141,12 +119,12 @@ def _first_problem(error: ValidationError) -> str:
     key = ".".join(parts) or "config"
     if first["type"] == "extra_forbidden":
         names = [field.alias or name for name, field in section.model_fields.items()]
-        message = f"unknown key '{key}'{_nearest(str(first['loc'][-1]), names)}"
+        message = f"unknown key {shorten(key)}{_nearest(str(first['loc'][-1]), names)}"
     elif first["type"] == "missing":
         message = f"{key} is missing"
     else:
         said = first["msg"].removeprefix("Value error, ")
-        got = "" if first["type"] == "value_error" else f", got {reprlib.repr(first['input'])}"
+        got = "" if first["type"] == "value_error" else f", got {shorten(first['input'])}"
         message = f"{key}: {said[:1].lower()}{said[1:]}{got}"
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 

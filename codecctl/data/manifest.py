@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
+from codecctl.parsing import shorten
 
 SAMPLE_RATE = 16000  # Hz, of all prepared audio
 
@@ -73,7 +74,7 @@ def parse_utterance(record: dict[str, Any], *, where: str) -> Utterance:
         raise CodecctlError(f"{where}: {error} is missing") from None
     for name, types in _TYPES.items():
         if not isinstance(value := known[name], types) or value is True or value is False:
-            raise CodecctlError(f"{where}: '{name}' cannot be {value!r}")
+            raise CodecctlError(f"{where}: '{name}' cannot be {shorten(value)}")
     if known["split"] not in SPLITS:
-        raise CodecctlError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, not {known['split']!r}")
+        raise CodecctlError(f"{where}: 'split' must be one of {', '.join(SPLITS)}, not {shorten(known['split'])}")
     return Utterance(**known)

@@ -7,26 +7,27 @@ The utterances of a speaker are adjacent, so that a crop is one slice of a shard
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from pathlib import Path
-from types import TracebackType
+from types import NoneType, TracebackType
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codecctl.audio.files import Audio
-from codecctl.data.manifest import SAMPLE_RATE
+from codecctl.data.manifest import SAMPLE_RATE, SPLITS
 from codecctl.errors import CodecctlError
-from codecctl.files import replacing, write_json
+from codecctl.files import partial_path, replacing, write_json
+from codecctl.parsing import parse_json
 
 FORMAT = "codecctl.prepared"
 VERSION = 2
 _PCM = np.dtype("<i2")
+_MOST_SAMPLES = 2**40  # in a shard: two years
 _N_MAPPED = 512  # shards kept open; each takes a file descriptor
 
 # An utterance: its place, and the numbers of its names (see `Index`). An unknown speaker is a speaker of its own.
@@ -56,7 +57,7 @@ class ShardWriter:
 
     def __init__(self, path_without_suffix: Path) -> None:
         self._base = path_without_suffix
-        self._temporary = self._base.with_name(f".{self._base.name}.{os.getpid()}.partial")
+        self._temporary = partial_path(self._base)
         self._file = open(self._temporary, "wb")  # noqa: SIM115  closed in __exit__
         self._names = blake2b(digest_size=6)
         self.n_samples = self.first_sample = 0
@@ -144,34 +145,60 @@ def write_index(folder: Path, index: Index, **facts: Any) -> None:
 
 
 def read_index(folder: str | Path) -> Index:
-    """The index of a prepared folder. Raises `CodecctlError` if there is none or another version wrote it."""
+    """The index of a prepared folder. Raises `CodecctlError` if there is none, or one that does not fit its shards."""
     about = read_about(folder)
-    path = Path(folder) / str(about.get("index"))
+    where = Path(folder) / "prepared.json"
+    names = {key: _names(about.get(key), key, where) for key in ("shards", "datasets", "languages", "licences")}
+    path = where.with_name(Path(str(about.get("index"))).name)
     try:
-        rows = np.load(path, allow_pickle=False)
-        names = {key: tuple(about[key]) for key in ("shards", "datasets", "languages", "licences")}
-    except (OSError, ValueError, KeyError, TypeError, EOFError, SyntaxError) as error:  # np.load parses a header
-        raise CodecctlError(f"{path}: cannot be read ({error}); run prepare again") from None
-    if not isinstance(rows, np.ndarray) or rows.dtype != ROW or rows.ndim != 1:
+        rows = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
+        raise CodecctlError(f"{path}: cannot be read ({' '.join(str(error).split())}); run prepare again") from None
+    if rows.dtype != ROW or rows.ndim != 1:
         raise CodecctlError(f"{path}: is no index of this version of codecctl; run prepare again")
-    return Index(rows, **names)
+    index = Index(np.array(rows), **names)
+    _check_rows(index, path)
+    return index
+
+
+def _names(value: Any, key: str, where: Path) -> tuple[Any, ...]:
+    """What the rows of the index number: text, where a language or a licence is unknown None."""
+    kinds = (str, NoneType) if key in ("languages", "licences") else str
+    if not isinstance(value, list) or not all(isinstance(name, kinds) for name in value):
+        raise CodecctlError(f"{where}: '{key}' is not a list of names; run prepare again")
+    return tuple(value)
+
+
+def _check_rows(index: Index, path: Path) -> None:
+    """Raises `CodecctlError` for a row whose names or samples there cannot be."""
+    names = {"shard": index.shards, "dataset": index.datasets, "language": index.languages, "licence": index.licences}
+    limits = {key: len(there) for key, there in names.items()} | {"split": len(SPLITS)}
+    limits |= {"first_sample": _MOST_SAMPLES, "n_samples": _MOST_SAMPLES}
+    for key, limit in limits.items():
+        if len(index.rows) and index.rows[key].max() >= limit:
+            raise CodecctlError(f"{path}: damaged: '{key}' goes beyond {limit}; run prepare again")
+    for key in ("bandwidth_hz", "level_db"):
+        if not np.isfinite(index.rows[key]).all():
+            raise CodecctlError(f"{path}: damaged: '{key}' is not finite; run prepare again")
 
 
 def read_about(folder: str | Path) -> dict[str, Any]:
     """`prepared.json`. Raises `CodecctlError` if it is missing, damaged, or written by another version."""
     path = Path(folder) / "prepared.json"
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
+        about = parse_json(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise CodecctlError(
             f"{folder}: holds no prepared audio; make some with `codecctl prepare SOURCE --out {folder}`"
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise CodecctlError(f"{path}: cannot be read ({error}); run prepare again") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    except OSError as error:
+        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
+    except CodecctlError as error:
+        raise CodecctlError(f"{error}; run prepare again") from None
+    if about.get("format") != FORMAT:
         raise CodecctlError(f"{path}: was not written by codecctl prepare; prepare into a new folder")
-    if about.get("version") != VERSION:
-        age = "an older" if about.get("version") in range(VERSION) else "another"
+    if (version := about.get("version")) != VERSION:
+        age = "an older" if version in range(VERSION) else "another"
         raise CodecctlError(f"{path}: prepared by {age} version of codecctl; run prepare again, into a new folder")
     return about
 

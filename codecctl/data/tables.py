@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
-import json
+from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from codecctl.errors import CodecctlError
+from codecctl.parsing import LONGEST_JSON, parse_json
 
 COLUMNS: Mapping[str, tuple[str, ...]] = {  # our name -> usual names, of which the first that is there counts
     "file": ("id", "path", "file", "filename", "file_name", "audio_filepath", "audio_path", "wav_path", "audio", "wav"),
@@ -30,24 +31,13 @@ def find_column(names: Iterable[str], columns: Iterable[str]) -> str | None:
 def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """(file:line, object) for each line of a JSONL file that is not empty. Raises `CodecctlError` for a bad line."""
     try:
-        with open(path, encoding="utf-8-sig") as lines:
+        with open(path, "rb") as file:
+            lines = iter(lambda: file.readline(LONGEST_JSON + 1), b"")
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield f"{path}:{number}", _parse_line(line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CodecctlError(f"{path}: cannot be read as text ({error})") from None
-
-
-def _parse_line(line: str, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise CodecctlError(f"{where}: not valid JSON ({error.msg} at column {error.colno})") from None
-    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or thousands of brackets
-        raise CodecctlError(f"{where}: not valid JSON ({type(error).__name__})") from None
-    if not isinstance(record, dict):
-        raise CodecctlError(f"{where}: expected a JSON object")
-    return record
+                if line.removeprefix(BOM_UTF8).strip():
+                    yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
+    except OSError as error:
+        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
 
 
 def read_csv(path: Path) -> Iterator[Mapping[str, str]]:
@@ -68,7 +58,7 @@ def read_delimited(
     `columns` names the columns where no header line does; the last one takes the rest of the line.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="replace", newline="\n") as lines:
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as lines:
             for line in lines:
                 text = line.rstrip("\r\n")
                 if columns is None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import zlib
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from codecctl.errors import CodecctlError
 from codecctl.files import to_json
+from codecctl.parsing import parse_json
 
 Codes = NDArray[np.uint16]
 Envelope = NDArray[np.int8]
@@ -73,10 +73,10 @@ class RowFile:
         if not self.path.is_file():
             return None
         with self.path.open("rb") as file:
-            found = _parse(file.readline())
-        if not isinstance(found, dict):
-            raise CodecctlError(f"{self.path}: damaged at its start; remove it and measure anew")
-        return found
+            try:
+                return parse_json(file.readline(), f"{self.path}, line 1")
+            except CodecctlError as error:
+                raise CodecctlError(f"{error}; remove it and measure anew") from None
 
     def rows(self) -> Iterator[Row]:
         """The complete rows. Raises `CodecctlError` that names a damaged line."""
@@ -85,8 +85,8 @@ class RowFile:
             next(file)
             for number, line in enumerate(file, start=2):
                 try:
-                    yield Row.from_record(_parse(line))
-                except (ValueError, KeyError, TypeError, AttributeError, zlib.error):
+                    yield Row.from_record(parse_json(line, str(self.path)))
+                except (CodecctlError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
                     raise CodecctlError(f"{self.path}, line {number}: damaged; remove the line or the file") from None
 
     def append(self, row: Row) -> None:
@@ -104,13 +104,6 @@ class RowFile:
                     file.truncate(content_end - step + newline + 1)
                     return
                 content_end -= step
-
-
-def _parse(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 def _number(value: float | None) -> float:

@@ -23,6 +23,7 @@ from codecctl.files import replacing
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.model.codebook import with_running_sums, without_running_sums
 from codecctl.model.fronts import FRONTS
+from codecctl.parsing import parse_json
 
 EXPORT_FORMAT = "codecctl.codec"
 EXPORT_VERSION = 1
@@ -87,7 +88,7 @@ def read_export(path: Path) -> dict[str, Any]:
                     f"{metadata['version']}); update it"
                 )
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
-        facts = json.loads(metadata["facts"])
+        facts = parse_json(metadata["facts"], str(path))
         identity = {"codecctl": metadata["codecctl"], "checksum": metadata["checksum"]}
         return {**identity, **{key: facts[key] for key in _FACTS}, "weights": _unpacked(packed, path)}
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError):

@@ -27,7 +27,7 @@ class StreamEncoder:
         self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # of the incomplete frame
         self._flushed = False
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def push(self, audio: Tensor) -> Tensor:
         """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it.
 
@@ -35,6 +35,7 @@ class StreamEncoder:
         """
         if self._flushed:
             raise UsageError("this stream was flushed and has ended; start a new StreamEncoder")
+        audio = self._codec.check_audio(audio)
         if audio.dim() != 3 or audio.shape[:2] != self._rest.shape[:2]:
             raise UsageError(f"audio must be [{len(self._rest)}, 1, L] in this stream, got {list(audio.shape)}")
         self.n_samples += audio.shape[-1]
@@ -61,7 +62,7 @@ class StreamDecoder:
         self._state = StreamState()
         self._device = next(codec.parameters()).device
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
         """[B, K, t], any t including 0 -> [B, 1, t x hop_length]. Raises `UsageError` for another shape."""
         if len(codes) != self._batch_size:

@@ -15,6 +15,8 @@ from codecctl.model.causal import StreamState
 from codecctl.model.fronts import FRONTS
 from codecctl.model.quantizer import ResidualVectorQuantizer
 
+_CODE_TYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64)
+
 
 class CodecOutput(NamedTuple):  # wrappers for several devices pass tuples on, but no dataclasses
     audio: Tensor  # [B, 1, L] the reconstruction, as long as the input
@@ -85,13 +87,10 @@ class Codec(nn.Module):
         `lengths` [B]: true samples of each item of a padded batch. The first `n_frames(length)` frames of an item equal
         those of the item alone; the rest are padding. `state`: this is the next chunk of a stream, whole frames only.
 
-        Raises `UsageError` for another shape, a number of codebooks the model does not have, or a chunk that is not a
-        multiple of `hop_length`.
+        Raises `UsageError` for audio that `check_audio` refuses, a number of codebooks the model does not have, or a
+        chunk that is not a multiple of `hop_length`.
         """
-        if audio.dim() != 3 or audio.shape[1] != 1 or not audio.is_floating_point():
-            raise UsageError(
-                f"audio must be float [B, 1, L], got {audio.dtype} {list(audio.shape)}; try audio.reshape(1, 1, -1)"
-            )
+        audio = self.check_audio(audio)
         self.check_n_quantizers(n_quantizers)
         if state is not None and audio.shape[-1] % self.hop_length:
             raise UsageError(
@@ -101,20 +100,22 @@ class Codec(nn.Module):
             audio = audio * (torch.arange(audio.shape[-1], device=audio.device) < lengths[:, None, None])
         if audio.shape[-1] == 0:
             return torch.zeros(len(audio), n_quantizers or self.n_codebooks, 0, dtype=torch.int64, device=audio.device)
-        return self.quantize(self.encode_latents(audio, state=state), n_quantizers)
+        with torch.autocast(audio.device.type, enabled=False):  # codes do not depend on what surrounds the call
+            return self.quantize(self.encode_latents(audio, state=state), n_quantizers)
 
     def decode(self, codes: Tensor, *, length: int | None = None, state: StreamState | None = None) -> Tensor:
         """[B, K, T] -> [B, 1, T x hop_length], or its first `length` samples. K: any number of the first codebooks.
 
-        Raises `UsageError` for another shape.
+        Raises `UsageError` for another shape or codes that the model does not have.
         """
-        if codes.dim() != 3 or not 1 <= codes.shape[1] <= self.n_codebooks or codes.is_floating_point():
-            raise UsageError(
-                f"codes must be integers [B, 1 to {self.n_codebooks}, T], got {codes.dtype} {list(codes.shape)}"
-            )
+        self.check_codes(codes)
         if codes.shape[-1] == 0:
             return self.quantizer.codebooks[0].codewords.new_zeros(len(codes), 1, 0)
-        return self.decode_latents(self.dequantize(codes), length=length, state=state)
+        try:
+            with torch.autocast(codes.device.type, enabled=False):
+                return self.decode_latents(self.dequantize(codes), length=length, state=state)
+        except NotImplementedError as error:  # Fourier transforms of half precision
+            raise UsageError(f"this model cannot decode in its precision ({error}); codec.float() can") from None
 
     def encode_latents(self, audio: Tensor, *, state: StreamState | None = None) -> Tensor:
         """[B, 1, L] -> latents [B, D, T] before the quantizer; L is padded with zeros to whole frames."""
@@ -131,6 +132,32 @@ class Codec(nn.Module):
     def decode_latents(self, latents: Tensor, *, length: int | None = None, state: StreamState | None = None) -> Tensor:
         """Latents [B, D, T] -> audio [B, 1, T x hop_length], or its first `length` samples."""
         return self.decoder(latents, state)[..., :length]
+
+    def check_audio(self, audio: Tensor) -> Tensor:
+        """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities."""
+        if not audio.is_floating_point():
+            raise UsageError(f"audio must be float in [-1, 1], got {audio.dtype}; for 16-bit samples: audio / 32768")
+        if audio.dim() != 3 or audio.shape[1] != 1:
+            is_stereo = audio.dim() == 3
+            advice = "one channel at a time, or audio.mean(1, keepdim=True)" if is_stereo else "audio.reshape(1, 1, -1)"
+            raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
+        if type(audio) is Tensor and not audio.isfinite().all():  # others, as of torch.compile, may have no values
+            raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
+        return audio.to(next(self.parameters()).dtype)
+
+    def check_codes(self, codes: Tensor) -> None:
+        """Raises `UsageError` unless it is integers [B, K, T] of the first K codebooks, each within its codebook."""
+        sizes = self.config.quantizer.codebook_sizes
+        if codes.dim() != 3 or not 1 <= codes.shape[1] <= len(sizes) or codes.dtype not in _CODE_TYPES:
+            raise UsageError(f"codes must be integers [B, 1 to {len(sizes)}, T], got {codes.dtype} {list(codes.shape)}")
+        if type(codes) is Tensor and codes.numel():
+            values = codes.long()
+            limits = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+            if ((values < 0) | (values >= limits)).any():
+                raise UsageError(
+                    f"codes must be 0 to {max(sizes) - 1}, within the codebook sizes {list(sizes)}; got "
+                    f"{int(values.min())} to {int(values.max())}: were they made by another model?"
+                )
 
     def check_n_quantizers(self, n_quantizers: int | None) -> None:
         """Raises `UsageError` unless it is None (all) or a number of codebooks that the model has."""

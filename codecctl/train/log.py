@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import threading
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookStats, Counts
 from codecctl.evaluate.spectrogram import png
 from codecctl.files import replacing, to_json
+from codecctl.parsing import parse_json
 from codecctl.train.checkpoint import Run
 
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
@@ -72,13 +72,13 @@ class RunLog:
     def earlier(self, step: int, kind: str, name: str) -> list[float]:
         """This value of all events before `step`, in order; where a step was done twice, after a roll-back, the later
         one counts. Read from the file: a resumed run sees what an unbroken one does."""
-        events = [_event(line) for line in self._run.metrics.read_text(encoding="utf-8").splitlines()]
+        events = [_event(line) for line in _lines(self._run)]
         found = {e["step"]: e[name] for e in events if e.get("kind") == kind and e["step"] < step and name in e}
         return [math.nan if value is None else value for _, value in sorted(found.items())]
 
     def audio(self, step: int, name: str, audio: Tensor) -> None:
         """[1, L]"""
-        self._tensorboard.add_audio(name, audio.clamp(-1, 1), step, self._sample_rate)
+        self._tensorboard.add_audio(_tag(name), audio.clamp(-1, 1), step, self._sample_rate)
 
     def spectrograms(self, step: int, name: str, original: Tensor, decoded: Tensor) -> None:
         """[1, L] twice -> one picture of their beginnings: the original on the left, the decoded on the right."""
@@ -87,7 +87,7 @@ class RunLog:
         # SummaryWriter.add_image would ask for another library.
         rows, columns = shades.shape
         image = Summary.Image(height=rows, width=columns, colorspace=3, encoded_image_string=png(shades))
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
+        summary = Summary(value=[Summary.Value(tag=_tag(name), image=image)])
         self._tensorboard._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
 
     def histograms(self, step: int, counts: Sequence[Counts]) -> None:
@@ -143,6 +143,11 @@ class NoLog(RunLog):
     def __exit__(self, *_: object) -> None: ...
 
 
+def _tag(name: str) -> str:
+    """TensorBoard stores UTF-8, which names of files may not be."""
+    return name.encode(errors="backslashreplace").decode()
+
+
 def side_by_side(original: NDArray[np.float32], decoded: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Magnitudes [M, T] in mel bands twice -> shades [2 M, 2 T + gap], low bands at the bottom, 255 being the loudest
     point of the original in both."""
@@ -156,9 +161,14 @@ def side_by_side(original: NDArray[np.float32], decoded: NDArray[np.float32]) ->
 def _drop_after(run: Run, step: int) -> None:
     if not run.metrics.exists():
         return
-    kept = [line for line in run.metrics.read_text(encoding="utf-8").splitlines() if _step_of(line) <= step]
+    kept = [line for line in _lines(run) if _step_of(line) <= step]
     with replacing(run.metrics) as partial:
         partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+
+
+def _lines(run: Run) -> list[str]:
+    """A full disk or a power cut may leave bytes at the end that are no text."""
+    return run.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
 
 
 def _step_of(line: str) -> float:
@@ -170,7 +180,7 @@ def _step_of(line: str) -> float:
 def _event(line: str) -> dict[str, Any]:
     """Empty for a line that was cut short."""
     try:
-        event = json.loads(line)
+        event = parse_json(line, "")
         return {**event, "step": int(event["step"])}
-    except (ValueError, KeyError, TypeError):
+    except (CodecctlError, ValueError, KeyError, TypeError):
         return {}

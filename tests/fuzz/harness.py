@@ -124,6 +124,18 @@ def _append(data: bytearray, draw: random.Random, other: bytes) -> None:
     data += other[: draw.randrange(len(other) + 1)]
 
 
+def _insert_text(data: bytearray, draw: random.Random, _: bytes) -> None:
+    place = _place(data, draw)
+    data[place : place + draw.choice((0, 0, 1, 8))] = draw.choice(_TEXTS) * draw.choice((1, 1, 1, 2, 40, 2000))
+
+
+_TEXTS = (
+    b"[", b"]", b"{", b"}", b'{"a":', b"9", b"0.1e", b"-", b"1e999", b"NaN", b"null", b"true", b'""', b"\xff",
+    b"\\ud800", b"\n",
+    b": ", b"- ", b"? [a, b] : c\n", b"? ", b"&a ", b"*a ", b"<<: *a\n", b"!!python/object:os.system ",
+    b"../", b"\x1b[2J", "\u202e".encode(), b"%", b"'", b"|\n", b"# ", b",",
+)  # fmt: skip
 _MUTATIONS = (
-    _flip_bit, _set_byte, _set_number, _set_number, _truncate, _delete, _insert, _repeat, _splice, _append,
+    _flip_bit, _set_byte, _set_number, _set_number, _truncate, _delete, _insert, _insert_text, _repeat, _splice,
+    _append,
 )  # fmt: skip

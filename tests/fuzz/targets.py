@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from tests.fuzz import audio, npy, packed
+from tests.fuzz import archives, audio, config, http, models, npy, packed, prepared
 
-TARGETS = {module.TARGET.name: module.TARGET for module in (audio, npy, packed)}
+TARGETS = {
+    target.name: target
+    for target in (
+        archives.TARGET, audio.TARGET, config.CONFIG, config.SET, http.TARGET, models.PT, models.SAFETENSORS,
+        npy.TARGET, packed.TARGET,
+        prepared.LOG, prepared.MANIFEST, prepared.PREPARED, prepared.ROWS,
+    )
+}  # fmt: skip

@@ -100,4 +100,6 @@ def test_wrong_shapes_and_numbers_of_codebooks_are_refused(codec: Codec) -> None
 
 
 def test_nothing_is_kept_for_gradients(codec: Codec) -> None:
-    assert StreamDecoder(codec).push(torch.zeros(1, 1, 2, dtype=torch.int64)).is_inference()
+    decoded = StreamDecoder(codec).push(torch.zeros(1, 1, 2, dtype=torch.int64))
+    assert not decoded.requires_grad
+    (decoded * torch.ones_like(decoded, requires_grad=True)).sum().backward()  # a part of somebody's loss

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from codecctl.config.schema import Section
-from codecctl.data.download.recipes import Corpus, first_problem
+from codecctl.data.download.recipes import Corpus
 from codecctl.data.download.remote import FetchedFile
 from codecctl.errors import CodecctlError
+from codecctl.parsing import as_type, parse_json
 
 MARKER_NAME = "corpus.json"
 
@@ -30,11 +31,11 @@ def read_marker(folder: Path) -> Marker | None:
     """The marker of a whole downloaded corpus, or None. Raises `CodecctlError` if it is damaged."""
     path = folder / MARKER_NAME
     try:
-        return Marker.model_validate_json(path.read_bytes())
+        return as_type(Marker, parse_json(path.read_bytes(), str(path)), str(path))
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise CodecctlError(f"{path}: {first_problem(error)}; remove it and run `codecctl download` again") from None
+    except CodecctlError as error:
+        raise CodecctlError(f"{error}; remove it and run `codecctl download` again") from None
 
 
 def read_complete(folder: Path) -> Marker | None:

@@ -11,16 +11,29 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
 import httpx2
 
+from codecctl.config.section import Count
 from codecctl.data.download.remote import Address, RemoteFile
 from codecctl.files import read_json, sync, write_json
 
 BLOCK_BYTES = 1 << 20
 SYNC_SECONDS = 2.0  # between two writes of the sidecar
+
+
+@dataclass(frozen=True)
+class _Sidecar:
+    """What the bytes of a part belong to."""
+
+    place: str | None = None  # the address without user, query and fragment
+    etag: str | None = None
+    last_modified: str | None = None
+    total: Count | None = None  # bytes of the whole file
+    n_bytes: Count = 0  # on the disk for certain
 
 
 class Digests:
@@ -65,7 +78,7 @@ class Part:
         self._target, self._file_info = target, file
         self._sidecar = sidecar_of(target)
         self._last_sync = time.monotonic()
-        self._about = read_json(self._sidecar)
+        self._about = read_json(self._sidecar, _Sidecar) or _Sidecar()
         self._reset()
 
     def _reset(self) -> None:
@@ -85,7 +98,7 @@ class Part:
 
     def recount(self, check_stop: Callable[[], None]) -> None:
         """Truncate to the length that the sidecar guarantees, and hash that."""
-        certain = min(int(self._about.get("n_bytes") or 0), self.path.stat().st_size)
+        certain = min(self._about.n_bytes, self.path.stat().st_size)
         if self.total is not None and certain > self.total:
             certain = 0
         os.truncate(self.path, certain)
@@ -94,27 +107,28 @@ class Part:
             check_stop()
         self.is_resumed = self.n_bytes > 0
         if self.total is None and self.n_bytes:
-            self.total = self._about.get("total")
+            self.total = self._about.total
 
     def validator(self, address: Address) -> str | None:
         """For If-Range: what identifies this version of the file at this address."""
-        if self._about.get("place") != address.place:
+        if self._about.place != address.place:
             return None
-        etag: str | None = self._about.get("etag")
-        return etag if etag and not etag.startswith("W/") else self._about.get("last_modified")
+        known = (self._about.etag, self._about.last_modified)
+        usable = (value for value in known if value and value.isascii() and value.isprintable())
+        return next((value for value in usable if not value.startswith("W/")), None)
 
     def matches(self, address: Address, response: httpx2.Response) -> bool:
         """Whether an answer is about the file whose start is here."""
-        if self._about.get("place") != address.place:
+        if self._about.place != address.place:
             return True
-        known = {"ETag": self._about.get("etag"), "Last-Modified": self._about.get("last_modified")}
+        known = {"ETag": self._about.etag, "Last-Modified": self._about.last_modified}
         return all(value is None or response.headers.get(header) in (None, value) for header, value in known.items())
 
     def begin(self, address: Address, response: httpx2.Response, total: int | None) -> None:
         """Record where the next bytes come from, before the first of them."""
-        validators = {"etag": response.headers.get("ETag"), "last_modified": response.headers.get("Last-Modified")}
+        etag, modified = response.headers.get("ETag"), response.headers.get("Last-Modified")
         self.total = total
-        self._about = {"place": address.place, **validators, "total": total}
+        self._about = _Sidecar(address.place, etag, modified, total)
         self.is_resumed = self.n_bytes > 0
         self.sync()
 
@@ -130,13 +144,13 @@ class Part:
     def sync(self) -> None:
         """Flush the bytes to the disk, then update the sidecar."""
         os.fsync(self._file.fileno())
-        write_json(self._sidecar, {**self._about, "n_bytes": self.n_bytes}, durable=False)
+        write_json(self._sidecar, asdict(replace(self._about, n_bytes=self.n_bytes)), durable=False)
         self._last_sync = time.monotonic()
 
     def restart(self) -> None:
         """Drop all bytes."""
         os.truncate(self.path, 0)
-        self._about = {}
+        self._about = _Sidecar()
         self._reset()
 
     def discard(self) -> None:

@@ -74,7 +74,7 @@ def _size(path: Path) -> int:
 
 def _read_agreed(root: Path) -> Mapping[str, Any]:
     """The licences that the user has agreed to, by name."""
-    return read_json(root / "licences.json")
+    return read_json(root / "licences.json", dict) or {}
 
 
 def agree(licence: Licence, root: Path, accepted: Collection[str], ask: Callable[[Licence], bool]) -> None:

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
+from codecctl.config.section import Count, Section
 from codecctl.data.download.corpus import MARKER_NAME, Marker, read_complete
 from codecctl.data.download.extract import unpack
 from codecctl.data.download.fetch import Fetcher
@@ -100,6 +101,32 @@ def _check_pins(corpora: Sequence[Corpus], pins: Mapping[str, str]) -> None:
         raise UsageError(f"{min(unused)}@{pins[min(unused)]}: an @ needs the name of a single corpus")
 
 
+class _Seen(Section):
+    """A file of the first download whose hash is not published."""
+
+    sha256: str
+    bytes: Count
+    host: str
+    first_seen: str  # UTC
+
+
+class _Lock(Section):
+    """`NAME.lock.json`."""
+
+    format: Literal["codecctl.lock/1"] = "codecctl.lock/1"
+    revision: str | None = None  # of the first download, where none is pinned
+    files: Mapping[str, _Seen] = {}
+
+
+def _read_lock(path: Path) -> _Lock:
+    """Raises `CodecctlError` for a damaged file: the hashes in it must not be forgotten in silence."""
+    if not path.exists():
+        return _Lock()
+    if (lock := read_json(path, _Lock)) is None:
+        raise CodecctlError(f"{path}: damaged; remove it to accept the files as the server has them now")
+    return lock
+
+
 class _Job:
     """The download of one corpus."""
 
@@ -118,7 +145,7 @@ class _Job:
         self._policy, self._timing = policy, timing
         self._receipts = self.folder / ".receipts"
         self._lock_path = root / f"{corpus.name}.lock.json"
-        self._lock = read_json(self._lock_path)
+        self._lock = _Lock()
         self._writing = threading.Lock()
 
     def run(self) -> Outcome:
@@ -130,6 +157,7 @@ class _Job:
                 if (marker := self._find_marker()) is not None:  # another process has finished it meanwhile
                     return self._outcome(marker, "already there")
                 (self.folder / MARKER_NAME).unlink(missing_ok=True)
+                self._lock = _read_lock(self._lock_path)
                 return self._run(fetcher)
         except Stopped:
             raise CodecctlError(f"{self.folder}: another process took over; run the same command again") from None
@@ -173,17 +201,16 @@ class _Job:
         query = Query(
             client=fetcher.client,
             pin=self._pin,
-            first_pin=self._lock.get("revision"),
+            first_pin=self._lock.revision,
             sizes_verified=verified.bytes == "V",
             hashes_verified=verified.checksum == "V",
         )
         listing = fetcher.persist(lambda: source.list_files(query))
         if listing.keep_pin:
             self._write_lock({"revision": listing.pin})
-        seen = self._lock.get("files", {})
+        seen = {name: file.sha256 for name, file in self._lock.files.items()}
         files = [
-            file if file.hash_is_known else replace(file, first_seen=seen.get(file.name, {}).get("sha256"))
-            for file in listing.files
+            file if file.hash_is_known else replace(file, first_seen=seen.get(file.name)) for file in listing.files
         ]
         return replace(listing, files=tuple(files))
 
@@ -206,10 +233,9 @@ class _Job:
 
     def _read_receipt(self, file: RemoteFile) -> FetchedFile | None:
         """The receipt of a file, if its hash is the expected one and the file is there."""
-        content = read_json(self._receipt(file.name))
-        if not content:
+        kept = read_json(self._receipt(file.name), FetchedFile)
+        if kept is None:
             return None
-        kept = FetchedFile.model_validate(content)
         expected = {sum_.value for sum_ in file.checksums if sum_.is_binding and sum_.algorithm == "sha256"}
         if not kept.is_in(self.folder) or (expected and kept.sha256 not in expected):
             return None
@@ -247,14 +273,14 @@ class _Job:
 
     def _lock_hash(self, fetched: FetchedFile) -> None:
         """Record the hash of a first download."""
-        if fetched.name not in self._lock.get("files", {}):
-            seen = {"sha256": fetched.sha256, "bytes": fetched.bytes, "host": fetched.host, "first_seen": _now()}
-            self._write_lock({"files": {**self._lock.get("files", {}), fetched.name: seen}})
+        if fetched.name not in self._lock.files:
+            seen = _Seen(sha256=fetched.sha256, bytes=fetched.bytes, host=fetched.host, first_seen=_now())
+            self._write_lock({"files": {**self._lock.files, fetched.name: seen}})
 
     def _write_lock(self, more: Mapping[str, object]) -> None:
         with self._writing:
-            self._lock = {"format": "codecctl.lock/1", **self._lock, **more}
-            write_json(self._lock_path, self._lock)
+            self._lock = self._lock.model_copy(update=more)
+            write_json(self._lock_path, self._lock.model_dump(mode="json"))
 
     def _report_waiting(self, holder: str) -> None:
         self._progress.say(f"{self.folder}: {holder} works there; waiting for it to finish")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from codecctl.data.prepare.units import UnitFiles
 from codecctl.data.shards import ROW, Index, read_about, write_index
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
-from codecctl.files import write_json, write_lines
+from codecctl.files import remove_partials, write_json, write_lines
 
 _REPORTED = ("split", "dataset", "language", "speaker", "licence")
 _LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
@@ -160,24 +159,7 @@ def _tidy(out: Path, shards: set[str]) -> None:
         if f"shards/{shard.name}" not in shards:
             shard.unlink(missing_ok=True)
     for folder in (out, out / "shards", out / "units"):
-        for part in folder.glob(".*.partial"):
-            if not _is_running(part.name.split(".")[-2]):
-                part.unlink(missing_ok=True)
-
-
-def _is_running(process: str) -> bool:
-    """Whether a process of this number runs here; one that has ended but was not waited for does not."""
-    try:
-        return "\nState:\tZ" not in Path("/proc", process, "status").read_text()
-    except OSError:
-        pass  # no such process, or no such file system
-    try:
-        os.kill(int(process), 0)
-    except (ValueError, ProcessLookupError):
-        return False
-    except PermissionError:
-        pass  # another user's
-    return True
+        remove_partials(folder)
 
 
 def _count(report: PrepareReport, utterance: Utterance) -> None:

@@ -59,5 +59,5 @@ def _move_one(
 
 def _uniform(seed: int, name: str) -> float:
     """A number in [0, 1) that follows from both."""
-    digest = blake2b(f"{seed}\0{name}".encode(), digest_size=8).digest()
+    digest = blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

@@ -20,6 +20,7 @@ from codecctl.audio import pyav
 from codecctl.data.prepare.items import AudioItem
 from codecctl.errors import CodecctlError
 from codecctl.files import read_json, write_lines
+from codecctl.parsing import parse_json
 from codecctl.workers import hash_of, is_done
 
 _FIELDS = tuple(field.name for field in fields(AudioItem))
@@ -77,8 +78,8 @@ class UnitFiles:
     def is_done(self, input_hash: str) -> bool:
         if not is_done(self.marker, input_hash):
             return False
-        shard = read_json(self.marker).get("shard")
-        return shard is None or (self.out / shard).is_file()
+        shard = (read_json(self.marker, dict) or {}).get("shard")
+        return shard is None or (self.out / str(shard)).is_file()
 
     def remove(self) -> None:
         for path in (self.marker, self.results, self.spec):
@@ -94,9 +95,9 @@ def read_unit(out: Path, name: str) -> Unit:
     """A unit from its spec. Raises `CodecctlError` if that is damaged."""
     path = UnitFiles(out, name).spec
     try:
-        spec = json.loads(path.read_text(encoding="utf-8"))
+        spec = parse_json(path.read_bytes(), str(path))
         return Unit(name, spec["source"], spec["origin"], [AudioItem(**item) for item in spec["items"]])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (CodecctlError, OSError, KeyError, TypeError) as error:
         raise CodecctlError(f"{path}: cannot be read ({error}); remove it and run prepare again") from None
 
 
@@ -168,6 +169,6 @@ def _as_json(item: AudioItem) -> dict[str, Any]:
 def _write_unit(out: Path, unit: Unit) -> None:
     spec = {"source": unit.source, "origin": unit.origin, "items": list(map(_as_json, unit.items))}
     path = UnitFiles(out, unit.name).spec
-    text = json.dumps(spec, ensure_ascii=False) + "\n"
-    if not path.is_file() or path.read_text(encoding="utf-8") != text:
+    text = json.dumps(spec) + "\n"
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_lines(path, [text])

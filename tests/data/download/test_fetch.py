@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import os
 import random
@@ -447,13 +448,13 @@ def test_fetch_resumes_after_its_process_was_killed(server: FaultyServer, fetche
     target = tmp_path / "a.bin"
     server.files["/a.bin"].bytes_per_second = 200_000
     process = subprocess.Popen([sys.executable, "-c", ONE_FILE, server.url + "/a.bin", str(target), "0"])
-    deadline = time.monotonic() + 30
-    while read_json(tmp_path / "a.bin.part.json").get("n_bytes", 0) < 50_000 and time.monotonic() < deadline:
+    deadline, sidecar = time.monotonic() + 30, tmp_path / "a.bin.part.json"
+    while (read_json(sidecar, dict) or {}).get("n_bytes", 0) < 50_000 and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not target.exists()
-    kept = read_json(tmp_path / "a.bin.part.json")["n_bytes"]
+    kept = json.loads(sidecar.read_text())["n_bytes"]
     server.files["/a.bin"].bytes_per_second = None
     fetcher.fetch(remote(server.url + "/a.bin", data=DATA), target)
     assert server.ranges("/a.bin") == [None, f"bytes={kept}-"]

@@ -146,5 +146,5 @@ def test_missing_marker_is_no_corpus_and_a_damaged_one_an_error(tmp_path: Path) 
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "corpus.json").write_text(json.dumps({"format": "codecctl.corpus/1"}))
     assert find_corpora(tmp_path) == [tmp_path / "a"]
-    with pytest.raises(CodecctlError, match="corpus is missing; remove it"):
+    with pytest.raises(CodecctlError, match="'corpus': is missing; remove it"):
         read_marker(tmp_path / "a")

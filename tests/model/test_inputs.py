@@ -1,0 +1,71 @@
+"""What callers may hand to a codec: the right answer, or an error that says what to do."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecctl.errors import UsageError
+from codecctl.inference.stream import StreamEncoder
+from codecctl.model.codec import Codec
+
+
+@pytest.fixture
+def audio(tiny_codec: Codec) -> Tensor:
+    return 0.1 * torch.randn(2, 1, 20 * tiny_codec.hop_length)
+
+
+def test_double_precision_gives_the_same_codes(tiny_codec: Codec, audio: Tensor) -> None:
+    assert torch.equal(tiny_codec.encode(audio.double()), tiny_codec.encode(audio))
+
+
+def test_codes_and_audio_do_not_depend_on_an_outer_autocast(tiny_codec: Codec, audio: Tensor) -> None:
+    codes = tiny_codec.encode(audio)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(tiny_codec.encode(audio), codes)
+        decoded = tiny_codec.decode(codes)
+    assert torch.equal(decoded, tiny_codec.decode(codes))
+
+
+def test_audio_that_is_no_sound_is_refused(tiny_codec: Codec, audio: Tensor) -> None:
+    with pytest.raises(UsageError, match=r"got torch.int16; for 16-bit samples: audio / 32768"):
+        StreamEncoder(tiny_codec, batch_size=2).push((audio * 32768).short())
+    with pytest.raises(UsageError, match=r"\[2, 2, 240\]; .*audio.mean\(1, keepdim=True\)"):
+        tiny_codec.encode(audio.expand(2, 2, -1))
+    with pytest.raises(UsageError, match=r"\[240\]; .*audio.reshape\(1, 1, -1\)"):
+        tiny_codec.encode(audio[0, 0])
+
+
+def test_one_nan_is_refused_and_the_stream_goes_on(tiny_codec: Codec, audio: Tensor) -> None:
+    stream = StreamEncoder(tiny_codec, batch_size=2)
+    first, rest = audio.split([100, 140], dim=-1)
+    codes = [stream.push(first)]
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        stream.push(rest.clone().fill_(torch.nan))
+    codes += [stream.push(rest), stream.flush()]
+    assert torch.equal(torch.cat(codes, dim=-1), tiny_codec.encode(audio))
+
+
+@pytest.mark.parametrize(("codebook", "code"), [(0, 32), (1, 16), (2, -1)])
+def test_codes_out_of_range_are_refused(tiny_codec: Codec, codebook: int, code: int) -> None:
+    codes = torch.zeros(1, 3, 4, dtype=torch.int64)
+    codes[0, codebook, 2] = code
+    with pytest.raises(UsageError, match=r"within the codebook sizes \[32, 16, 16\]"):
+        tiny_codec.decode(codes)
+    with pytest.raises(UsageError, match="must be integers"):
+        tiny_codec.decode(codes.float())
+    assert tiny_codec.decode(codes.clamp(0, 15).to(torch.uint16)).isfinite().all()
+
+
+@pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
+def test_half_precision_works_or_is_refused(tiny_codec: Codec, audio: Tensor, precision: torch.dtype) -> None:
+    half = copy.deepcopy(tiny_codec).to(precision)
+    codes = half.encode(audio)
+    assert codes.shape == (2, 3, 20)
+    try:
+        assert half.decode(codes).isfinite().all()
+    except UsageError as error:
+        assert "codec.float() can" in str(error)
