@@ -18,7 +18,14 @@ from torch import Tensor
 import codecctl
 from codecctl.audio.files import AudioWriter
 from codecctl.config import load_config
-from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformConfig, TransformerConfig
+from codecctl.config.model import (
+    ModelConfig,
+    QuantizerConfig,
+    StridedConfig,
+    TransformConfig,
+    TransformerConfig,
+    VocoderConfig,
+)
 from codecctl.data.prepare import prepare
 from codecctl.model.codec import Codec
 
@@ -29,6 +36,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 torch.set_num_threads(1)  # tensors are tiny, and several test processes may share the cores
 
 TINY_TRANSFORM = TransformConfig(hop_length=12, low_coefficients=5, high_bands=3, first_band=5, level_prediction=0)
+TINY_VOCODER = VocoderConfig(
+    hop_length=12, low_coefficients=5, high_bands=3, first_band=5, channels=16, n_blocks=1, fine_channels=8,
+    n_fine_blocks=1,
+)  # fmt: skip
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 SHARED_SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 
@@ -109,10 +120,10 @@ def tiny() -> ModelConfig:
     )
 
 
-@pytest.fixture(params=["strided", "transform"])
+@pytest.fixture(params=[None, TINY_TRANSFORM, TINY_VOCODER], ids=["strided", "transform", "vocoder"])
 def tiny_codec(tiny: ModelConfig, request: pytest.FixtureRequest) -> Codec:
-    """A random codec of either front whose transformer matters: at its start LayerScale would all but switch it off."""
-    return lively(tiny if request.param == "strided" else tiny.model_copy(update={"front": TINY_TRANSFORM}))
+    """A random codec of each front whose transformer matters: at its start LayerScale would all but switch it off."""
+    return lively(tiny.model_copy(update={"front": request.param}) if request.param else tiny)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import yaml
 
 from codecctl.config import Config, load_config
 from codecctl.config.load import configs_folder, read_yaml
-from codecctl.config.model import TransformConfig
+from codecctl.config.model import FrontSection, TransformConfig, VocoderConfig
 from codecctl.config.section import Section
 from codecctl.data.download.recipes import read_recipes
 from codecctl.model.codec import Codec
@@ -54,7 +54,7 @@ def comments(path: Path) -> dict[str, str]:
 
 
 def test_nothing_else_lies_in_the_folder() -> None:
-    assert NAMES == ["production", "smoke", "starter"]
+    assert NAMES == ["production", "smoke", "starter", "starter-adversarial", "vocoder"]
     assert set(CARDS) == set(PROFILES)
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {"gpu", "datasets"}
 
@@ -96,7 +96,10 @@ def test_production_explains_every_key_as_the_schema_does() -> None:
     assert comments(CONFIGS / "production.yaml") == dict(keys(Config))
 
 
-@pytest.mark.parametrize("name", ["smoke", "starter"])
+SMALL = [name for name in NAMES if name != "production"]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_small_configs_keep_the_production_format(name: str) -> None:
     small, production = load_config(name).model, load_config("production").model
     for fact in ("sample_rate", "hop_length", "n_codebooks", "bits_per_frame", "bitrate_kbps"):
@@ -104,12 +107,22 @@ def test_small_configs_keep_the_production_format(name: str) -> None:
     assert small.quantizer.codebook_sizes == production.quantizer.codebook_sizes
 
 
-def test_the_starter_explains_every_key_of_its_front() -> None:
-    told = {key: text for key, text in comments(CONFIGS / "starter.yaml").items() if key.startswith("model.front.")}
-    assert told == dict(keys(TransformConfig, "model.front."))
+@pytest.mark.parametrize(("name", "front"), [("starter", TransformConfig), ("vocoder", VocoderConfig)])
+def test_a_config_explains_every_key_of_its_front(name: str, front: type[FrontSection]) -> None:
+    told = {key: text for key, text in comments(CONFIGS / f"{name}.yaml").items() if key.startswith("model.front.")}
+    assert told == dict(keys(front, "model.front."))
 
 
-@pytest.mark.parametrize("name", ["smoke", "starter"])
+@pytest.mark.parametrize("name", ["starter-adversarial", "vocoder"])
+def test_configs_that_go_on_from_the_starter_keep_its_encoder_and_codebooks(name: str) -> None:
+    config, starter = load_config(name), load_config("starter")
+    assert config.model.front.encoder == starter.model.front
+    for part in ("transformer", "quantizer", "sample_rate"):
+        assert getattr(config.model, part) == getattr(starter.model, part)
+    assert set(config.train.freeze) == {"encoder", "quantizer"}
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_small_configs_name_only_what_differs(name: str) -> None:
     assert _leaves(read_yaml(CONFIGS / f"{name}.yaml")).isdisjoint(_leaves(read_yaml(CONFIGS / "production.yaml")))
 

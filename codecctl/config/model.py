@@ -18,7 +18,21 @@ _MAX_WIDTH = 16384  # channels of any layer
 MAX_CODEBOOKS = 255  # the packed file stores their number in one byte
 
 
-class StridedConfig(Section):
+class FrontSection(Section):
+    """What all fronts have."""
+
+    @property
+    def encoder(self) -> FrontSection:
+        """The section that decides the codes: this one, unless only the decoder differs from another front's."""
+        return self
+
+    @property
+    def delay(self) -> int:
+        """Samples by which the decoder's output is late, beyond the frame that codes wait for."""
+        return 0
+
+
+class StridedConfig(FrontSection):
     """Front of learned strided convolutions."""
 
     kind: Literal["strided"] = Field(
@@ -43,7 +57,7 @@ class StridedConfig(Section):
         return network_width
 
 
-class TransformConfig(Section):
+class TransformConfig(FrontSection):
     """Front of a cosine transform with learned corrections, for small training budgets."""
 
     kind: Literal["transform"] = Field("transform", description="a DCT, for small training budgets")
@@ -71,17 +85,51 @@ class TransformConfig(Section):
         return self.low_coefficients + self.high_bands
 
 
+class VocoderConfig(TransformConfig):
+    """Front with the codes of `transform` and a decoder for discriminators: blocks, then overlapping spectra."""
+
+    kind: Literal["vocoder"] = Field(  # type: ignore[assignment]  # another literal than its base's
+        "vocoder", description="the codes of transform, decoded by overlapping spectra"
+    )
+    channels: int = Field(512, gt=0, le=_MAX_WIDTH, description="of the decoder's blocks at the frame rate")
+    n_blocks: int = Field(5, ge=0, le=256, description="of those")
+    fine_channels: int = Field(256, gt=0, le=_MAX_WIDTH, description="of the decoder's blocks at the rate of spectra")
+    n_fine_blocks: int = Field(4, ge=0, le=256, description="of those")
+    spectra_per_frame: int = Field(
+        4, ge=3, le=64, description="spectra as long as a frame; delay: a frame less one part of so many"
+    )
+
+    @model_validator(mode="after")
+    def _check_spectra(self) -> VocoderConfig:
+        if self.hop_length % self.spectra_per_frame or self.hop_length % 2:
+            raise ValueError(
+                f"hop_length is {self.hop_length}, which must be even and a multiple of spectra_per_frame "
+                f"({self.spectra_per_frame})"
+            )
+        return self
+
+    @property
+    def encoder(self) -> TransformConfig:
+        return TransformConfig(**self.model_dump(include=TransformConfig.model_fields.keys() - {"kind"}))
+
+    @property
+    def delay(self) -> int:
+        return self.hop_length - self.hop_length // self.spectra_per_frame
+
+
 def _kind_of(front: Any) -> str:
     """Which front a section describes; strided where it does not say."""
     return str(front.get("kind", "strided") if isinstance(front, dict) else getattr(front, "kind", ""))
 
 
 FrontConfig = Annotated[
-    Annotated[StridedConfig, Tag("strided")] | Annotated[TransformConfig, Tag("transform")],
+    Annotated[StridedConfig, Tag("strided")]
+    | Annotated[TransformConfig, Tag("transform")]
+    | Annotated[VocoderConfig, Tag("vocoder")],
     Discriminator(
         _kind_of,
         custom_error_type="unknown_front",
-        custom_error_message="expected a section whose kind is strided or transform",
+        custom_error_message="expected a section whose kind is strided, transform or vocoder",
     ),
 ]
 
@@ -150,6 +198,11 @@ class ModelConfig(Section):
     def frame_rate(self) -> float:
         """Frames per second."""
         return self.sample_rate / self.hop_length
+
+    @property
+    def delay(self) -> int:
+        """Samples by which the decoder's output is late, beyond the frame that codes wait for."""
+        return self.front.delay
 
     @property
     def latent_width(self) -> int:

@@ -111,8 +111,6 @@ class LossConfig(Section):
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
     average_spectrum_weight: Weight = Field(0.0, description="mean power of each mel band over a crop; 0: off")
     complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
-    loudness_weight: Weight = Field(0.0, description="loudness in critical bands, as PESQ hears it; 0: off")
-    neurogram_weight: Weight = Field(0.0, description="patterns over time and critical bands, as in ViSQOL; 0: off")
     repetition_weight: Weight = Field(0.0, description="frames too much alike above 1 kHz, a buzz; 0: off")
     commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the codebooks")
     semantic_weight: Weight = Field(10.0, description="codebook 1 to the teacher's hidden states; 0: no teacher")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from codecctl.config import Config
+from codecctl.config.schema import ModelConfig
 from codecctl.data.manifest import read_manifest
 from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint
@@ -46,7 +47,7 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
         "",
         f"- fingerprint: `{exported.fingerprint}`",
         f"- trained for {exported.step} steps" + (f" of {_step_seconds(config):g} s of speech" if config else ""),
-        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame; causal",
+        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{_late(model)}; causal",
         "",
         "## Trained on",
         "",
@@ -64,6 +65,10 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
 
 def _sizes(sizes: Iterable[int]) -> str:
     return ", ".join(map(str, sizes))
+
+
+def _late(model: ModelConfig) -> str:
+    return f", and {1000 * model.delay / model.sample_rate:g} ms of the decoder" if model.delay else ""
 
 
 def _step_seconds(config: Config) -> float:

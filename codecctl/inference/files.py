@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import struct
 import time
 from collections import Counter
@@ -237,8 +238,9 @@ def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
     """`[1, L]` blocks, n_samples in all. Raises `CodecctlError` if the model's output is not finite."""
     stream = StreamDecoder(codec)
     n_left = stored.n_samples
-    for codes in stored.blocks:
-        audio = stream.push(torch.from_numpy(codes.astype(np.int64))[None])[0, :, :n_left]  # [1, L]
+    pushed = (stream.push(torch.from_numpy(codes.astype(np.int64))[None]) for codes in stored.blocks)
+    for block in itertools.chain(pushed, (stream.flush() for _ in range(1))):
+        audio = block[0, :, :n_left]  # [1, L]
         if not audio.isfinite().all():
             raise CodecctlError("the model decodes these codes to NaN or infinite samples; its checkpoint is broken")
         n_left -= audio.shape[-1]

@@ -19,6 +19,7 @@ def fingerprint(config: ModelConfig, weights: Mapping[str, Tensor]) -> str:
 
     Keys at their defaults do not count, so that a new key with a neutral default changes no fingerprint.
     """
+    config = config.model_copy(update={"front": config.front.encoder})
     decisive: dict[str, Any] = {"sample_rate": True, "front": True, "transformer": True}
     decisive["quantizer"] = {"codebook_sizes", "beam_width", "gain"}
     keys = config.model_dump(mode="json", include=decisive, exclude_defaults=True) | {"kind": config.front.kind}

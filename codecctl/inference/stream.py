@@ -54,17 +54,36 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """Decodes one stream of codes without delay: `hop_length` samples for each frame. Memory does not grow."""
+    """Decodes one stream of codes: `hop_length` samples for each frame, less `config.delay` for the first, which
+    `flush` returns at the end. Memory does not grow."""
 
     def __init__(self, codec: Codec, batch_size: int = 1) -> None:
         self._codec = codec
         self._batch_size = batch_size
         self._state = StreamState()
+        self._n_early = codec.config.delay  # samples before the signal that are still to come
         self._device = next(codec.parameters()).device
 
     @torch.no_grad()
     def push(self, codes: Tensor) -> Tensor:
-        """[B, K, t], any t including 0 -> [B, 1, t x hop_length]. Raises `UsageError` for another shape."""
+        """[B, K, t], any t including 0 -> [B, 1, t x hop_length], at first `config.delay` samples less.
+
+        Raises `UsageError` for another shape.
+        """
         if len(codes) != self._batch_size:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
-        return self._codec.decode(codes.to(self._device), state=self._state)
+        return self._from_start(self._codec.decode(codes.to(self._device), state=self._state))
+
+    @torch.inference_mode()
+    def flush(self) -> Tensor:
+        """End the stream -> [B, 1, config.delay], the samples that were late; most codecs have none."""
+        codec, delay = self._codec, self._codec.config.delay
+        nothing = next(codec.parameters()).new_zeros(self._batch_size, codec.config.latent_width, codec.n_frames(delay))
+        late = codec.decode_latents(nothing, length=delay, state=self._state) if delay else nothing[:, :1]
+        return self._from_start(late)
+
+    def _from_start(self, audio: Tensor) -> Tensor:
+        """Less the samples that precede the signal."""
+        n = min(self._n_early, audio.shape[-1])
+        self._n_early -= n
+        return audio[..., n:]

@@ -30,7 +30,7 @@ def measure(codec: Codec, seconds: float) -> dict[str, float]:
         "decode_real_time_factor": _median(lambda: codec.decode(codes)) / length,
         **{f"{name}_frame_ms": statistics.median(each) for name, each in frame_ms.items()},
         **{f"{name}_frame_slowest_ms": max(each) for name, each in frame_ms.items()},
-        "latency_ms": 1000 * codec.hop_length / codec.sample_rate,
+        "latency_ms": 1000 * (codec.hop_length + codec.config.delay) / codec.sample_rate,
     }
 
 

@@ -106,6 +106,9 @@ class Codec(nn.Module):
     def decode(self, codes: Tensor, *, length: int | None = None, state: StreamState | None = None) -> Tensor:
         """[B, K, T] -> [B, 1, T x hop_length], or its first `length` samples. K: any number of the first codebooks.
 
+        The last `config.delay` samples depend on the frame that follows: in a padded batch, on the padding. With a
+        `state` audio is as many samples late; `StreamDecoder` sees to it.
+
         Raises `UsageError` for another shape or codes that the model does not have.
         """
         self.check_codes(codes)
@@ -130,8 +133,15 @@ class Codec(nn.Module):
         return self.quantizer.decode(codes.long())
 
     def decode_latents(self, latents: Tensor, *, length: int | None = None, state: StreamState | None = None) -> Tensor:
-        """Latents [B, D, T] -> audio [B, 1, T x hop_length], or its first `length` samples."""
-        return self.decoder(latents, state)[..., :length]
+        """Latents [B, D, T] -> audio [B, 1, T x hop_length], or its first `length` samples.
+
+        With a `state` audio is `config.delay` samples late: it begins with as many that precede the signal.
+        """
+        if state is not None:
+            return self.decoder(latents, state)[..., :length]
+        n, delay = latents.shape[-1] * self.hop_length, self.config.delay
+        audio: Tensor = self.decoder(F.pad(latents, (0, self.n_frames(delay))))
+        return audio[..., delay : delay + n][..., :length]
 
     def check_audio(self, audio: Tensor) -> Tensor:
         """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities."""

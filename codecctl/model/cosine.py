@@ -29,7 +29,7 @@ class CosineTransform(nn.Module):
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        self.register_buffer("basis", _table((n, n), _cosines, n), persistent=False)
+        self.register_buffer("basis", table((n, n), _cosines, n), persistent=False)
         self.register_buffer("scale", torch.ones(n))
 
     def forward(self, frames: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ class CosineTransform(nn.Module):
 
     def expand(self, compressed: Tensor) -> Tensor:
         """The inverse of `compress`."""
-        return _power(compressed * self.scale, 1 / _COMPRESSION)
+        return expand(compressed * self.scale)
 
     def fit(self, coefficients: Tensor) -> None:
         """[M, N]: scale every compressed coefficient to a variance near 1, loud ones a little above."""
@@ -71,9 +71,9 @@ class ParametricCoder(nn.Module):
         super().__init__()
         self.n_low = config.low_coefficients
         first, n, n_bands = config.first_band, config.hop_length, config.high_bands
-        self.register_buffer("band_means", _table((n_bands, n), _band_means, first, n, n_bands), persistent=False)
-        self.register_buffer("interpolation", _table((n_bands, n), _interpolation, first, n, n_bands), persistent=False)
-        self.register_buffer("has_noise", _table((n,), _from_on, first, n), persistent=False)
+        self.register_buffer("band_means", table((n_bands, n), _band_means, first, n, n_bands), persistent=False)
+        self.register_buffer("interpolation", table((n_bands, n), _interpolation, first, n, n_bands), persistent=False)
+        self.register_buffer("has_noise", table((n,), _from_on, first, n), persistent=False)
         self.register_buffer("low_scale", torch.ones(()))
         self.register_buffer("level_mean", torch.zeros(config.high_bands))
         self.register_buffer("level_scale", torch.ones(()))
@@ -86,7 +86,7 @@ class ParametricCoder(nn.Module):
         """[B, T, D] and noise of unit variance [T, N] -> [B, T, N]: the low coefficients, and in each band noise of the
         level that they leave over."""
         low, levels = latents.tensor_split([self.n_low], dim=-1)
-        low = _power(low * self.low_scale, 1 / _COMPRESSION)
+        low = expand(low * self.low_scale)
         levels = ((levels * self.level_scale + self.level_mean) @ self.interpolation.to(levels.dtype)).exp()
         coded = nn.functional.pad(low, (0, levels.shape[-1] - self.n_low))  # [B, T, N]
         missing = (levels.square() - coded.square()).clamp(min=_QUIET**2).sqrt()
@@ -137,7 +137,7 @@ class Noise(nn.Module):
 
     def __init__(self, n: int) -> None:
         super().__init__()
-        self.register_buffer("rows", _table((_NOISE_FRAMES, n), _noise, n))
+        self.register_buffer("rows", table((_NOISE_FRAMES, n), _noise, n))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """For frames [B, T, D]."""
@@ -160,7 +160,7 @@ def with_fixed_scale(x: Tensor) -> Tensor:
     return x * (scale.detach() / scale)
 
 
-def _table(shape: tuple[int, ...], make: Callable[..., Tensor], *sizes: int) -> Tensor:
+def table(shape: tuple[int, ...], make: Callable[..., Tensor], *sizes: int) -> Tensor:
     """A table, computed on the CPU. On the meta device, where only shapes are compared, nothing is computed: that would
     take the table's memory, and there torch imports its compiler for arithmetic."""
     device = torch.get_default_device()
@@ -217,6 +217,11 @@ def _noise(n: int) -> Tensor:
 def _from_on(first: int, n: int) -> Tensor:
     """[N]: 0 before `first`, then 1."""
     return (torch.arange(n) >= first).float()
+
+
+def expand(compressed: Tensor) -> Tensor:
+    """The inverse of the power law of coefficients, but for their scale."""
+    return _power(compressed, 1 / _COMPRESSION)
 
 
 def _power(x: Tensor, exponent: float) -> Tensor:

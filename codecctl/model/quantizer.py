@@ -22,6 +22,7 @@ from codecctl.model.tally import Won, draw_over_ranks, gather_over_ranks, sum_ov
 _REVIVAL_SHARE = 0.3
 _MIN_GAIN = 1e-3  # where the first codeword means silence, its residual is zero
 _SEARCH_FRAMES = 64  # of a beam search at a time: its distances stay in the processor's cache
+_CARD_SEARCH_FRAMES = 4096  # a card wants few large kernels; 0.2 GB of distances at a beam width of 12
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ class ResidualVectorQuantizer(nn.Module):
         if self.config.beam_width == 1:
             return self._search_greedily(latents, n_quantizers)
         frames = latents.mT.flatten(0, 1)
-        codes = torch.cat([self._search_beam(part, n_quantizers) for part in torch.split(frames, _SEARCH_FRAMES)])
+        n_at_once = _CARD_SEARCH_FRAMES if frames.is_cuda else _SEARCH_FRAMES
+        codes = torch.cat([self._search_beam(part, n_quantizers) for part in torch.split(frames, n_at_once)])
         return rearrange(codes, "(b t) k -> b k t", b=len(latents))
 
     def _search_greedily(self, latents: Tensor, n_quantizers: int | None) -> Tensor:

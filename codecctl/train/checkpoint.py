@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -177,15 +177,30 @@ def training_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return checkpoint.training
 
 
-def take_weights(state: TrainState, path: Path) -> None:
+def take_weights(state: TrainState, path: Path, frozen: Sequence[str]) -> str | None:
     """Start with the weights and codebooks of a checkpoint's model, and with nothing else of it.
 
-    Raises `CodecctlError` if its weights do not fit the codec, or its latents have another meaning.
+    Where only the decoder is of another front, it starts anew, and this returns so in words. Raises `UsageError` if
+    encoder and quantizer, whose codes a new decoder would change, are not among the `frozen` parts then;
+    `CodecctlError` if the weights do not fit the codec, or the latents have another meaning.
     """
     checkpoint = Checkpoint.read(path)
+    theirs, ours = checkpoint.model.front, state.codec.config.front
     _check_latents(checkpoint.model, state.codec.config, path)
+    weights = dict(checkpoint.weights)
+    has_new_decoder = theirs.kind != ours.kind and theirs.encoder.kind == ours.encoder.kind
+    if has_new_decoder:
+        if not {"encoder", "quantizer"} <= set(frozen):
+            raise UsageError(
+                f"{path}: a {ours.kind} decoder starts anew, and its gradient would change the codes: "
+                "--set train.freeze=[encoder,quantizer]"
+            )
+        own = state.codec.state_dict()
+        weights = {name: weight for name, weight in weights.items() if not name.startswith("decoder.")}
+        weights |= {name: weight for name, weight in own.items() if name.startswith("decoder.")}
     for codec in (state.codec, state.ema):
-        checkpoint.fill(codec)
+        load_weights(codec, weights, path)
+    return f"encoder and codebooks are those of {path}; the decoder starts anew" if has_new_decoder else None
 
 
 def read_run_config(run: Run) -> tuple[Checkpoint, Config]:

@@ -58,7 +58,7 @@ def explain(config: Config, device: torch.device, start_from: Path | None = None
     if start_from is None:
         start_codebooks(state, config, crops, fabric)
     else:
-        take_weights(state, start_from)
+        take_weights(state, start_from, config.train.freeze)
     audio = sent(crops.batch(0, config.train.batch_size), fabric.device)
     return explain_batch(fully_on(state, config), machine, config, audio)
 

@@ -103,8 +103,8 @@ def train(
         trainer.check()
         if start_from is None:
             start_codebooks(trainer.state, config, crops, fabric)
-        else:
-            take_weights(trainer.state, start_from)
+        elif said := take_weights(trainer.state, start_from, config.train.freeze):
+            trainer.watcher.checked({"start": said})
         trainer.check_time()
         with _held(run, fabric):
             if fabric.is_global_zero:

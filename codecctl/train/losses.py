@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from codecctl.audio.spectrum import MelSpectrogram, Stft
 from codecctl.config.schema import LossConfig
-from codecctl.train import loudness, neurogram
 from codecctl.train.repetition import RepetitionDistance
 
 _FLOOR = 1e-5  # of magnitudes, under their logarithm
@@ -31,17 +30,14 @@ class ReconstructionLosses(nn.Module):
     spectrum. L1 of logarithms frame by frame asks for the median, which is below the mean wherever the bits leave a
     choice: speech comes out duller than it was. complex: squared error of spectra whose magnitudes went through a power
     law, with and without their phases (Braun and Tashev 2020, eq. 7), mean over the windows, up to `complex_below_hz`:
-    the ear follows phases up to some 1.5 kHz. loudness: `LoudnessDistance`. neurogram: `NeurogramDistance`. repetition:
-    `RepetitionDistance`; `frame` is the codec's, in samples.
+    the ear follows phases up to some 1.5 kHz. repetition: `RepetitionDistance`; `frame` is the codec's, in samples.
     """
 
     def __init__(self, config: LossConfig, sample_rate: int, frame: int) -> None:
         super().__init__()
         self.config, self._sample_rate = config, sample_rate
         windows = {"spectral": config.spectral_windows, "complex": (_COMPLEX_WINDOW,), "mel": config.mel_windows}
-        self._neurogram_window = round(neurogram.WINDOW_SECONDS * sample_rate)
-        windows |= {"average_spectrum": (_AVERAGE_WINDOW,), "loudness": (loudness.WINDOW,)}
-        windows |= {"neurogram": (self._neurogram_window,)}
+        windows |= {"average_spectrum": (_AVERAGE_WINDOW,)}
         used = {window for name, each in windows.items() if config.weights[name] for window in each}
         self.stfts = nn.ModuleDict({str(window): Stft(window) for window in sorted(used)})
         self.mels: Sequence[MelSpectrogram] = nn.ModuleList(  # type: ignore[assignment]
@@ -49,8 +45,6 @@ class ReconstructionLosses(nn.Module):
             for window, n_mels in zip(config.mel_windows, config.n_mels, strict=True)
         )
         self.average_bands = MelSpectrogram(sample_rate, _AVERAGE_WINDOW, _AVERAGE_BANDS)
-        self.loudness = loudness.LoudnessDistance(sample_rate)
-        self.neurogram = neurogram.NeurogramDistance(sample_rate)
         self.repetition = RepetitionDistance(sample_rate, frame)
 
     def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
@@ -73,10 +67,6 @@ class ReconstructionLosses(nn.Module):
             if config.complex_weight:
                 n_bins = self._complex_bins(_COMPLEX_WINDOW)
                 losses["complex"] = _complex(*(x[:, :n_bins] for x in spectra[_COMPLEX_WINDOW]))
-            if config.loudness_weight:
-                losses["loudness"] = self.loudness(*spectra[loudness.WINDOW])
-            if config.neurogram_weight:
-                losses["neurogram"] = self.neurogram(*spectra[self._neurogram_window])
             if config.repetition_weight:
                 losses["repetition"] = self.repetition(reference, decoded)
             return losses

@@ -103,8 +103,9 @@ def follow(state: TrainState, decay: float, skipped: Tensor | float = 0.0) -> No
     it stays where it is."""
     decay = min(decay, (1 + state.step) / (_EMA_START + state.step))
     average, current = [*state.ema.state_dict().values()], [*state.codec.state_dict().values()]
-    changes = torch._foreach_sub(current, average)
-    torch._foreach_mul_(changes, (1 - decay) * (1 - skipped))
+    # In this order what does not change stays as it is to the sign of a zero, which the fingerprint sees.
+    changes = torch._foreach_sub(average, current)
+    torch._foreach_mul_(changes, (decay - 1) * (1 - skipped))
     torch._foreach_add_(average, changes)
 
 

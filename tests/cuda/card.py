@@ -19,7 +19,7 @@ CARD, CPU = torch.device("cuda"), torch.device("cpu")
 Record = Callable[[str], None]
 # Wide enough for the kernels that the production model uses; long enough to fill them.
 MODEL = (
-    "model.strides=[4,8,10]", "model.base_channels=16", "model.kernel_size=7", "model.dilations=[1,3]",
+    "model.front={strides: [4,8,10], base_channels: 16, kernel_size: 7, dilations: [1,3]}",
     "model.transformer={width: 128, n_layers: 2, n_heads: 4, feedforward_width: 256, look_back_frames: 50}",
     "model.quantizer.codebook_sizes=[256,128,128]", "train.batch_size=4", "data.crop_seconds=1",
 )  # fmt: skip

@@ -157,7 +157,7 @@ def test_two_cards_keep_one_codec(record: Record, prepared: Path, tmp_path: Path
 
 def test_a_compiled_step_is_near_the_eager_one(record: Record, crops: Tensor) -> None:
     """On few layers: each shape of a layer is compiled by itself. The last test: it takes longest."""
-    few = ("model.strides=[8,40]", "model.dilations=[1]")
+    few = ("model.front.strides=[8,40]", "model.front.dilations=[1]")
     eager, compiled = (config_of(*few, f"train.compile={value}") for value in ("false", "true"))
     difference = largest_difference(run_steps(eager, CARD, crops), run_steps(compiled, CARD, crops))
     record(f"three steps, losses within {difference:.2%} of eager ones")

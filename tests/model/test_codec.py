@@ -37,8 +37,9 @@ def test_a_padded_batch_gives_each_item_what_it_gets_alone(tiny_codec: Codec) ->
     for b, item in enumerate(items):
         alone = codec.encode(item)
         assert torch.equal(codes[b : b + 1, :, : alone.shape[-1]], alone)
-        decoded = codec.decode(alone, length=item.shape[-1])
-        torch.testing.assert_close(audio[b : b + 1, :, : item.shape[-1]], decoded, rtol=0, atol=1e-12)
+        n = max(0, item.shape[-1] - codec.config.delay)  # beyond, a late decoder has seen the padding
+        decoded = codec.decode(alone, length=n)
+        torch.testing.assert_close(audio[b : b + 1, :, :n], decoded, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 11, 12, 13, 24, 1001])

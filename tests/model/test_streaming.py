@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from codecctl.config import load_config
+from codecctl.inference.stream import StreamDecoder
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
 from codecctl.model.transformer import CausalAttention
@@ -21,8 +22,8 @@ def encode_in_chunks(codec: Codec, audio: Tensor, n_frames: int) -> Tensor:
 
 @torch.inference_mode()
 def decode_in_chunks(codec: Codec, codes: Tensor, n_frames: int) -> Tensor:
-    state = StreamState()
-    return torch.cat([codec.decode(chunk, state=state) for chunk in codes.split(n_frames, -1)], -1)
+    stream = StreamDecoder(codec, batch_size=len(codes))
+    return torch.cat([*(stream.push(chunk) for chunk in codes.split(n_frames, -1)), stream.flush()], -1)
 
 
 @pytest.mark.parametrize("n_frames", [1, 2, 5, 7, 50])
@@ -86,7 +87,9 @@ def test_the_future_changes_nothing_before_it(tiny_codec: Codec) -> None:
     assert torch.equal(codes[..., :30], changed[..., :30])
     assert not torch.equal(codes[..., 30:], changed[..., 30:])
     decoded, changed_audio = tiny_codec.decode(codes), tiny_codec.decode(changed)
-    torch.testing.assert_close(decoded[..., : 30 * hop], changed_audio[..., : 30 * hop], rtol=0, atol=1e-5)
+    n_equal = 30 * hop - tiny_codec.config.delay
+    torch.testing.assert_close(decoded[..., :n_equal], changed_audio[..., :n_equal], rtol=0, atol=1e-5)
+    assert (decoded - changed_audio)[..., n_equal : 30 * hop].any() == bool(tiny_codec.config.delay)
 
 
 @torch.inference_mode()

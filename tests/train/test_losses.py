@@ -12,8 +12,7 @@ from codecctl.config.schema import LossConfig
 from codecctl.train.losses import ReconstructionLosses
 
 RATE, FRAME = 16000, 320
-OPTIONAL = ("average_spectrum", "complex", "loudness", "neurogram", "repetition")
-ONLY_LOUDNESS = LossConfig(waveform_weight=0, spectral_weight=0, mel_weight=0, loudness_weight=1)
+OPTIONAL = ("average_spectrum", "complex", "repetition")
 
 
 @pytest.fixture(scope="module")
@@ -56,39 +55,6 @@ def test_every_loss_grows_with_the_error(losses: ReconstructionLosses) -> None:
     signal = noise(0, 0.1)
     little, much = losses(signal, signal + noise(1, 0.01)), losses(signal, signal + noise(1, 0.1))
     assert all(0 < little[name] < much[name] for name in little)
-
-
-def test_loudness_ignores_the_level_of_both_but_not_of_a_band() -> None:
-    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE, FRAME)
-    distance = lambda reference, decoded: float(losses(reference, decoded)["loudness"])  # noqa: E731
-    signal = noise(0, 0.1, n_samples=16_000)
-    spectrum = torch.fft.rfft(signal)
-    softer_highs, softer_lows = spectrum.clone(), spectrum.clone()
-    softer_highs[..., 4000:] *= 0.3
-    softer_lows[..., 500:4000] *= 0.3
-    unheard = distance(signal, 0.1 * signal)
-    assert unheard < 0.02 < distance(signal, torch.fft.irfft(softer_highs))
-    assert unheard < 0.02 < distance(signal, torch.fft.irfft(softer_lows))
-    other = noise(1, 0.1, n_samples=16_000)
-    assert distance(signal, other) > distance(signal, signal + 0.1 * other)
-
-
-def test_added_sound_disturbs_more_than_missing_sound() -> None:
-    losses = ReconstructionLosses(ONLY_LOUDNESS, RATE, FRAME)
-    time = torch.arange(16_000) / RATE
-    voice = 0.1 * torch.sin(2 * torch.pi * 440 * time).expand(1, 1, -1)
-    both = voice + 0.05 * torch.sin(2 * torch.pi * 2500 * time)
-    assert float(losses(voice, both)["loudness"]) > 1.5 * float(losses(both, voice)["loudness"])
-
-
-def test_the_neurogram_knows_patterns_and_forgets_levels() -> None:
-    none = dict.fromkeys(("waveform_weight", "spectral_weight", "mel_weight"), 0)
-    losses = ReconstructionLosses(LossConfig(**none, neurogram_weight=1), RATE, FRAME)
-    signal, other = noise(0, 0.1, n_samples=32_000), noise(1, 0.1, n_samples=32_000)
-    distances = [float(losses(signal, x)["neurogram"]) for x in (0.1 * signal, signal + 0.1 * other, other)]
-    assert distances == sorted(distances)
-    assert abs(distances[0]) < 1e-3
-    assert 0.5 < distances[2] < 1.1
 
 
 def test_repetition_is_one_waveform_over_and_over_whatever_the_levels() -> None:
@@ -145,8 +111,8 @@ def test_autocast_changes_nothing(losses: ReconstructionLosses) -> None:
 def test_any_length_has_a_loss(losses: ReconstructionLosses, n_samples: int) -> None:
     values = losses(noise(0, 0.1, 1, n_samples), noise(1, 0.1, 1, n_samples))
     assert all(value.isfinite() for value in values.values())
-    blind = {"loudness", "neurogram", "repetition"}  # they bring both to one level, where single samples are alike
-    assert all(value > 0 for name, value in values.items() if name not in blind or n_samples > 1)
+    # `repetition` brings both to one level, where single samples are alike.
+    assert all(value > 0 for name, value in values.items() if name != "repetition" or n_samples > 1)
 
 
 def test_the_complex_loss_knows_phase_and_forgets_level() -> None:

@@ -8,7 +8,7 @@ import torch
 from codecctl.config import Config, parse_config
 from codecctl.config.schema import ModelConfig, TrainConfig
 from codecctl.model.codec import Codec
-from codecctl.train.state import make_optimizer, schedule, start_state, step_generator
+from codecctl.train.state import follow, make_optimizer, schedule, start_state, step_generator
 
 CPU = torch.device("cpu")
 SETTINGS = TrainConfig(n_steps=100, warmup_steps=10, final_rate_share=0.01)
@@ -67,6 +67,17 @@ def test_a_new_state_is_ready_to_train(tiny: ModelConfig) -> None:
     assert state.codec.training
     assert all(parameter.requires_grad for parameter in state.codec.parameters())
     assert state.best_score == float("inf")
+
+
+def test_the_average_keeps_what_does_not_change_to_the_sign_of_a_zero(tiny: ModelConfig) -> None:
+    """Fingerprints are of bits: frozen codebooks must stay what they are."""
+    state = start_state(parse_config({"model": tiny.model_dump()}, source="test"), CPU)
+    for codec in (state.codec, state.ema):
+        codec.quantizer.codebooks[0].codewords[0] = -0.0
+        codec.quantizer.codebooks[0].codewords[1] = 0.0
+    follow(state, decay=0.9, skipped=torch.tensor(0.0))
+    assert state.ema.quantizer.codebooks[0].codewords[0].signbit().all()
+    assert not state.ema.quantizer.codebooks[0].codewords[1].signbit().any()
 
 
 def test_randomness_follows_from_seed_step_and_purpose() -> None:

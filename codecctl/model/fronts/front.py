@@ -20,7 +20,7 @@ class Front:
     """One row of `FRONTS`. Encoder and decoder take a `StreamState` as a second argument; None: a whole signal."""
 
     encoder: Callable[[ModelConfig], nn.Module]  # [B, 1, T x hop_length] -> latents [B, D, T]
-    decoder: Callable[[ModelConfig], nn.Module]  # latents [B, D, T] -> [B, 1, T x hop_length]
+    decoder: Callable[[ModelConfig], nn.Module]  # latents [B, D, T] -> [B, 1, T x hop_length], `ModelConfig.delay` late
     fit: Callable[[nn.Module, nn.Module, Tensor], None] = _fit_nothing  # encoder and decoder to [B, 1, T x hop_length]
     peak: float = math.inf  # largest absolute sample that the decoder can return
     compiled: tuple[type[nn.Module], ...] = ()  # parts that `train.compile` compiles, each by itself

@@ -145,17 +145,18 @@ class FrameUnit(nn.Module):
     """[B, T, D] -> [B, T, D]: a convolution within each channel, then a mix of all, beside the identity (Liu et al.
     2022, figure 4, with Snake)."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, kernel_size: int = _KERNEL_SIZE, expansion: int = 2) -> None:
         super().__init__()
-        self.convolution = nn.Conv1d(width, width, _KERNEL_SIZE, groups=width)
+        self.n_past = kernel_size - 1
+        self.convolution = nn.Conv1d(width, width, kernel_size, groups=width)
         self.norm = nn.RMSNorm(width, eps=1e-6)
-        self.expand = nn.Linear(width, 2 * width)
-        self.activation = Snake(2 * width)
-        self.contract = nn.Linear(2 * width, width)
+        self.expand = nn.Linear(width, expansion * width)
+        self.activation = Snake(expansion * width)
+        self.contract = nn.Linear(expansion * width, width)
         self.scale = nn.Parameter(torch.full((width,), _LAYER_SCALE))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        y = self.convolution(prepend_past(self, x.mT, _KERNEL_SIZE - 1, state)).mT
+        y = self.convolution(prepend_past(self, x.mT, self.n_past, state)).mT
         y = self.contract(self.activation(self.expand(self.norm(y)).mT).mT)
         return x + self.scale * y
 

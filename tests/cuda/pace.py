@@ -1,0 +1,61 @@
+"""How many steps of a config fit into so many seconds here: `python -m tests.cuda.pace CONFIG SECONDS` prints the options
+for `codecctl train`. If the config starts its discriminators later, they start at half of the steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from codecctl.config import Config, load_config
+from codecctl.data.crops import Prefetcher
+from codecctl.train.bench import measure_steps
+from codecctl.train.loop import open_crops
+
+_N_STEPS = 10  # that are timed
+_LOADED_SECONDS = 3.0
+_SHARE = 0.85  # of the time: the rest is for the start, checkpoints, validation, and what runs slower than measured
+
+
+def seconds_a_batch(config: Config) -> float:
+    """Of the loader, while nothing else runs."""
+    crops, size = open_crops(config), config.train.batch_size
+    with Prefetcher(lambda step: crops.batch(step, size), 0, config.data.n_workers) as batches:
+        start = time.perf_counter()
+        for step, _ in batches:
+            if (passed := time.perf_counter() - start) > _LOADED_SECONDS:
+                return passed / (step + 1)
+    raise AssertionError("batches have no end")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config")
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--data")
+    parser.add_argument("--set", action="append", default=[])
+    args = parser.parse_args()
+    started = time.perf_counter()
+    config = load_config(args.config, overrides=[*args.set, f"data.path={args.data}"])
+    alone = load_config(args.config, overrides=[*args.set, "loss.adversarial_weight=0", "loss.feature_weight=0"])
+    device, loading = torch.device(args.device), seconds_a_batch(config)
+    n_steps = _N_STEPS if device.type == "cuda" else 1
+    with_discriminators = max(loading, measure_steps(config, device, n_steps).seconds)
+    seconds = (args.seconds - time.perf_counter() + started) * _SHARE
+    if not config.train.adversarial.start_epoch:
+        n, options = round(seconds / with_discriminators), ""
+    else:
+        without = max(loading, measure_steps(alone, device, n_steps).seconds)
+        n = round(2 * seconds / (with_discriminators + without))
+        steps_per_epoch = open_crops(config).n_samples / (
+            config.train.batch_size * config.data.crop_seconds * config.model.sample_rate
+        )
+        options = f" --set train.adversarial.start_epoch={round(n / 2 / steps_per_epoch)}"
+    print(f"--set train.n_steps={max(n, 2)}{options}")
+
+
+if __name__ == "__main__":
+    main()
