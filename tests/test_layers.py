@@ -15,13 +15,14 @@ import codecctl
 PACKAGE = Path(codecctl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "text"},
     {"audio", "config", "workers", "lock", "bitstream"},
     {"data", "model"},
     {"inference"},
     {"evaluate"},
     {"train"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

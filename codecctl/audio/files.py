@@ -195,7 +195,9 @@ class AudioWriter:
         with ExitStack() as stack:
             self._partial = stack.enter_context(replacing(self.path))
             try:
-                self._file = soundfile.SoundFile(self._partial, "w", sample_rate, n_channels, "PCM_16", format=form)
+                self._file = soundfile.SoundFile(
+                    os.fsencode(self._partial), "w", sample_rate, n_channels, "PCM_16", format=form
+                )
             except soundfile.LibsndfileError as error:
                 self._fail(error)
             stack.callback(self._close)
