@@ -24,7 +24,7 @@ _HOLDS = 0.1  # relative difference up to which an assumption of the plan is sai
 def bench(
     checkpoint: CheckpointOption = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.1, max=3600, metavar="S", help="Length of the speech.")
+        float, typer.Option("--seconds", min=0.1, max=3600, metavar="S", help="Length of the speech, in seconds.")
     ] = 10.0,
     threads: Annotated[
         int | None,

@@ -37,9 +37,9 @@ def decode(
 
     Example: codecctl decode speech.cctl -o speech.wav
     """
+    check_inputs(inputs)
     check_request(inputs, output, out_dir, form, _SUFFIXES)
     stdout = None if output or out_dir else binary_stdout(f"codecctl decode {inputs[0]} -o out.wav")
-    check_inputs(inputs)
     model = find_checkpoint(checkpoint)
 
     from codecctl.inference.containers import find_codes

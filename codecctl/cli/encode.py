@@ -20,8 +20,6 @@ from codecctl.inference.find import find_checkpoint
 if TYPE_CHECKING:
     from codecctl.inference.files import Encoded
 
-_MOST_KINDS = 8  # suffixes that are named
-
 
 def encode(
     inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="Audio files or folders; - is stdin.")],
@@ -39,7 +37,7 @@ def encode(
         typer.Option(
             "--n-quantizers",
             metavar="K",
-            help="Use the first K codebooks only; fewer: a lower rate.",
+            help="Use the first K codebooks only, 1 to the model's number: a lower rate.",
             show_default="all",
         ),
     ] = None,
@@ -52,12 +50,13 @@ def encode(
 
     Example: codecctl encode speech.wav -o speech.cctl
     """
+    check_inputs(inputs)
+
     from codecctl.inference.containers import CONTAINERS
 
     suffix = f".{form or 'npy'}"
     check_request(inputs, output, out_dir, form, CONTAINERS)
     stdout = None if output or out_dir else binary_stdout(f"codecctl encode {inputs[0]} -o codes{suffix}")
-    check_inputs(inputs)
     model = find_checkpoint(checkpoint)
     pairs = _plan(inputs, out_dir, suffix) if out_dir else []
 
@@ -91,14 +90,13 @@ def encode(
 
 def _plan(inputs: list[Path], out_dir: Path, suffix: str) -> list[tuple[Path, Path]]:
     """Each audio file with its output. Says what was left out of folders."""
-    from codecctl.audio.files import find_audio
+    from codecctl.audio.files import find_audio, left_out
     from codecctl.inference.outputs import plan_outputs
 
     skipped: Counter[str] = Counter()
     pairs = plan_outputs(inputs, out_dir, suffix, lambda folder: find_audio([folder], skipped))
     if skipped:
-        kinds = ", ".join(f"{n} {kind or 'without a suffix'}" for kind, n in skipped.most_common(_MOST_KINDS))
-        say(f"left out, no audio by their suffix: {kinds}{', ...' if len(skipped) > _MOST_KINDS else ''}")
+        say(left_out(skipped))
     return pairs
 
 

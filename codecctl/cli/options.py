@@ -40,8 +40,8 @@ MaxMinutesOption = Annotated[
     typer.Option(
         "--max-minutes",
         metavar="M",
-        help="Finish the step, save and exit M minutes after the start of this command; loading counts too.",
-        show_default="train.max_minutes of the config, no limit",
+        help="Finish the step, save and exit so many minutes (above 0) after the start of this command.",
+        show_default="train.max_minutes of the config",
     ),
 ]
 DevicesOption = Annotated[int, typer.Option("--devices", min=1, metavar="N", help="Cards (or processes) a machine.")]

@@ -20,7 +20,7 @@ _MOST_ROWS = 12  # of a kind; the rest is in report.json
 def prepare(
     sources: Annotated[
         list[Path],
-        typer.Argument(metavar="SOURCE...", help="Folders of audio or Parquet, downloaded corpora, JSONL lists."),
+        typer.Argument(metavar="SOURCE", help="Folders of audio or Parquet, downloaded corpora, JSONL lists."),
     ],
     out: Annotated[
         Path, typer.Option("--out", "-o", metavar="DIR", help="The prepared folder; new recordings are added.")
