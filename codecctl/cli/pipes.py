@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shutil
 import stat
@@ -28,7 +29,7 @@ def binary_stdout(hint: str) -> BinaryIO:
     closed or full."""
     if sys.stdout.isatty():
         raise UsageError(f"the result is binary and stdout is a terminal; type `{hint}`")
-    with naming_stdout():
+    with naming_stdout(), contextlib.suppress(io.UnsupportedOperation):  # no descriptor: a notebook's
         os.write(sys.stdout.fileno(), b"")
     return sys.stdout.buffer
 
