@@ -15,7 +15,7 @@ import codecctl
 PACKAGE = Path(codecctl.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 FLOORS = [
-    {"errors"},
+    {"errors", "text"},
     {"parsing"},
     {"files"},
     {"audio", "config", "workers", "lock", "bitstream"},
@@ -24,6 +24,7 @@ FLOORS = [
     {"evaluate"},
     {"train"},
     {"cli"},
+    {"__main__"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 

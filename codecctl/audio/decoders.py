@@ -58,7 +58,7 @@ class SndfileDecoder:
     def __init__(self, source: Source, *, pieces: tuple[Piece, ...] | None = None, raw_rate: int | None = None) -> None:
         self._view: FileView | None = None
         self._base: BinaryIO | None = None
-        file: Any = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)
+        file: Any = io.BytesIO(source) if isinstance(source, bytes) else os.fsencode(source)  # soundfile asks for UTF-8
         if pieces is not None:
             self._base = open_file(source)
             file = self._view = FileView(self._base, pieces)

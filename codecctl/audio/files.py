@@ -39,6 +39,7 @@ those that reach the peak."""
 _MISSING_SECONDS = 0.1  # decoders may end this much earlier than the header says
 _HIGHEST_PEAK = 64.0  # +36 dBFS; speech as 16-bit integers that were only converted to float exceeds it
 _BLOCK_VALUES = 1 << 24  # at most, of all channels of a block
+_MOST_KINDS = 8  # suffixes that a message names
 _PARTIAL_SAMPLES = 4096  # read at a time from damaged files: what precedes the damage in one read is lost
 
 
@@ -259,6 +260,12 @@ def find_audio(paths: Iterable[str | Path], skipped: Counter[str] | None = None)
             raise CodecctlError(f"{path}: no such file or folder")
     # In the order of paths, by their parts; as text, since comparing pathlib's objects is slow for a million of them.
     return [Path(name) for name in sorted(found, key=lambda name: name.split(os.sep))]
+
+
+def left_out(skipped: Counter[str]) -> str:
+    """A line on the files that `find_audio` left out."""
+    kinds = ", ".join(f"{n} {kind or 'without a suffix'}" for kind, n in skipped.most_common(_MOST_KINDS))
+    return f"left out, no audio by their suffix: {kinds}{', ...' if len(skipped) > _MOST_KINDS else ''}"
 
 
 def find_files(folder: Path, suffixes: Collection[str], skipped: Counter[str] | None = None) -> Iterator[str]:

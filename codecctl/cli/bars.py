@@ -1,4 +1,4 @@
-"""Bars for files that come in, several at a time."""
+"""Progress bars of a download."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from codecctl.cli.options import say
+from codecctl.cli.console import duration, say, size
 from codecctl.data.download.progress import Progress
+from codecctl.text import printable
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
@@ -22,7 +23,7 @@ LINE_SECONDS = 30  # between two lines where no bar can be shown
 
 
 class Bars(Progress):
-    """A bar a file and one for all of them; where stderr is no terminal, a line now and then."""
+    """A bar for each file and one for all; where stderr is no terminal, a line every 30 seconds."""
 
     def __init__(self, n_bytes: int) -> None:
         self._planned = n_bytes
@@ -71,9 +72,11 @@ class Bars(Progress):
             if self._live is not None:
                 if name in self._tasks:
                     self._live.remove_task(self._tasks[name])
-                self._tasks[name] = self._live.add_task(f"{verb} {Path(name).name}", total=total, completed=done)
+                self._tasks[name] = self._live.add_task(
+                    f"{verb} {printable(Path(name).name)}", total=total, completed=done
+                )
         if self._live is None and (first or verb != "fetch"):
-            self.say(f"{verb} {name}" + (f" ({size_text(total)})" if total else ""))
+            self.say(f"{verb} {name}" + (f" ({size(total)})" if total else ""))
 
     def advance(self, name: str, done: int) -> None:
         with self._lock:
@@ -97,12 +100,12 @@ class Bars(Progress):
 
     def say(self, text: str) -> None:
         if self._live is not None:
-            self._live.console.print(text, markup=False)
+            self._live.console.print(printable(text), markup=False)
         else:
-            say(plain(text))
+            say(text)
 
     def aside(self, ask: Callable[[Licence], bool]) -> Callable[[Licence], bool]:
-        """The same question with the bars out of its way."""
+        """`ask`, while the bars are hidden."""
 
         def asked(licence: Licence) -> bool:
             if self._live is None:
@@ -117,20 +120,5 @@ class Bars(Progress):
 
     def _line(self, done: int, total: int) -> str:
         rate = (done - self._start_bytes) / max(1e-3, time.monotonic() - self._start)
-        left = f", {(total - done) / rate / 60:,.0f} min left" if rate > 0 and total > done else ""
-        return f"{size_text(done)} of {size_text(total)}, {size_text(int(rate))}/s{left}"
-
-
-def size_text(n_bytes: int | None) -> str:
-    """Bytes for the eye."""
-    if n_bytes is None:
-        return "?"
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if n_bytes >= scale:
-            return f"{n_bytes / scale:,.1f} {unit}"
-    return f"{n_bytes} B"
-
-
-def plain(text: str) -> str:
-    """Text that rich prints as it stands."""
-    return text.replace("[", r"\[")
+        left = f", {duration((total - done) / rate)} left" if rate > 0 and total > done else ""
+        return f"{size(done)} of {size(total)}, {size(rate)}/s{left}"

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
-from codecctl.cli.options import SetOption
+from codecctl.cli.console import show
+from codecctl.cli.options import CheckpointOption, SetOption
 from codecctl.errors import UsageError
+from codecctl.files import to_json
+from codecctl.inference.find import find_checkpoint
 
 if TYPE_CHECKING:
     from codecctl.train.bench import StepTimes
@@ -21,31 +23,48 @@ _HOLDS = 0.1  # relative difference up to which an assumption of the plan is sai
 
 def bench(
     checkpoint: CheckpointOption = None,
-    seconds: Annotated[float, typer.Option(min=0.1, metavar="S", help="Length of the speech.")] = 10.0,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.1, max=3600, metavar="S", help="Length of the speech, in seconds.")
+    ] = 10.0,
     threads: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="CPU threads; else 1, and with --train those of torch.")
+        int | None,
+        typer.Option(
+            "--threads", min=1, metavar="N", help="CPU threads.", show_default="1, with --train those of torch"
+        ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option("--device", metavar="auto|cpu|cuda[:N]", help="Where to compute; else cpu, with --train auto."),
+        typer.Option(
+            "--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.", show_default="cpu, with --train auto"
+        ),
     ] = None,
     train: Annotated[bool, typer.Option("--train", help="Time training steps on random audio, part by part.")] = False,
     config: Annotated[
         str | None,
-        typer.Option("--config", "-c", metavar="NAME|PATH", help="With --train: what to train."),
+        typer.Option(
+            "--config", "-c", metavar="NAME|PATH", help="With --train: what to train.", show_default="production"
+        ),
     ] = None,
     gpu: Annotated[
-        str | None, typer.Option("--gpu", metavar="NAME|PATH", help="With --train: a card's profile, e.g. rtx4090.")
+        str | None,
+        typer.Option(
+            "--gpu", metavar="NAME|PATH", help="With --train: a card's profile, e.g. rtx4090.", show_default="none"
+        ),
     ] = None,
     overrides: SetOption = None,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --train: steps to time.")] = 40,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
 ) -> None:
     """Time a model on bundled speech: whole files, and streams a frame at a time. Or, with --train, training steps.
 
     Medians of several runs. real_time_factor: seconds of computing for a second of speech; below 1 is faster than real
     time. --train needs neither data nor the teacher's weights, and compares with what `train --dry-run` predicts.
+
+    Example: codecctl bench --checkpoint runs/smoke/best.pt --threads 2
     """
+    n_cpus = os.cpu_count() or 1
+    if threads and threads > n_cpus:
+        raise UsageError(f"--threads {threads}: this machine has {n_cpus} CPUs")
     import torch
 
     if threads or not train:
@@ -67,11 +86,11 @@ def _bench_coding(path: Path, seconds: float, threads: int, device: str, as_json
     codec = Codec.load(path, device)
     times = measure(codec, seconds)
     if as_json:
-        typer.echo(json.dumps({"checkpoint": str(path), "fingerprint": codec.fingerprint, "threads": threads, **times}))
+        show(to_json({"checkpoint": str(path), "fingerprint": codec.fingerprint, "threads": threads, **times}))
         return
-    typer.echo(f"{path.name} ({codec.fingerprint}), {seconds:g} s of speech, {threads} thread(s), {device}")
+    show(f"{path.name} ({codec.fingerprint}), {seconds:g} s of speech, {threads} thread(s), {device}")
     for name, value in times.items():
-        typer.echo(f"{name:32}  {value:.4g}")
+        show(f"{name:32}  {value:.4g}")
 
 
 def _bench_training(
@@ -89,13 +108,13 @@ def _bench_training(
     prediction = predict(settings)
     if as_json:
         where = {"config": config, "gpu": gpu, "torch": torch.__version__, "cuda": torch.version.cuda}
-        typer.echo(json.dumps({**where, **_numbers(times, prediction)}))
+        show(to_json({**where, **_numbers(times, prediction)}))
         return
     card = settings.train.gpu.name if settings.train.gpu else ""
     settings_in_words = f"{settings.train.precision}, compile {'on' if settings.train.compile else 'off'}"
-    typer.echo(f"{config} on {times.device}, torch {torch.__version__}, {settings_in_words}, {n_steps} steps")
+    show(f"{config} on {times.device}, torch {torch.__version__}, {settings_in_words}, {n_steps} steps")
     for line in (*_summary(times, prediction, card), *_parts(times), *_assumptions(times, prediction)):
-        typer.echo(line)
+        show(line)
 
 
 def _numbers(times: StepTimes, prediction: Prediction) -> dict[str, object]:

@@ -1,40 +1,70 @@
-"""`codecctl decode`: a file of codes to audio."""
+"""`codecctl decode`: files of codes to audio."""
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import typer
 
-from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
-from codecctl.cli.options import DeviceOption, say
-from codecctl.cli.pipes import as_file, binary_stdout, naming_stdout
+from codecctl.cli.batch import check_request, convert_all
+from codecctl.cli.console import say
+from codecctl.cli.options import CheckpointOption, DeviceOption, OutputDirOption
+from codecctl.cli.pipes import as_file, binary_stdout, check_inputs, naming_stdout
+from codecctl.inference.find import find_checkpoint
+
+_SUFFIXES = (".wav", ".flac")
 
 
 def decode(
-    codes: Annotated[Path, typer.Argument(metavar="CODES", help="A .npy or packed .cctl file; - is stdin.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="CODES", help="Files of codes (.npy, .cctl) or folders; - is stdin.")
+    ],
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="OUT.wav|OUT.flac", help="Where to; else WAV on stdout.")
+        Path | None,
+        typer.Option("--output", "-o", metavar="OUT.wav|OUT.flac", help="Where to.", show_default="WAV on stdout"),
+    ] = None,
+    out_dir: OutputDirOption = None,
+    form: Annotated[
+        str | None, typer.Option("--format", metavar="wav|flac", help="For --out-dir.", show_default="wav")
     ] = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
-    """Decode codes to audio, WAV or FLAC."""
-    target = output or binary_stdout(f"codecctl decode {codes} -o out.wav")
+    """Decode codes to audio: WAV or FLAC, 16 bits, mono, at the model's rate.
+
+    One input goes to -o or to stdout; several, or a folder, go to --out-dir. The model must be the one that encoded.
+
+    Example: codecctl decode speech.cctl -o speech.wav
+    """
+    check_inputs(inputs)
+    check_request(inputs, output, out_dir, form, _SUFFIXES)
+    stdout = None if output or out_dir else binary_stdout(f"codecctl decode {inputs[0]} -o out.wav")
     model = find_checkpoint(checkpoint)
 
-    from rich.markup import escape
+    from codecctl.inference.containers import find_codes
+    from codecctl.inference.outputs import plan_outputs
+
+    pairs = plan_outputs(inputs, out_dir, f".{form or 'wav'}", find_codes) if out_dir else []
 
     from codecctl.inference.files import decode_file
     from codecctl.inference.load import Codec
 
-    with as_file(codes) as (path, name), contextlib.nullcontext() if output else naming_stdout():
-        decoded = decode_file(Codec.load(model, device), path, target, name=name)
-    say(
-        escape(
-            f"{name} -> {output or 'stdout'}: {decoded.seconds:.2f} s at {decoded.sample_rate} Hz "
-            f"from {decoded.n_quantizers} codebooks, real_time_factor {decoded.real_time_factor:.3f}"
+    codec = Codec.load(model, device)
+
+    def convert(source: Path, target: Path | BinaryIO) -> None:
+        with as_file(source) as (path, name):
+            decoded = decode_file(codec, path, target, name=name)
+        say(
+            f"{name} -> {target if isinstance(target, Path) else 'stdout'}: {decoded.seconds:.2f} s at "
+            f"{decoded.sample_rate} Hz from {decoded.n_quantizers} codebooks, "
+            f"real_time_factor {decoded.real_time_factor:.3f}"
         )
-    )
+
+    if out_dir:
+        convert_all(pairs, out_dir, convert)
+    elif output:
+        convert(inputs[0], output)
+    elif stdout:
+        with naming_stdout():
+            convert(inputs[0], stdout)

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.bars import Bars, plain, size_text
-from codecctl.cli.options import say
+from codecctl.cli.bars import Bars
+from codecctl.cli.console import say, show, show_table, size
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from codecctl.data.download.plan import Plan
     from codecctl.data.download.recipes import Corpus, Licence, Status
     from codecctl.data.download.run import Outcome
@@ -34,21 +32,27 @@ def download(
         Path, typer.Option("--root", metavar="FOLDER", help="Where each corpus gets a folder of its name.")
     ] = Path("data/raw"),
     tier: Annotated[
-        list[int] | None, typer.Option("--tier", metavar="1|2|3", help="Only of this tier. May be repeated.")
+        list[int] | None,
+        typer.Option(
+            "--tier", min=1, max=3, metavar="1|2|3", help="Only of this tier; repeatable.", show_default="all"
+        ),
     ] = None,
     language: Annotated[
-        list[str] | None, typer.Option("--language", metavar="CODE", help="Only in this language. May be repeated.")
+        list[str] | None,
+        typer.Option("--language", metavar="CODE", help="Only in this language; repeatable.", show_default="all"),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be fetched, from where, and if it fits.")
     ] = False,
     accept_licence: Annotated[
-        list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Agree to a licence. May be repeated.")
+        list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Agree to a licence; repeatable.")
     ] = None,
 ) -> None:
     """Download public speech corpora. The same command resumes an interrupted download.
 
     Files are checked against published hashes and unpacked; a corpus.json marks a complete corpus for `prepare`.
+
+    Example: codecctl download slr66-te --root data/raw
     """
     from codecctl.data.download import run as library
     from codecctl.data.download.disk import free_bytes
@@ -56,8 +60,6 @@ def download(
     from codecctl.data.download.recipes import choose, read_recipes
 
     bare, pins = library.split_pins(names or [])
-    if any(number not in (1, 2, 3) for number in tier or []):
-        raise UsageError("--tier: expected 1, 2 or 3")
     if not (bare or tier or language or show_list):
         raise UsageError(
             "name what to download, or use --tier or --language; `codecctl download --list` shows what there is"
@@ -65,8 +67,8 @@ def download(
     corpora = choose(read_recipes(), bare, tiers=tier or (), languages=language or ())
     if show_list:
         everything = bare or tier or language
-        _print(_corpora_table(corpora if everything else read_recipes()))
-        say("[dim]~ not verified in a primary source; sizes are of what is fetched; 'by name': not part of a tier[/]")
+        _show_corpora(corpora if everything else read_recipes())
+        say("~ not verified in a primary source; sizes are of what is fetched; 'by name': not part of a tier")
         return
     if not corpora:
         raise UsageError(
@@ -91,13 +93,13 @@ def _report(outcomes: Sequence[Outcome]) -> None:
     """Results on stdout, what is left to do on stderr. Raises `CodecctlError` if a corpus is missing."""
     for outcome in outcomes:
         if outcome.state in ("downloaded", "already there"):
-            print(f"{outcome.folder}\t{outcome.state}\t{outcome.n_audio_files} files\t{size_text(outcome.n_bytes)}")
+            show(str(outcome.folder), outcome.state, f"{outcome.n_audio_files} files", size(outcome.n_bytes))
             continue
-        say(f"[bold]{outcome.corpus.name}[/]: {plain(outcome.message) or 'must be fetched by hand'}")
+        say(f": {outcome.message or 'must be fetched by hand'}", label=outcome.corpus.name)
         if outcome.steps:
-            say(f"  [dim]its licence: {outcome.corpus.licence.name}, {outcome.corpus.licence.url}[/]")
+            say(f"  its licence: {outcome.corpus.licence.name}, {outcome.corpus.licence.url}")
         for number, step in enumerate(outcome.steps, start=1):
-            say(f"  {number}. {plain(step.replace('{folder}', str(outcome.folder)))}")
+            say(f"  {number}. {step.replace('{folder}', str(outcome.folder))}")
     missing = [outcome.corpus.name for outcome in outcomes if outcome.state in ("by hand", "failed")]
     if missing:
         raise CodecctlError(f"not here yet: {', '.join(missing)}; see above, then run the same command again")
@@ -107,25 +109,29 @@ def _ask(licence: Licence) -> bool:
     """Show a licence and ask for consent; False without a terminal."""
     if not sys.stdin.isatty():
         return False
-    say(f"[bold]{licence.name}[/]: {licence.url}" + (f"\n{plain(licence.note)}" if licence.note else ""))
+    say(f": {licence.url}", label=licence.name)
+    if licence.note:
+        say(licence.note)
     return typer.confirm("Have you read it, and do you agree to it?", default=False, err=True)
 
 
-def _corpora_table(corpora: Sequence[Corpus]) -> Table:
-    table = _table("name", "language", ">hours", ">size", "licence", "gate", "tier")
+def _show_corpora(corpora: Sequence[Corpus]) -> None:
+    rows = []
     for name, group in _fold(corpora):
         first = group[0]
         languages = sorted({language for corpus in group for language in corpus.languages})
-        table.add_row(
-            name,
-            ", ".join(languages) if len(languages) < 6 else f"{len(languages)} languages",
-            _mark(_span([corpus.hours for corpus in group], "{:,.1f}"), first.verified.hours),
-            _mark(_span([corpus.n_bytes for corpus in group]), first.verified.bytes),
-            first.licence.name + (" (asks)" if first.licence.consent else ""),
-            first.gate.needs if first.gate else "",
-            " ".join(sorted({_tier(corpus) for corpus in group})),
+        rows.append(
+            (
+                name,
+                ", ".join(languages) if len(languages) < 6 else f"{len(languages)} languages",
+                _mark(_span([corpus.hours for corpus in group], "{:,.1f}".format), first.verified.hours),
+                _mark(_span([corpus.n_bytes for corpus in group], size), first.verified.bytes),
+                first.licence.name + (" (asks)" if first.licence.consent else ""),
+                first.gate.needs if first.gate else "",
+                " ".join(sorted({_tier(corpus) for corpus in group})),
+            )
         )
-    return table
+    show_table(("name", "language", ">hours", ">size", "licence", "gate", "tier"), rows)
 
 
 def _fold(corpora: Sequence[Corpus]) -> list[tuple[str, list[Corpus]]]:
@@ -144,44 +150,26 @@ def _fold(corpora: Sequence[Corpus]) -> list[tuple[str, list[Corpus]]]:
 
 
 def _print_plan(plans: Sequence[Plan], free: int, root: Path) -> None:
-    table = _table("name", "from", ">to fetch", ">room", "gate", "licence", "state")
-    for plan in plans:
-        corpus = plan.corpus
-        table.add_row(
-            corpus.name,
+    rows = [
+        (
+            plan.corpus.name,
             "; else ".join(plan.origins),
-            _mark(size_text(plan.n_bytes), corpus.verified.bytes),
-            _mark(size_text(plan.n_bytes_needed), corpus.verified.bytes),
-            corpus.gate.needs if corpus.gate else "",
-            corpus.licence.name + (" (asks)" if plan.asks_consent else ""),
+            _mark(size(plan.n_bytes), plan.corpus.verified.bytes),
+            _mark(size(plan.n_bytes_needed), plan.corpus.verified.bytes),
+            plan.corpus.gate.needs if plan.corpus.gate else "",
+            plan.corpus.licence.name + (" (asks)" if plan.asks_consent else ""),
             "there" if plan.done else "started" if plan.folder.is_dir() else "new",
         )
-    _print(table)
+        for plan in plans
+    ]
+    show_table(("name", "from", ">to fetch", ">room", "gate", "licence", "state"), rows)
     needed = sum(plan.n_bytes_needed or 0 for plan in plans)
     unknown = sum(plan.n_bytes_needed is None for plan in plans)
     more = f" and {unknown} of a size that only the server knows" if unknown else ""
     fits = "enough" if needed < free else "not enough"
-    say(f"{root}: needs {size_text(needed)}{more}, {size_text(free)} are free: {fits}")
+    say(f"{root}: needs {size(needed)}{more}, {size(free)} are free: {fits}")
     if needed >= free:
         raise CodecctlError(f"{root}: not enough room; make some, choose fewer or give another --root")
-
-
-def _table(*columns: str) -> Table:
-    """A table whose columns named with `>` are aligned to the right."""
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        right = column.startswith(">")
-        table.add_column(column.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
-    return table
-
-
-def _print(table: Table) -> None:
-    """On stdout; as wide as it needs where no screen bounds it."""
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False).print(table)
 
 
 def _tier(corpus: Corpus) -> str:
@@ -192,11 +180,9 @@ def _mark(text: str, status: Status | None) -> str:
     return text if status in ("V", None) or text == "?" else f"~{text}"
 
 
-def _span(values: Sequence[float | None], shape: str = "") -> str:
+def _span(values: Sequence[float | None], text: Callable[[float], str]) -> str:
+    """One text for all values, or `smallest to largest`."""
     known = [value for value in values if value is not None]
     if not known or len(known) < len(values):
         return "?" if not known else "varies"
-    texts = list(
-        dict.fromkeys(shape.format(value) if shape else size_text(int(value)) for value in (min(known), max(known)))
-    )
-    return " to ".join(texts)
+    return " to ".join(dict.fromkeys(text(value) for value in (min(known), max(known))))

@@ -2,41 +2,46 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from codecctl.cli.checkpoint import find_checkpoint
-from codecctl.cli.pipes import as_file
+from codecctl.cli.console import show, show_facts
+from codecctl.cli.pipes import as_file, check_inputs
+from codecctl.files import to_json
+from codecctl.inference.find import find_checkpoint, is_shipped
 
 
 def info(
     file: Annotated[
-        Path | None,
+        str,
         typer.Argument(
-            metavar="FILE", help="A checkpoint, codes (.cctl, .npy) or audio; - is stdin. [default: the shipped model]"
+            metavar="FILE", help="A checkpoint or a shipped model's name, codes (.cctl, .npy) or audio; - is stdin."
         ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    ] = "starter",
+    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
 ) -> None:
-    """Say what a checkpoint, a file of codes or an audio file is."""
+    """Describe a checkpoint, a file of codes or an audio file: rates, lengths, sizes, fingerprint.
+
+    Example: codecctl info speech.cctl
+    """
+    path = Path(file)
+    if path.is_dir() or (is_shipped(file) and not path.exists()):
+        path = find_checkpoint(file)
+    check_inputs([path])
+
     from codecctl.inference.describe import describe
 
-    with as_file(file or find_checkpoint(None)) as (path, name):
-        facts = describe(path, name=name)
+    with as_file(path) as (content, name):
+        facts = describe(content, name=name)
     if as_json:
-        typer.echo(json.dumps(facts))
-        return
-    width = max(map(len, facts))
-    for key, value in facts.items():
-        typer.echo(f"{key:{width}}  {_text(value)}")
+        show(to_json(facts))
+    else:
+        show_facts({key: _text(value) for key, value in facts.items()})
 
 
 def _text(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list | tuple):
-        return " ".join(map(str, value))
-    return str(value)
+    return " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

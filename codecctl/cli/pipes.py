@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import contextlib
+import io
+import os
 import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
-from codecctl.errors import UsageError
+from codecctl.errors import CodecctlError, UsageError
 
 _OPEN_FILES = Path("/proc/self/fd")
 
 
+def check_inputs(inputs: Sequence[Path]) -> None:
+    """Raises `CodecctlError` if none of the inputs exists: this answer need not wait for torch."""
+    if not any(str(path) == "-" or os.path.lexists(path) for path in inputs):
+        raise CodecctlError(f"{inputs[0]}: no such file")
+
+
 def binary_stdout(hint: str) -> BinaryIO:
-    """stdout for bytes. Raises `UsageError` with `hint`, what to type instead, if it is a terminal."""
+    """stdout for bytes. Raises `UsageError` with `hint`, what to type instead, if it is a terminal, `OSError` if it is
+    closed or full."""
     if sys.stdout.isatty():
         raise UsageError(f"the result is binary and stdout is a terminal; type `{hint}`")
+    with naming_stdout(), contextlib.suppress(io.UnsupportedOperation):  # no descriptor: a notebook's
+        os.write(sys.stdout.fileno(), b"")
     return sys.stdout.buffer
 
 
@@ -40,8 +51,9 @@ def as_file(source: Path) -> Iterator[tuple[Path, str]]:
     stdin (`-`) and pipes, as in `encode <(sox ...)`, are copied to a temporary file.
     """
     if str(source) == "-":
-        if sys.stdin.isatty():
-            raise UsageError("'-' reads from stdin, which is a terminal; pipe a file into this command or name a file")
+        if sys.stdin is None or sys.stdin.isatty():
+            state = "closed" if sys.stdin is None else "a terminal"
+            raise UsageError(f"'-' reads from stdin, which is {state}; pipe a file into this command or name a file")
         with _copy(sys.stdin.buffer) as path:
             yield path, "stdin"
     elif _is_pipe(source):
@@ -55,7 +67,7 @@ def _is_pipe(path: Path) -> bool:
     try:
         return stat.S_ISFIFO(path.stat().st_mode)
     except (OSError, ValueError):
-        return False  # whoever opens it says why it cannot
+        return False  # the reader's message says why
 
 
 @contextlib.contextmanager

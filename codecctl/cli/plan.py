@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecctl.cli.console import size
 from codecctl.train.plan import ASSUMPTIONS, Plan, Prediction
 from codecctl.train.preflight import n_files
 
@@ -23,8 +24,8 @@ def describe(plan: Plan) -> dict[str, str]:
 
 def _size(plan: Plan) -> dict[str, str]:
     counts = {name: f"{n / 1e6:.3g} M" for name, n in plan.costs.n_parameters.items()}
-    size = {"parameters": ", ".join(f"{name} {count}" for name, count in counts.items() if name != "teacher")}
-    return {**size, "teacher": f"{counts['teacher']}, frozen; {plan.costs.teacher}"} if plan.costs.teacher else size
+    lines = {"parameters": ", ".join(f"{name} {count}" for name, count in counts.items() if name != "teacher")}
+    return {**lines, "teacher": f"{counts['teacher']}, frozen; {plan.costs.teacher}"} if plan.costs.teacher else lines
 
 
 def _step(plan: Plan) -> dict[str, str]:
@@ -40,17 +41,17 @@ def _step(plan: Plan) -> dict[str, str]:
 
 
 def _work(step: Prediction) -> str:
-    moved = f"{_bytes(step.moved_bytes)} moved ({_bytes(step.moved_bytes / step.audio_seconds)} per second of audio)"
+    moved = f"{size(step.moved_bytes)} moved ({size(step.moved_bytes / step.audio_seconds)} per second of audio)"
     return f"{step.operations / 1e12:.3g} TFLOP, {moved}"
 
 
 def _memory(plan: Plan) -> dict[str, str]:
     compiled = "; train.compile will need less, and is left out here" if plan.config.train.compile else ""
-    lasting = ", ".join(f"{name} {_bytes(size)}" for name, size in plan.costs.lasting.items() if size)
+    lasting = ", ".join(f"{name} {size(n)}" for name, n in plan.costs.lasting.items() if n)
     total, gradients = sum(plan.costs.lasting.values()), plan.costs.late.gradients
     return {
-        "memory": f"{_bytes(plan.step.peak_bytes)} at the peak of a step{compiled}",
-        "of it lasting": f"{_bytes(total)}: {lasting}; gradients {_bytes(gradients)}",
+        "memory": f"{size(plan.step.peak_bytes)} at the peak of a step{compiled}",
+        "of it lasting": f"{size(total)}: {lasting}; gradients {size(gradients)}",
     }
 
 
@@ -60,7 +61,7 @@ def _fit(plan: Plan) -> dict[str, str]:
     if card is None:
         return {}
     room = (
-        f"{_bytes(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; {_bytes(ASSUMPTIONS.context_bytes)} "
+        f"{size(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; {size(ASSUMPTIONS.context_bytes)} "
         f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation among it)"
     )
     if plan.fits:
@@ -122,7 +123,7 @@ def _time(plan: Plan) -> dict[str, str]:
 def _disk(plan: Plan) -> str:
     settings = plan.config.train
     return (
-        f"{_bytes(plan.disk_bytes)}: {n_files(settings)} checkpoints of {_bytes(plan.costs.checkpoint_bytes)}, the "
+        f"{size(plan.disk_bytes)}: {n_files(settings)} checkpoints of {size(plan.costs.checkpoint_bytes)}, the "
         f"newest {settings.keep_checkpoints}, the best, and one being written"
     )
 
@@ -130,11 +131,3 @@ def _disk(plan: Plan) -> str:
 def _rough(value: float) -> str:
     """A number of which the first two digits matter."""
     return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
-
-
-def _bytes(n_bytes: float) -> str:
-    """In decimal units."""
-    unit, scale = next(
-        (u, s) for u, s in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)) if n_bytes >= s or u == "kB"
-    )
-    return f"{n_bytes / scale:.3g} {unit}"

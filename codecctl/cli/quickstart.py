@@ -8,23 +8,26 @@ from typing import Annotated
 
 import typer
 
-from codecctl.cli.options import say
+from codecctl.cli.console import say
 from codecctl.errors import UsageError
 
 
 def quickstart(
-    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Where everything goes.")] = Path(
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="A new folder for everything.")] = Path(
         "quickstart"
     ),
 ) -> None:
-    """Use the shipped codec; then prepare, train, stop, resume, validate, encode, decode: about three CPU minutes."""
+    """Use the shipped codec; then prepare, train, stop, resume, validate, encode, decode: about three CPU minutes.
+
+    Example: codecctl quickstart --out /tmp/quickstart
+    """
     import torch
 
     import codecctl
     from codecctl.cli.main import run
 
     if out.exists():
-        raise UsageError(f"{out}: is there already; remove it, or name another folder with --out")
+        raise UsageError(f"{out}: exists; remove it, or name another folder with --out")
     clips = Path(codecctl.__file__).parent / "assets" / "clips"
     clip = clips / "en-allison" / "vm-forward.flac"
     out.mkdir(parents=True)
@@ -40,11 +43,13 @@ def quickstart(
         f"info {out}/speech.cctl",
         f"decode {out}/speech.cctl --checkpoint {out}/run/last.pt -o {out}/speech.wav",
     ):
-        say(f"\n[bold]$ codecctl {step}[/]")
+        say()
+        say(label=f"$ codecctl {step}")
         code = run(shlex.split(step))
         if code:
             raise typer.Exit(code)
+    say()
     say(
-        f"\nListen: {out}/starter.wav comes from the codec that ships with the package. {out}/speech.wav comes from "
-        "the one just trained; after 400 steps it is hardly a voice yet. The README goes on."
+        f"Listen: {out}/starter.wav comes from the codec that ships with the package. {out}/speech.wav comes from "
+        "the one just trained; after 400 steps it is hardly a voice yet. The README shows the next steps."
     )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.checkpoint import find_checkpoint
+from codecctl.cli.console import show, show_facts
 from codecctl.cli.options import (
     ConfigOption,
     DeviceOption,
@@ -18,6 +18,7 @@ from codecctl.cli.options import (
     SetOption,
     StepsOption,
 )
+from codecctl.inference.find import RUNS, find_checkpoint
 
 if TYPE_CHECKING:
     import torch
@@ -29,17 +30,26 @@ def train(
     config: ConfigOption = "production",
     gpu: Annotated[
         str | None,
-        typer.Option("--gpu", metavar="NAME|PATH", help="A card's profile, e.g. rtx4090."),
+        typer.Option("--gpu", metavar="NAME|PATH", help="A card's profile, e.g. rtx4090.", show_default="none"),
     ] = None,
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="The prepared folder; else data.path of the config.")
+        Path | None,
+        typer.Option(
+            "--data", metavar="DIR", help="The folder that prepare wrote.", show_default="data.path of the config"
+        ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="The run's folder; else runs/ and the config's name.")
+        Path | None,
+        typer.Option("--run", metavar="DIR", help="The run's new folder.", show_default="runs/ and the config's name"),
     ] = None,
     start_from: Annotated[
         str | None,
-        typer.Option("--from", metavar="CKPT", help="Start with the weights of this model, as --checkpoint names it."),
+        typer.Option(
+            "--from",
+            metavar="CKPT",
+            help="Start with the weights of a model: a shipped one's name, a file, or a run's folder.",
+            show_default="new weights",
+        ),
     ] = None,
     steps: StepsOption = None,
     max_minutes: MaxMinutesOption = None,
@@ -48,18 +58,21 @@ def train(
     n_nodes: NodesOption = 1,
     overrides: SetOption = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what the run would take, without card or data, and stop.")
+        bool, typer.Option("--dry-run", help="Show the run's time, memory, disk and cost, without card or data; stop.")
     ] = False,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what each loss makes of the first batch, and stop.")
+        bool, typer.Option("--explain", help="Show each loss and its gradient on the first batch; stop.")
     ] = False,
 ) -> None:
-    """Train a codec. Ctrl-C finishes the step and saves; `codecctl resume` goes on."""
-    started = time.monotonic()
-    from codecctl.config import load_config
+    """Train a codec on prepared speech. Ctrl-C finishes the step and saves; `codecctl resume` goes on.
 
-    changes = [*(overrides or ()), *([f"data.path={data}"] if data else ())]
-    settings = load_config(config, gpu=gpu, overrides=changes)
+    Example: codecctl train --config smoke --data data/prepared --steps 500
+    """
+    started = time.monotonic()
+    from codecctl.config import load_config, with_data
+
+    settings = load_config(config, gpu=gpu, overrides=overrides or ())
+    settings = with_data(settings, data) if data else settings
     if dry_run:
         _print_plan(settings, steps, n_devices * n_nodes)
         return
@@ -75,7 +88,7 @@ def train(
     with TrainingDisplay() as display:
         start(
             settings,
-            run or Path("runs") / Path(config).stem,
+            run or Path(RUNS, Path(config).stem),
             where,
             display,
             steps,
@@ -91,18 +104,15 @@ def _print_plan(settings: Config, steps: int | None, n_cards: int) -> None:
     from codecctl.cli.plan import describe
     from codecctl.train.plan import make_plan
 
-    lines = describe(make_plan(settings, steps, n_cards))
-    width = max(map(len, lines))
-    for subject, words in lines.items():
-        typer.echo(f"{subject:{width}}  {words}")
+    show_facts(describe(make_plan(settings, steps, n_cards)))
 
 
 def _print_losses(settings: Config, device: torch.device, weights: Path | None) -> None:
     from codecctl.train.explain import explain
 
-    typer.echo("loss            value    weight  weighted   share  gradient at audio  at latents")
+    show("loss            value    weight  weighted   share  gradient at audio  at latents")
     for loss in explain(settings, device, weights):
-        typer.echo(
+        show(
             f"{loss.name:11} {loss.value:9.4g} {loss.weight:9.4g} {loss.weighted:9.4g} {loss.share:7.1%} "
             f"{loss.gradient_at_audio:18.3g} {loss.gradient_at_latents:11.3g}"
         )

@@ -8,12 +8,13 @@ from typing import Self
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-from rich.table import Table
+from rich.text import Text
 
+from codecctl.cli.console import duration
 from codecctl.config import Config
 from codecctl.evaluate.quick import Scores, ValidationSet
+from codecctl.text import printable
 from codecctl.train.checkpoint import Run
 from codecctl.train.loop import Watcher
 from codecctl.train.state import TrainState
@@ -31,7 +32,7 @@ class TrainingDisplay(Watcher):
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
-        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}"))
+        columns = (BarColumn(20), MofNCompleteColumn(), TextColumn("{task.description}", markup=False))
         self._bar = Progress(*columns, console=self._console, disable=not self._console.is_terminal)
         self._task = self._bar.add_task("")
         self._shown = 0.0
@@ -51,10 +52,9 @@ class TrainingDisplay(Watcher):
         self._bar.update(self._task, completed=state.step, total=stop_step)
 
     def restored(self, what: dict[str, str]) -> None:
-        table = Table("restored", "", show_header=False, box=None)
+        width = max(map(len, what))
         for name, value in what.items():
-            table.add_row(name, value)
-        self._bar.console.print(table)
+            self._say(f"{name:{width}}  {value}")
 
     def checked(self, what: dict[str, str]) -> None:
         for name, value in what.items():
@@ -72,10 +72,10 @@ class TrainingDisplay(Watcher):
         self._say(f"stopped after step {step}: the time limit is over; saved; `codecctl resume {run.folder}` goes on")
 
     def failed(self, message: str) -> None:
-        self._bar.console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+        self._say(f" {message}", label="error:")
 
     def warned(self, step: int, message: str) -> None:
-        self._bar.console.print(f"[bold red]step {step}: {escape(message)}[/]", soft_wrap=True)
+        self._say(label=f"step {step}: {message}")
 
     def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         now = time.monotonic()
@@ -111,8 +111,9 @@ class TrainingDisplay(Watcher):
         """At the mean speed so far, validations and saves included."""
         return (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
 
-    def _say(self, text: str) -> None:
-        self._bar.console.print(text, markup=False, soft_wrap=True)
+    def _say(self, text: str = "", *, label: str = "") -> None:
+        """A line above the bar; the label in red."""
+        self._bar.console.print(Text.assemble((printable(label), "bold red"), printable(text)), soft_wrap=True)
 
     def __enter__(self) -> Self:
         return self
@@ -142,13 +143,3 @@ def gpu_memory(device: torch.device) -> list[str]:
         return []
     peak, all_of_it = torch.cuda.max_memory_reserved(device), torch.cuda.get_device_properties(device).total_memory
     return [f"{peak / 1e9:.1f} of {all_of_it / 1e9:.0f} GB"]
-
-
-def duration(seconds: float) -> str:
-    """For the eye: `3 d 04 h`, `2 h 05 min`, `7 min`, `40 s`."""
-    minutes, hours = int(seconds / 60 + 0.5), int(seconds / 3600 + 0.5)
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    if minutes < 60:
-        return f"{minutes} min"
-    return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"

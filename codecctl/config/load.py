@@ -45,6 +45,11 @@ def override_config(config: Config, overrides: Sequence[str], *, source: str) ->
     return parse_config(values, source=source)
 
 
+def with_data(config: Config, path: str | Path) -> Config:
+    """The config with another `data.path`, taken as it is: no YAML, any character."""
+    return config.model_copy(update={"data": config.data.model_copy(update={"path": str(path)})})
+
+
 def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
     """A nested mapping, as YAML or a checkpoint holds it, checked against the schema. `source` is named in errors."""
     try:

@@ -128,8 +128,11 @@ def _read(path: Path) -> dict[str, Any]:
     """The entries of either container; nothing but the version is checked."""
     if not path.is_file():
         raise CodecctlError(f"{path}: no such file; give a checkpoint such as runs/NAME/last.pt")
-    with path.open("rb") as file:
-        is_torch = file.read(len(_ZIP)) == _ZIP
+    try:
+        with path.open("rb") as file:
+            is_torch = file.read(len(_ZIP)) == _ZIP
+    except OSError as error:
+        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
     if not is_torch:
         return read_export(path)
     try:

@@ -60,6 +60,8 @@ def first_bytes(path: Path, name: str) -> bytes:
         raise CodecctlError(f"{name}: no such file") from None
     except IsADirectoryError:
         raise CodecctlError(f"{name}: is a folder, expected a file") from None
+    except OSError as error:  # one raised by reading lacks the name
+        raise CodecctlError(f"{name}: {error.strerror}") from None
     if not start:
         raise CodecctlError(f"{name}: is empty")
     return start

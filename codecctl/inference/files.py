@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import struct
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, find_audio, to_pcm16
+from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError, UsageError
@@ -134,45 +133,6 @@ def encode_file(
         encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name, partial=partial)
         writer.n_samples = encoded.n_samples
     return encoded
-
-
-def encode_files(
-    codec: Codec, pairs: Iterable[tuple[Path, Path]], *, n_quantizers: int | None = None, partial: bool = False
-) -> Iterator[tuple[Path, Path, Encoded | CodecctlError]]:
-    """`encode_file` for each (audio file, output); yields its result or error. A bad file does not stop the others."""
-    for path, output in pairs:
-        try:
-            output.parent.mkdir(parents=True, exist_ok=True)
-            result: Encoded | CodecctlError = encode_file(
-                codec, path, output, n_quantizers=n_quantizers, partial=partial
-            )
-        except UsageError:  # would be the same for every file
-            raise
-        except CodecctlError as error:
-            result = error
-        yield path, output, result
-
-
-def plan_outputs(
-    inputs: Iterable[Path], out_dir: Path, suffix: str, skipped: Counter[str] | None = None
-) -> list[tuple[Path, Path]]:
-    """Each audio file of `inputs` and of folders in it, with its output; a folder's tree is kept under `out_dir`.
-
-    `skipped` counts the files in the folders that were left out, by suffix.
-    Raises `CodecctlError` for a folder without audio, `UsageError` if two files would get the same output.
-    """
-    pairs: dict[Path, Path] = {}
-    for path in inputs:
-        found = find_audio([path], skipped) if path.is_dir() else [path]
-        if not found:
-            raise CodecctlError(f"{path}: no audio files in this folder")
-        for file in found:
-            output = out_dir / (file.relative_to(path) if path.is_dir() else Path(file.name)).with_suffix(suffix)
-            if pairs.setdefault(output, file) != file:
-                raise UsageError(
-                    f"{pairs[output]} and {file} would both be written to {output}; encode them separately"
-                )
-    return [(file, output) for output, file in pairs.items()]
 
 
 def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name: str | None = None) -> Decoded:

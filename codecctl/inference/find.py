@@ -9,6 +9,7 @@ import codecctl
 from codecctl.errors import CodecctlError, UsageError
 
 STARTER = "starter"
+RUNS = "runs"  # the folder in which `codecctl train` makes runs: never an owner on the hub
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
 _HUB_FILE = "codec.safetensors"
 
@@ -25,17 +26,22 @@ def find_checkpoint(name: str | Path | None) -> Path:
         return path
     if name is not None and path.is_dir():
         return _in_run(path)
-    if (shipped := _assets() / f"{asked}.safetensors").is_file() and "/" not in asked:
-        return shipped
+    if is_shipped(asked):
+        return _assets() / f"{asked}.safetensors"
     if path.suffix in (".pt", ".safetensors") or path.is_absolute():
         return path  # reading it raises the error
-    if _HUB_ID.fullmatch(asked) and not asked.startswith(".") and not path.parent.exists():
+    if _HUB_ID.fullmatch(asked) and not asked.startswith((".", f"{RUNS}/")) and not path.parent.exists():
         return _from_hub(*asked.partition("@")[::2])
     names = ", ".join(sorted(file.stem for file in _assets().glob("*.safetensors"))) or "none"
     raise UsageError(
         f"{asked}: no such file or folder, and no shipped model ({names}); "
         "give a file such as runs/NAME/last.pt, or owner/name on the Hugging Face hub"
     )
+
+
+def is_shipped(name: str) -> bool:
+    """Whether a model of this name comes with the package."""
+    return "/" not in name and (_assets() / f"{name}.safetensors").is_file()
 
 
 def _assets() -> Path:

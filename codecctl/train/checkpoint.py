@@ -21,7 +21,7 @@ import codecctl
 from codecctl.config import Config, dump_config
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import replacing
+from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint, load_weights, write_checkpoint
 from codecctl.lock import Lease, LeaseHeld, is_taken
 from codecctl.train.state import TrainState, forget_counts
@@ -93,14 +93,23 @@ class Run:
         """Make the folder, with its config. Raises `UsageError` if it holds a training already."""
         self.refuse_taken()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.config.write_text(dump_config(config), encoding="utf-8")
+        self.write_config(config)
+
+    def write_config(self, config: Config) -> None:
+        write_lines(self.config, [dump_config(config)])
 
     def refuse_taken(self) -> None:
-        """Raises `UsageError` if the folder holds a training already."""
+        """Raises `UsageError` if the folder holds a training already, or anything of one."""
         if self.last.exists():
             raise UsageError(
                 f"{self.folder}: holds a run; `codecctl resume {self.folder}` goes on, --run names another"
             )
+        for path in (*self.older(), self.best, self.metrics, self.tensorboard, self.config):
+            if path.exists():
+                raise UsageError(
+                    f"{path}: is of another run, which has no last.pt; remove what is left of it, or name another "
+                    "folder with --run"
+                )
 
 
 def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_step: int | None = None) -> None:

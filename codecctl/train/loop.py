@@ -26,6 +26,7 @@ from codecctl.inference.checkpoint import Checkpoint
 from codecctl.model.codec import Codec
 from codecctl.model.fronts import FRONTS
 from codecctl.train.agreement import check_same_books, check_shared, largest
+from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.log import NoLog, RunLog
@@ -121,21 +122,22 @@ def resume(
     stop_step: int | None = None,
     data: str | None = None,
     *,
+    overrides: Sequence[str] = (),
     n_devices: int = 1,
     n_nodes: int = 1,
     max_minutes: float | None = None,
     started: float | None = None,
 ) -> Run:
-    """Go on from the last checkpoint of a run as if it had never stopped. `data`: where the prepared data lies now.
-    `max_minutes`, `started`: as `train` has them.
+    """Go on from the last checkpoint of a run as if it had never stopped. `data`: where the prepared data lies now;
+    `overrides`: `a.b=c` for keys that may change within a run; config.yaml is written anew. `max_minutes`, `started`:
+    as `train` has them.
 
     Raises `UsageError` if there is nothing left to do up to `stop_step` or another process trains there,
     `CodecctlError` if the checkpoint misses a key or has a foreign one, and what `train` raises.
     """
     run = Run.at(folder)
     checkpoint, config = read_run_config(run)
-    if data is not None:
-        config = config.model_copy(update={"data": config.data.model_copy(update={"path": data})})
+    config, changes = change_config(config, run.config, overrides, data)
     limit = _time_limit(config, max_minutes, started)
     if checkpoint.step >= (stop_step or config.train.n_steps):
         raise UsageError(f"{run.last}: is at step {checkpoint.step} already; give more with --steps")
@@ -148,7 +150,9 @@ def resume(
             trainer.check()
             trainer.check_time()
             table = restored(trainer.state, checkpoint, config, trainer.steps_per_epoch, fabric.world_size)
-            trainer.watcher.restored(table)
+            trainer.watcher.restored({**table, **changes})
+            if fabric.is_global_zero:
+                run.write_config(config)
             trainer.go(stop_step)
     return run
 

@@ -11,7 +11,7 @@ import soundfile
 import torch
 from torch import Tensor
 
-from codecctl.cli.checkpoint import find_checkpoint
+from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec
 from codecctl.model import beam
 

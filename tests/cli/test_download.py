@@ -124,7 +124,7 @@ def test_gate_prints_numbered_steps(codecctl: Command, server: FaultyServer, tmp
     [
         ([], "name what to download"),
         (["slr67-te"], "no corpus 'slr67-te'; did you mean slr66-te"),
-        (["--tier", "4"], "expected 1, 2 or 3"),
+        (["--tier", "4"], "'--tier'"),
         (["--language", "tlh"], "no corpus fits"),
         (["vctk@"], "after the @"),
         (["missing.yaml"], "missing.yaml: cannot be read"),

@@ -71,7 +71,7 @@ def test_a_folder_with_a_bad_file(codecctl: Command, model: Path, wav: Path, tmp
         (["in.wav", "-o", "x.npy", "--n-quantizers", "4", "--checkpoint", "MODEL"], "must be 1 to 3"),
         (["in.wav", "in.wav", "--out-dir", "out", "--n-quantizers", "0", "--checkpoint", "MODEL"], "must be 1 to 3"),
         (["in.wav", "-o", "x.npy", "--device", "abacus", "--checkpoint", "MODEL"], "--device abacus"),
-        (["-", "--out-dir", "out"], "no name in --out-dir"),
+        (["-", "--out-dir", "out"], "stdin has no name for a file in --out-dir"),
     ],
 )
 def test_wrong_use_is_one_line_and_code_2(

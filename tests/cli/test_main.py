@@ -96,9 +96,9 @@ def test_a_card_that_is_not_here_names_the_way_on(codecctl: Program) -> None:
 
 
 def test_a_message_is_shown_as_it_stands(codecctl: Program, tmp_path: Path) -> None:
-    """Brackets are no markup, and a line break in a name does not break the line."""
+    """Brackets are no markup; control characters and marks that reorder text are shown as escapes."""
     assert error_line(codecctl("info", "[red]x[/].pt"), 1) == "[red]x[/].pt: no such file"
-    assert error_line(codecctl("info", "a\nb"), 1) == "a b: no such file"
+    assert error_line(codecctl("info", "a\nb\x1b[31m\u202e"), 1) == "a\\nb\\x1b[31m\\u202e: no such file"
 
 
 def test_what_is_missing_is_named(codecctl: Program, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_reader_that_went_away_hears_nothing_more(codes: Path) -> None:
 def test_a_full_stdout_is_told(codes: Path) -> None:
     with open("/dev/full", "wb") as full:
         done = subprocess.run([*COMMAND, "info", codes], stdout=full, stderr=subprocess.PIPE, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "error: No space left on device\n")
+    assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
 
 
 @pytest.fixture

@@ -6,6 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import soundfile
+
 
 def codecctl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -34,3 +37,16 @@ def test_wrong_use_exits_with_a_message(tmp_path: Path) -> None:
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "gone: no such file or folder" in gone.stderr
     assert codecctl("prepare", tmp_path, "--set", "data.min_second=1").returncode == 2
+
+
+def test_prepare_says_what_it_leaves_out_and_which_channel_it_takes(tmp_path: Path) -> None:
+    raw, sound = tmp_path / "raw", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
+    raw.mkdir()
+    soundfile.write(raw / "a.wav", np.stack([sound / 2, -sound / 2.1], axis=1), 16_000)
+    soundfile.write(raw / "b.wav", sound[::-1], 16_000)
+    for name in ("x.txt", "y.txt", "LICENSE"):
+        (raw / name).touch()
+    done = codecctl("prepare", raw, "--out", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert "left out, no audio by their suffix: 2 .txt, 1 without a suffix" in done.stderr
+    assert "the louder one was taken: raw/a (channel 1)" in done.stderr

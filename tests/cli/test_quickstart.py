@@ -50,5 +50,5 @@ def test_it_stops_at_the_step_that_fails(codecctl: Program, tmp_path: Path) -> N
 def test_it_never_writes_over_a_folder(codecctl: Program, tmp_path: Path) -> None:
     done = codecctl("quickstart", "--out", tmp_path)
     assert (done.code, done.stdout) == (2, b"")
-    assert f"{tmp_path}: is there already; remove it, or name another folder with --out" in done.stderr
+    assert f"{tmp_path}: exists; remove it, or name another folder with --out" in done.stderr
     assert not any(tmp_path.iterdir())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from codecctl.config import load_config
 from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
@@ -60,6 +62,51 @@ def test_data_may_have_moved(codecctl: Program, begun: Path, prepared: Path, tmp
     lost = codecctl("resume", begun, "--data", tmp_path / "lost", "--steps", "9", "--device", "cpu")
     assert lost.code == 1
     assert f"{tmp_path / 'lost'}: holds no prepared audio" in lost.stderr
+
+
+def test_moved_data_is_in_the_runs_config(codecctl: Program, begun: Path, prepared: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "a: b #2"
+    moved.symlink_to(prepared)
+    done = codecctl("resume", begun, "--data", moved, "--steps", "3", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert load_config(begun / "config.yaml").data.path == str(moved)
+
+
+def test_edits_of_the_config_are_listed_and_not_used(codecctl: Program, begun: Path) -> None:
+    file = begun / "config.yaml"
+    before = load_config(file)
+    text = file.read_text()
+    assert f"learning_rate: {before.train.learning_rate}" in text
+    file.write_text(text.replace("seed: 0", "seed: 9").replace("n_steps: 6", "n_steps: 60"))
+    done = codecctl("resume", begun, "--steps", "3", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert (
+        "train.n_steps  6, as in the checkpoint; 60 in config.yaml was not used: `--set train.n_steps=60` changes it"
+        in re.sub(" {2,}", "  ", done.stderr)
+    )
+    assert "9 in config.yaml was not used: it cannot change within a run" in done.stderr
+    assert load_config(file) == before
+
+
+def test_keys_that_may_change_within_a_run_are_set(codecctl: Program, begun: Path) -> None:
+    done = codecctl("resume", begun, "--set", "train.learning_rate=1e-5", "--steps", "3", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert "1e-05 instead of" in done.stderr
+    assert load_config(begun / "config.yaml").train.learning_rate == 1e-5
+    assert Checkpoint.read(begun / "last.pt").config().train.learning_rate == 1e-5
+    events = [json.loads(line) for line in (begun / "metrics.jsonl").read_text().splitlines()]
+    assert [event["learning_rate"] <= 1e-5 for event in events if event["kind"] == "train"] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    "change", ["train.seed=3", "model.quantizer.codebook_sizes=[4]", "train.adversarial.channels=1"]
+)
+def test_other_keys_are_refused_by_name(codecctl: Program, begun: Path, change: str) -> None:
+    before = (begun / "config.yaml").read_text()
+    done = codecctl("resume", begun, "--set", change, "--device", "cpu")
+    assert (done.code, done.stdout, done.stderr.count("\n")) == (2, b"", 1)
+    assert f"--set {change.split('=')[0]}: cannot change within a run" in done.stderr
+    assert (begun / "config.yaml").read_text() == before
 
 
 def test_what_is_no_run_is_told(codecctl: Program, tmp_path: Path) -> None:

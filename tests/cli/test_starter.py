@@ -12,12 +12,12 @@ import soundfile
 import torch
 
 import codecctl as package
-from codecctl.cli.checkpoint import find_checkpoint
 from codecctl.config import load_config
 from codecctl.evaluate.metrics.ratios import si_sdr_db
 from codecctl.evaluate.metrics.spectral import MelDistance
 from codecctl.evaluate.perceptual import score
 from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec
 from tests.cli.conftest import Finished
 

@@ -75,6 +75,28 @@ def test_a_run_is_not_overwritten(codecctl: Program, prepared: Path, tmp_path: P
     assert (tmp_path / "run" / "last.pt").read_bytes() == before
 
 
+@pytest.mark.parametrize("name", ["best.pt", "step-000000002.pt", "metrics.jsonl", "config.yaml"])
+def test_what_is_left_of_another_run_is_not_overwritten(
+    codecctl: Program, prepared: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).write_text("old")
+    done = codecctl("train", "--config", tiny_yaml(tmp_path, prepared), "--run", tmp_path / "run", "--device", "cpu")
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert f"{tmp_path / 'run' / name}: is of another run" in done.stderr
+    assert [(path.name, path.read_text()) for path in (tmp_path / "run").iterdir()] == [(name, "old")]
+
+
+@pytest.mark.parametrize("name", ["set #2", "[set]", "a: b", "{a}", "*x", "'", "\udcff"])
+def test_a_path_is_no_yaml(codecctl: Program, prepared: Path, tmp_path: Path, name: str) -> None:
+    data = tmp_path / name
+    data.symlink_to(prepared)
+    config, run = tiny_yaml(tmp_path, Path("none")), tmp_path / "run"
+    done = codecctl("train", "--config", config, "--data", data, "--run", run, "--steps", "1", "--device", "cpu")
+    assert done.code == 0, done.stderr
+    assert load_config(run / "config.yaml").data.path == str(data)
+
+
 def test_sigterm_saves_and_says_how_to_go_on(prepared: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     config = tiny_yaml(tmp_path, prepared, "train.n_steps=100000")

@@ -12,7 +12,7 @@ import torch
 from rich.console import Console
 
 from codecctl.cli import watch
-from codecctl.cli.watch import LossTrend, TrainingDisplay, duration, gpu_memory
+from codecctl.cli.watch import LossTrend, TrainingDisplay, gpu_memory
 from codecctl.train.loop import train
 from tests.cli.conftest import Finished
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_yaml
@@ -66,14 +66,6 @@ def test_a_trend_is_not_the_noise_of_a_step() -> None:
     arrows = [(falling.arrow(10 - 0.2 * i + (-1) ** i), level.arrow(1 + 0.02 * (-1) ** i)) for i in range(30)]
     assert set(arrows[10:]) == {("↓", "→")}
     assert [falling.arrow(20.0) for _ in range(5)][-1] == "↑"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"),
-    [(0, "0 s"), (59.7, "1 min"), (3599, "1 h 00 min"), (7500, "2 h 05 min"), (273_600, "3 d 04 h")],
-)
-def test_durations(seconds: float, words: str) -> None:
-    assert duration(seconds) == words
 
 
 def test_a_cpu_has_no_card_to_tell_of() -> None:

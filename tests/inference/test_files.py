@@ -14,16 +14,18 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codecctl.audio.files import read_audio
+from codecctl.audio.files import find_audio, read_audio
 from codecctl.audio.mixdown import to_mono
 from codecctl.audio.resample import resample
 from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
-from codecctl.inference.files import decode_file, encode_array, encode_file, encode_files, plan_outputs
+from codecctl.inference.containers import find_codes
+from codecctl.inference.files import decode_file, encode_array, encode_file
 from codecctl.inference.load import Codec, save_codec
 from codecctl.inference.npy import npy_bytes
+from codecctl.inference.outputs import plan_outputs
 
 
 def write_noise(path: Path, n_samples: int, sample_rate: int = 16000, n_channels: int = 1) -> Path:
@@ -235,21 +237,17 @@ def test_broken_audio_leaves_no_output(codec: Codec, tmp_path: Path, suffix: str
     assert names(tmp_path) == ["in.wav"]
 
 
-def test_a_bad_file_among_many_does_not_stop_the_others(codec: Codec, tmp_path: Path) -> None:
-    (tmp_path / "in" / "deep").mkdir(parents=True)
-    write_noise(tmp_path / "in" / "a.wav", 100)
-    write_noise(tmp_path / "in" / "deep" / "c.flac", 100)
-    (tmp_path / "in" / "b.wav").write_bytes(b"RIFF but no more")
-    pairs = plan_outputs([tmp_path / "in", tmp_path / "gone.wav"], tmp_path / "out", ".cctl")
-    results = {path.name: result for path, _, result in encode_files(codec, pairs)}
-    failed = {name for name, result in results.items() if isinstance(result, CodecctlError)}
-    assert failed == {"b.wav", "gone.wav"}
-    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    assert found == {"a.cctl", "deep/c.cctl"}
+def test_outputs_keep_the_tree_and_tell_files_apart_that_differ_by_their_suffix(tmp_path: Path) -> None:
+    for name in ("a.wav", "deep/c.flac", "deep/c.wav", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    pairs = plan_outputs([tmp_path, Path("gone.wav")], Path("out"), ".npy", lambda folder: find_audio([folder]))
+    outputs = {str(output) for _, output in pairs}
+    assert outputs == {"out/a.npy", "out/deep/c.flac.npy", "out/deep/c.wav.npy", "out/gone.npy"}
 
 
 def test_two_inputs_for_one_output_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"a/x\.wav and b/x\.flac would both be written to out/x\.npy"):
-        plan_outputs([Path("a/x.wav"), Path("b/x.flac")], Path("out"), ".npy")
-    with pytest.raises(CodecctlError, match="no audio files"):
-        plan_outputs([tmp_path], Path("out"), ".npy")
+    with pytest.raises(UsageError, match=r"a/x\.wav and b/x\.wav would both be written to out/x\.wav\.npy"):
+        plan_outputs([Path("a/x.wav"), Path("b/x.wav")], Path("out"), ".npy", find_codes)
+    with pytest.raises(CodecctlError, match="holds no files of this kind"):
+        plan_outputs([tmp_path], Path("out"), ".wav", find_codes)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import posixpath
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from codecctl.audio.files import find_audio
+from codecctl.audio.files import find_audio, left_out
 from codecctl.data.prepare.items import AudioItem, in_order, item_of_file
-from codecctl.data.prepare.lists import AudioList, list_above, read_list
+from codecctl.data.prepare.lists import SUFFIXES, AudioList, list_above, read_list
 from codecctl.errors import CodecctlError
 
 
@@ -24,8 +25,12 @@ def read_folder(folder: Path, name: str) -> list[AudioItem]:
 def folder_items(folder: Path, name: str, note: Callable[[str], None]) -> list[AudioItem]:
     """The audio files below a folder, sorted by path; `note` receives lines on its list. Raises `CodecctlError` for a
     list that matches no file."""
-    listed = read_list(folder, note)
-    items = [file_item(folder, path, name, listed) for path in find_audio([folder])]
+    listed, skipped = read_list(folder, note), Counter[str]()
+    items = [file_item(folder, path, name, listed) for path in find_audio([folder], skipped)]
+    for suffix in (".parquet", *SUFFIXES):
+        skipped.pop(suffix, None)
+    if skipped:
+        note(f"{folder}: {left_out(skipped)}")
     if listed is not None:
         note(listed.summary())
     elif items and (above := list_above(folder)) is not None:

@@ -14,7 +14,7 @@ from typing import Any
 from codecctl.data.tables import COLUMNS, find_column, read_table
 from codecctl.errors import CodecctlError
 
-_SUFFIXES = (".tsv", ".csv", ".jsonl")
+SUFFIXES = (".tsv", ".csv", ".jsonl")
 
 
 @dataclass
@@ -73,7 +73,7 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
 def list_above(folder: Path) -> Path | None:
     """A list in the folder above, which covers that folder and is not read for this one."""
     above = Path(os.path.abspath(folder)).parent
-    return next((path for path in (above / f"metadata{suffix}" for suffix in _SUFFIXES) if path.is_file()), None)
+    return next((path for path in (above / f"metadata{suffix}" for suffix in SUFFIXES) if path.is_file()), None)
 
 
 def known_of(row: Mapping[str, Any]) -> dict[str, str]:
@@ -83,8 +83,8 @@ def known_of(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _candidates(folder: Path) -> list[Path]:
-    beside = [folder.with_name(folder.name + suffix) for suffix in _SUFFIXES]
-    return [*beside, *(folder / f"metadata{suffix}" for suffix in _SUFFIXES)]
+    beside = [folder.with_name(folder.name + suffix) for suffix in SUFFIXES]
+    return [*beside, *(folder / f"metadata{suffix}" for suffix in SUFFIXES)]
 
 
 def _column(ours: str, row: Mapping[str, Any]) -> str | None:

@@ -21,6 +21,7 @@ from codecctl.errors import CodecctlError
 from codecctl.files import remove_partials, write_json, write_lines
 
 _REPORTED = ("split", "dataset", "language", "speaker", "licence")
+_MOST_NAMED = 3  # recordings in a note
 _LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
 
 
@@ -53,9 +54,13 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
         groups = _divide(out, names, groups, report)
     splits = assign_splits(groups.found, seed=config.split_seed, share=config.validation_share, before=before)
 
+    picked: list[str] = []
+
     def lines() -> Iterator[str]:
         for record, reason in _records(out, names):
             if reason is None:
+                if record.get("channel") is not None:
+                    picked.append(f"{record['id']} (channel {record['channel'] + 1})")
                 split = splits[groups.name_of(record)]
                 utterance = parse_utterance({**record, "split": split}, where=record["where"])
                 rows.add(utterance)
@@ -63,6 +68,12 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
                 yield to_line(utterance)
 
     write_lines(out / "manifest.jsonl", lines())
+    if picked:
+        more = ", ..." if len(picked) > _MOST_NAMED else ""
+        report.notes.append(
+            f"{out}: the channels of {len(picked)} recordings cancel when mixed down; the louder one was taken: "
+            f"{', '.join(picked[:_MOST_NAMED])}{more}"
+        )
     index = rows.index()
     write_index(out, index, split_seed=config.split_seed, validation_share=config.validation_share)
     for key in ("bandwidth", "level"):

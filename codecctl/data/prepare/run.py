@@ -149,6 +149,7 @@ def _prepare_item(item: AudioItem, opener: _Opener, writer: ShardWriter, config:
         "text": item.text,
         "native_sample_rate": item.native_rate or info.sample_rate,
         "lossy": item.lossy or info.lossy,
+        "channel": info.channel,
         "bandwidth_hz": measured.bandwidth_hz,
         "level_db": round(measured.level_db, 2),
         "clipping": round(measured.clipping, 6),

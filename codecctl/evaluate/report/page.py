@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -19,9 +18,9 @@ from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import Requirement
 from codecctl.files import replacing
+from codecctl.text import printable
 
 PAGE_NAME = "index.html"
-_DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"  # marks that reorder text
 
 
 @dataclass(frozen=True)
@@ -83,17 +82,9 @@ def _environment(n_codebooks: int) -> Environment:
         "duration": context.duration,
         "label": lambda system: label_of(system, n_codebooks),
         "number": context.number_text,
-        "visible": visible,
+        "visible": printable,
     }
     return environment
-
-
-def visible(text: str) -> str:
-    """Text from outside with control characters and marks that reorder text written as escapes such as `\\u202e`."""
-    return "".join(
-        f"\\u{ord(letter):04x}" if letter in _DIRECTION or unicodedata.category(letter) in ("Cc", "Cs") else letter
-        for letter in text
-    )
 
 
 def _read(name: str) -> Markup:

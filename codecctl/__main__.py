@@ -1,0 +1,5 @@
+"""`python -m codecctl`: the command line."""
+
+from codecctl.cli.main import main
+
+main()
