@@ -38,6 +38,12 @@ def bench(
             "--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.", show_default="cpu, with --train auto"
         ),
     ] = None,
+    precision: Annotated[
+        str, typer.Option(metavar="auto|float32|bfloat16|int8", help="Arithmetic of the large matrices on the CPU.")
+    ] = "auto",
+    peers: Annotated[
+        bool, typer.Option("--peers", help="Also time EnCodec, Mimi and DAC of transformers, with random weights.")
+    ] = False,
     train: Annotated[bool, typer.Option("--train", help="Time training steps on random audio, part by part.")] = False,
     config: Annotated[
         str | None,
@@ -76,21 +82,31 @@ def bench(
     elif config or gpu or overrides:
         raise UsageError("--config, --gpu and --set are for training steps; add --train")
     else:
-        _bench_coding(find_checkpoint(checkpoint), seconds, threads or 1, device or "cpu", as_json)
+        _bench_coding(find_checkpoint(checkpoint), seconds, threads or 1, device or "cpu", precision, peers, as_json)
 
 
-def _bench_coding(path: Path, seconds: float, threads: int, device: str, as_json: bool) -> None:
+def _bench_coding(
+    path: Path, seconds: float, threads: int, device: str, precision: str, peers: bool, as_json: bool
+) -> None:
     from codecctl.inference.load import Codec
-    from codecctl.inference.timing import measure
+    from codecctl.inference.peers import measure_peers
+    from codecctl.inference.precision import set_precision
+    from codecctl.inference.timing import measure, start_up_seconds
 
     codec = Codec.load(path, device)
-    times = measure(codec, seconds)
+    chosen = set_precision(codec, precision)
+    times = {**measure(codec, seconds), "start_up_seconds": start_up_seconds(path)}
+    others = measure_peers(seconds) if peers else {}
     if as_json:
-        show(to_json({"checkpoint": str(path), "fingerprint": codec.fingerprint, "threads": threads, **times}))
+        what = {"checkpoint": str(path), "fingerprint": codec.fingerprint, "threads": threads, "precision": chosen}
+        show(to_json({**what, **times, **({"peers": others} if peers else {})}))
         return
-    show(f"{path.name} ({codec.fingerprint}), {seconds:g} s of speech, {threads} thread(s), {device}")
+    show(f"{path.name} ({codec.fingerprint}), {seconds:g} s of speech, {threads} thread(s), {device}, {chosen}")
     for name, value in times.items():
         show(f"{name:32}  {value:.4g}")
+    for peer, factors in others.items():
+        for name, value in factors.items():
+            show(f"{peer} {name}".ljust(48) + f"  {value:.4g}")
 
 
 def _bench_training(

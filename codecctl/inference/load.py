@@ -12,6 +12,7 @@ from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.export import Precision, write_export
 from codecctl.inference.find import STARTER, find_checkpoint
 from codecctl.inference.outputs import check_output
+from codecctl.inference.stream import StreamDecoder, StreamEncoder
 from codecctl.model import codec as model
 
 
@@ -39,6 +40,16 @@ class Codec(model.Codec):
         codec.fingerprint = checkpoint.fingerprint
         codec.fold_weight_norm()
         return codec.eval().requires_grad_(False).to(device)
+
+    def stream_encoder(
+        self, batch_size: int = 1, n_quantizers: int | None = None, frames_per_push: int = 1
+    ) -> StreamEncoder:
+        """A batch of new streams; any number of them share the codec."""
+        return StreamEncoder(self, n_quantizers, batch_size, frames_per_push)
+
+    def stream_decoder(self, batch_size: int = 1) -> StreamDecoder:
+        """A batch of new streams; any number of them share the codec."""
+        return StreamDecoder(self, batch_size)
 
 
 def export_codec(source: Checkpoint, target: str | Path, precision: Precision = "int8") -> Checkpoint:

@@ -11,28 +11,55 @@ from codecctl.model.codec import Codec
 
 
 class StreamEncoder:
-    """Encodes one stream of audio; any number of streams share a model, each with a state of its own.
+    """Encodes a batch of streams of audio; any number of them share a model, each with a state of its own.
 
-    Latency is one frame: a frame's codes are returned with its last sample, and less than one frame of samples is
-    buffered. Memory does not grow with the stream.
+    Latency is `frames_per_push` frames: codes are returned with the last sample of so many, which is cheaper than one
+    by one, and less than that is buffered. Memory does not grow with the stream.
     """
 
-    def __init__(self, codec: Codec, n_quantizers: int | None = None, batch_size: int = 1) -> None:
+    def __init__(
+        self, codec: Codec, n_quantizers: int | None = None, batch_size: int = 1, frames_per_push: int = 1
+    ) -> None:
         codec.check_n_quantizers(n_quantizers)
+        if batch_size < 1 or frames_per_push < 1:
+            raise UsageError(f"batch_size {batch_size}, frames_per_push {frames_per_push}: both must be 1 or more")
         self.n_samples = 0  # pushed so far, of each item
         self._codec = codec
         self._n_quantizers = n_quantizers
+        self._n_together = frames_per_push * codec.hop_length
         self._state = StreamState()
         self._parameter = next(codec.parameters())  # of the codec's device and precision
-        self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # of the incomplete frame
+        self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # not encoded yet
         self._flushed = False
 
-    @torch.no_grad()
     def push(self, audio: Tensor) -> Tensor:
-        """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it.
+        """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it, t a multiple of
+        `frames_per_push`.
 
         Raises `UsageError` for another shape, and after `flush`.
         """
+        return self._push(audio, self._n_together)
+
+    def flush(self) -> Tensor:
+        """End the streams -> codes [B, K, t] of the rest, the last frame padded with zeros; t is 0 if there is none."""
+        n_missing = -self._rest.shape[-1] % self._codec.hop_length
+        codes = self._push(self._rest.new_zeros(len(self._rest), 1, n_missing), self._codec.hop_length)
+        self.n_samples -= n_missing
+        self._flushed = True
+        return codes
+
+    @torch.no_grad()
+    def reset(self, item: int) -> None:
+        """A new stream starts in this item of the batch. What was pushed for the item and not encoded yet counts as
+        silence before it, so that items stay in step; push whole frames, and there is none."""
+        _check_item(item, len(self._rest))
+        self._rest = self._rest.clone()
+        self._rest[item] = 0
+        self._state.reset(item)
+
+    @torch.no_grad()
+    def _push(self, audio: Tensor, n_together: int) -> Tensor:
+        """Encode as many multiples of `n_together` samples as there are."""
         if self._flushed:
             raise UsageError("this stream was flushed and has ended; start a new StreamEncoder")
         audio = self._codec.check_audio(audio)
@@ -40,21 +67,13 @@ class StreamEncoder:
             raise UsageError(f"audio must be [{len(self._rest)}, 1, L] in this stream, got {list(audio.shape)}")
         self.n_samples += audio.shape[-1]
         audio = torch.cat([self._rest, audio.to(self._parameter)], dim=-1)
-        n_whole = audio.shape[-1] - audio.shape[-1] % self._codec.hop_length
+        n_whole = audio.shape[-1] - audio.shape[-1] % n_together
         self._rest = audio[..., n_whole:].clone()  # a view would keep the whole chunk alive
         return self._codec.encode(audio[..., :n_whole], n_quantizers=self._n_quantizers, state=self._state)
 
-    def flush(self) -> Tensor:
-        """End the stream -> codes [B, K, 1] of the last frame, padded with zeros; [B, K, 0] if no samples are left."""
-        n_missing = -self._rest.shape[-1] % self._codec.hop_length
-        codes = self.push(self._rest.new_zeros(len(self._rest), 1, n_missing))
-        self.n_samples -= n_missing
-        self._flushed = True
-        return codes
-
 
 class StreamDecoder:
-    """Decodes one stream of codes: `hop_length` samples for each frame, less `config.delay` for the first, which
+    """Decodes a batch of streams of codes: `hop_length` samples for each frame, less `config.delay` for the first, which
     `flush` returns at the end. Memory does not grow."""
 
     def __init__(self, codec: Codec, batch_size: int = 1) -> None:
@@ -74,7 +93,7 @@ class StreamDecoder:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
         return self._from_start(self._codec.decode(codes.to(self._device), state=self._state))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def flush(self) -> Tensor:
         """End the stream -> [B, 1, config.delay], the samples that were late; most codecs have none."""
         codec, delay = self._codec, self._codec.config.delay
@@ -87,3 +106,14 @@ class StreamDecoder:
         n = min(self._n_early, audio.shape[-1])
         self._n_early -= n
         return audio[..., n:]
+
+    @torch.no_grad()
+    def reset(self, item: int) -> None:
+        """A new stream starts in this item of the batch; its first `config.delay` samples precede the signal."""
+        _check_item(item, self._batch_size)
+        self._state.reset(item)
+
+
+def _check_item(item: int, batch_size: int) -> None:
+    if not 0 <= item < batch_size:
+        raise UsageError(f"item {item}: this stream has the items 0 to {batch_size - 1}")

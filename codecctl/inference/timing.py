@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,42 +14,57 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.audio.files import read_audio
+from codecctl.audio.files import AudioWriter, read_audio
 from codecctl.inference.load import Codec
-from codecctl.model.causal import StreamState
 
 _RUNS = 5
-_STREAM_FRAMES = 100  # measured, after as many for warm-up
+_STREAM_FRAMES = 300  # measured, after enough to fill the look-back
 
 
 def measure(codec: Codec, seconds: float) -> dict[str, float]:
-    """Real-time factors of encoding and decoding `seconds` of speech, medians; milliseconds for one frame of a stream,
-    the median and the maximum of a hundred."""
-    audio = _speech(codec, seconds).to(next(codec.buffers()).device)
+    """Real-time factors of encoding and decoding `seconds` of speech, medians; percentiles of the milliseconds for one
+    frame of a stream, and of its way through both; how many such streams one core carries both ways."""
+    audio = speech(codec.sample_rate, codec.hop_length, seconds).to(next(codec.buffers()).device)
     codes = codec.encode(audio)
     length = audio.shape[-1] / codec.sample_rate
-    frame_ms = {"encode": _stream(codec, audio, codes, is_encoder=True), "decode": _stream(codec, audio, codes)}
+    encode, decode = _frame_times(codec, audio)
+    both = [sum(pair) for pair in zip(encode, decode, strict=True)]
+    frame_ms = 1000 * codec.hop_length / codec.sample_rate
     return {
-        "encode_real_time_factor": _median(lambda: codec.encode(audio)) / length,
-        "decode_real_time_factor": _median(lambda: codec.decode(codes)) / length,
-        **{f"{name}_frame_ms": statistics.median(each) for name, each in frame_ms.items()},
-        **{f"{name}_frame_slowest_ms": max(each) for name, each in frame_ms.items()},
-        "latency_ms": 1000 * (codec.hop_length + codec.config.delay) / codec.sample_rate,
+        "encode_real_time_factor": median_seconds(lambda: codec.encode(audio)) / length,
+        "decode_real_time_factor": median_seconds(lambda: codec.decode(codes)) / length,
+        **_percentiles("encode_frame_ms", encode),
+        **_percentiles("decode_frame_ms", decode),
+        **_percentiles("both_ways_frame_ms", both),
+        "streams_per_core": frame_ms / statistics.fmean(both),
+        "latency_ms": frame_ms + 1000 * codec.config.delay / codec.sample_rate,
+        "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
 
 
-def _speech(codec: Codec, seconds: float) -> Tensor:
-    """[1, 1, L] of bundled speech, repeated to the length, in whole frames."""
+def start_up_seconds(checkpoint: Path) -> float:
+    """Of a new process that encodes one second of speech."""
+    with tempfile.TemporaryDirectory(prefix="codecctl-") as folder:
+        clip = Path(folder, "second.wav")
+        with AudioWriter(clip, 16000) as writer:
+            writer.write(speech(16000, 16000, 1)[0].numpy())
+        command = [sys.executable, "-m", "codecctl.cli.main", "encode", str(clip), "-o", f"{folder}/codes.npy"]
+        run = [*command, "--checkpoint", str(checkpoint), "--device", "cpu"]
+        return _timed(lambda: subprocess.run(run, check=True, stderr=subprocess.DEVNULL))
+
+
+def speech(sample_rate: int, hop_length: int, seconds: float) -> Tensor:
+    """[1, 1, L] of bundled speech, repeated to the length, in whole frames. It is not resampled."""
     import codecctl
 
     clip = Path(codecctl.__file__).parent / "assets" / "clips" / "en-allison" / "vm-forward.flac"
     samples = torch.from_numpy(read_audio(clip)[0])  # [1, L]
-    n_samples = max(1, round(seconds * codec.frame_rate)) * codec.hop_length
+    n_samples = max(1, round(seconds * sample_rate / hop_length)) * hop_length
     return samples.repeat(1, -(-n_samples // samples.shape[-1]))[None, :, :n_samples]
 
 
-def _median(run: Callable[[], object]) -> float:
-    """Seconds."""
+@torch.inference_mode()
+def median_seconds(run: Callable[[], object]) -> float:
     run()
     return statistics.median(_timed(run) for _ in range(_RUNS))
 
@@ -58,13 +77,24 @@ def _timed(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def _stream(codec: Codec, audio: Tensor, codes: Tensor, *, is_encoder: bool = False) -> list[float]:
-    """Milliseconds for each frame, coded alone as in a live call."""
-    state, n_frames, times = StreamState(), codes.shape[-1], []
-    for t in range(2 * _STREAM_FRAMES):
-        i = t % n_frames
-        frame = audio[..., i * codec.hop_length : (i + 1) * codec.hop_length]
-        code = codes[..., i : i + 1]
-        step = (lambda: codec.encode(frame, state=state)) if is_encoder else (lambda: codec.decode(code, state=state))  # noqa: B023
-        times.append(1000 * _timed(step))
-    return times[_STREAM_FRAMES:]
+def _frame_times(codec: Codec, audio: Tensor) -> tuple[list[float], list[float]]:
+    """Milliseconds to encode and to decode each frame, coded alone as in a live call."""
+    encoder, decoder = codec.stream_encoder(), codec.stream_decoder()
+    n_before = codec.config.transformer.look_back_frames
+    whole = audio.repeat(1, 1, -(-n_before * codec.hop_length // audio.shape[-1]))
+    decoder.push(encoder.push(whole))
+    frames = audio.split(codec.hop_length, dim=-1)
+    encode, decode = [], []
+    for t in range(_STREAM_FRAMES + 10):
+        started = time.perf_counter()
+        codes = encoder.push(frames[t % len(frames)]).cpu()
+        encoded = time.perf_counter()
+        decoder.push(codes).cpu()
+        encode.append(1000 * (encoded - started))
+        decode.append(1000 * (time.perf_counter() - encoded))
+    return encode[10:], decode[10:]
+
+
+def _percentiles(name: str, times: list[float]) -> dict[str, float]:
+    cuts = statistics.quantiles(times, n=100)
+    return {f"{name}_p{n}": cuts[n - 1] for n in (50, 95, 99)}

@@ -22,7 +22,8 @@ class Codebook(nn.Module):
 
     def __init__(self, width: int, codebook_size: int) -> None:
         super().__init__()
-        codewords = torch.randn(codebook_size, width)
+        with torch.inference_mode(False):  # or the tensor would have no version, by which the table is cached
+            codewords = torch.randn(codebook_size, width)
         self.register_buffer("codewords", codewords)
         self.register_buffer("codeword_sum", codewords.clone())
         self.register_buffer("cluster_size", torch.ones(codebook_size))

@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 
 from codecctl.config.model import ModelConfig
 from codecctl.errors import UsageError
-from codecctl.model.causal import StreamState
+from codecctl.model.causal import StreamState, with_channels_last
 from codecctl.model.fronts import FRONTS
 from codecctl.model.quantizer import ResidualVectorQuantizer
 
@@ -183,3 +183,4 @@ class Codec(nn.Module):
         for module in self.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
+                module.weight = nn.Parameter(with_channels_last(module.weight))

@@ -140,13 +140,13 @@ class Noise(nn.Module):
         self.register_buffer("rows", table((_NOISE_FRAMES, n), _noise, n))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        """For frames [B, T, D]."""
-        first = 0
+        """For frames [B, T, D] -> [T, N], in a stream [B, T, N]."""
+        numbers = torch.arange(x.shape[1], device=x.device)
         if state is not None:
-            first = int(state.past.get(self, torch.zeros(())))
-            state.past[self] = torch.tensor((first + x.shape[1]) % len(self.rows))
-        numbers = (first + torch.arange(x.shape[1], device=x.device)) % len(self.rows)
-        return self.rows[numbers].to(x.dtype)
+            first = state.past.get(self, numbers.new_zeros(len(x)))
+            state.past[self] = (first + x.shape[1]) % len(self.rows)
+            numbers = first[:, None] + numbers
+        return self.rows[numbers % len(self.rows)].to(x.dtype)
 
 
 def with_fixed_scale(x: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -11,6 +13,7 @@ from codecctl.config.model import TransformerConfig
 from codecctl.model.causal import StreamState
 from codecctl.model.sequential import CausalSequential
 
+MAX_CHUNK = 32  # frames of a stream that go through the layers at once
 _LAYER_SCALE = 0.01  # at the start, of each residual branch
 
 
@@ -19,10 +22,26 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig, layer_scale: float = _LAYER_SCALE) -> None:
         super().__init__()
+        self.look_back, self.head_width = config.look_back_frames, config.width // config.n_heads
         self.layers = CausalSequential(TransformerLayer(config, layer_scale) for _ in range(config.n_layers))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        return self.layers(x.mT, state).mT
+        if state is None:
+            return self.layers(x.mT).mT
+        return torch.cat([self._advance(chunk.mT, state) for chunk in x.split(MAX_CHUNK, dim=-1)], dim=1).mT
+
+    def _advance(self, x: Tensor, state: StreamState) -> Tensor:
+        """[B, T, D] -> [B, T, D], the next T <= `MAX_CHUNK` frames of a stream."""
+        if not self.layers:
+            return x
+        position = state.past.get(self)
+        if position is None:
+            position = torch.zeros(len(x), dtype=torch.int64, device=x.device)
+        ring = Ring(position, x.shape[1], self.look_back, x, self.head_width)
+        for layer in self.layers:
+            x = layer(x, state, ring)
+        state.past[self] = ring.next_position
+        return x
 
 
 class TransformerLayer(nn.Module):
@@ -37,8 +56,8 @@ class TransformerLayer(nn.Module):
         self.feedforward = GatedFeedforward(config.width, config.feedforward_width)
         self.feedforward_scale = nn.Parameter(torch.full((config.width,), layer_scale))
 
-    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        x = x + self.attention_scale * self.attention(self.attention_norm(x), state)
+    def forward(self, x: Tensor, state: StreamState | None = None, ring: Ring | None = None) -> Tensor:
+        x = x + self.attention_scale * self.attention(self.attention_norm(x), state, ring)
         return x + self.feedforward_scale * self.feedforward(self.feedforward_norm(x))
 
 
@@ -65,29 +84,27 @@ class CausalAttention(nn.Module):
         self.project_in = nn.Linear(width, 3 * width, bias=False)
         self.project_out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        queries, keys, values = rearrange(self.project_in(x), "b t (n h d) -> n b h t d", n=3, h=self.n_heads)
-        n_queries = queries.shape[-2]
-        keys, values = self._prepend_past(keys, values, state)
-        n_past = keys.shape[-2] - n_queries
-        attended = []
-        # A long signal is split into windows of `look_back` queries, exactly as a stream would bring it.
+    def forward(self, x: Tensor, state: StreamState | None = None, ring: Ring | None = None) -> Tensor:
+        """`ring`: where the frames of a stream's chunk stand in the rings of keys and values in `state`."""
+        queries, keys, values = self.project_in(x).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
+        if state is None or ring is None:
+            attended = self._attend_whole(queries, keys, values)
+        else:
+            past = state.past.get(self)
+            if past is None:
+                past = keys.new_zeros(len(keys), 2, self.n_heads, ring.n_slots, keys.shape[-1])
+            attended = ring.attend(queries, keys, values, past)
+            state.past[self] = past
+        return self.project_out(rearrange(attended, "b h t d -> b t (h d)"))
+
+    def _attend_whole(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+        """Three [B, H, T, d] -> [B, H, T, d], in windows of `look_back` queries: time is linear in T."""
+        n_queries, attended = queries.shape[-2], []
         for start in range(0, n_queries, self.look_back):
             stop = min(start + self.look_back, n_queries)
-            visible = slice(max(0, n_past + start - self.look_back), n_past + stop)
+            visible = slice(max(0, start - self.look_back), stop)
             attended.append(self._attend(queries[..., start:stop, :], keys[..., visible, :], values[..., visible, :]))
-        return self.project_out(rearrange(torch.cat(attended, dim=-2), "b h t d -> b t (h d)"))
-
-    def _prepend_past(self, keys: Tensor, values: Tensor, state: StreamState | None) -> Tensor:
-        """Twice [B, H, T, d] -> keys and values [2, B, H, n_past + T, d]; the last `look_back` stay in `state`."""
-        both = torch.stack([keys, values])
-        if state is None:
-            return both
-        past = state.past.get(self)
-        if past is not None:
-            both = torch.cat([past, both], dim=-2)
-        state.past[self] = both[..., -self.look_back :, :].clone()
-        return both
+        return torch.cat(attended, dim=-2)
 
     def _attend(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """[B, H, T, d], twice [B, H, n, d] -> [B, H, T, d]; the last key belongs to the last query."""
@@ -99,6 +116,56 @@ class CausalAttention(nn.Module):
         position = torch.arange(n_keys, device=keys.device)
         age = position[-n_queries:, None] - position
         return F.scaled_dot_product_attention(queries, keys, values, attn_mask=(age >= 0) & (age <= self.look_back))
+
+
+class Ring:
+    """Where the T frames of a chunk stand in rings of R slots, in which every layer keeps keys and values of the past.
+
+    A frame's slot is its position modulo R, and its key is rotated by the angle of the slot, once. Only differences of
+    positions matter: to keys in slots up to its own a query is rotated by the angle of its slot, to keys in the slots
+    after, which are of the round before, by an angle R slots further. So nothing is shifted, and no number grows.
+    """
+
+    def __init__(self, position: Tensor, n_frames: int, look_back: int, like: Tensor, head_width: int) -> None:
+        """`position` [B] of the first frame: below R in the first round, R to 2R - 1 in all later ones."""
+        self.n_slots = look_back + MAX_CHUNK
+        frames = position[:, None] + torch.arange(n_frames, device=position.device)  # [B, T]
+        slots = torch.arange(self.n_slots, device=position.device)
+        self.own = frames % self.n_slots
+        after = self.own[..., None] - slots  # [B, T, R] slots from the key to the query
+        self.is_this_round = (after >= 0)[:, None]
+        age = after % self.n_slots  # that of a frame still to come is more than the look-back
+        self.hidden = ((age > look_back) | (age > frames[..., None]))[:, None]  # [B, 1, T, R]
+        angles = _slot_angles(self.n_slots, head_width, like.dtype, like.device)
+        self.cosine, self.sine = angles[:, self.own].movedim(3, 2)[:, :, None]  # [B, 1, 3, T, d]
+        end = frames[:, -1] + 1
+        self.next_position = torch.where(end < 2 * self.n_slots, end, end - self.n_slots)
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tensor:
+        """Three [B, H, T, d] -> [B, H, T, d]; the keys and values are written into `past` [B, 2, H, R, d]."""
+        width = queries.shape[-1]
+        rotated = torch.stack([keys, queries, queries], dim=2)  # [B, H, 3, T, d]
+        rotated = torch.addcmul(rotated * self.cosine, rotated.roll(width // 2, -1), self.sine)
+        new = torch.stack([rotated[:, :, 0], values], dim=1)  # [B, 2, H, T, d]
+        past.scatter_(3, self.own[:, None, None, :, None].expand_as(new), new)
+        scores = rotated[:, :, 1:].flatten(2, 3) @ past[:, 0].mT  # [B, H, 2T, R]
+        this_round, round_before = scores.chunk(2, dim=-2)
+        scores = torch.where(self.is_this_round, this_round, round_before)
+        weights: Tensor = scores.masked_fill(self.hidden, -torch.inf).softmax(dim=-1)
+        return weights @ past[:, 1]
+
+
+@lru_cache(maxsize=16)
+def _slot_angles(n_slots: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[2, R, 3, d]: cosines and signed sines that rotate the keys of each slot, its queries, and these R slots further.
+
+    The scale of the scores is in those of the queries.
+    """
+    with torch.inference_mode(False):
+        cosine, sine = rotary_angles(2 * n_slots, width, torch.empty(0, dtype=torch.float64, device=device))
+        both = torch.stack([torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)])
+        first, second = both.split(n_slots, dim=1)
+        return torch.stack([first, first * width**-0.5, second * width**-0.5], dim=2).to(dtype)
 
 
 def rotary_angles(n_positions: int, width: int, like: Tensor) -> Tensor:

@@ -65,7 +65,11 @@ def test_bench_measures_the_model(codecctl: Program, model: Path) -> None:
     done = codecctl("bench", "--checkpoint", model, "--seconds", "0.2", "--json")
     facts = json.loads(done.stdout)
     assert facts["encode_real_time_factor"] > 0
-    assert 0 < facts["decode_frame_ms"] <= facts["decode_frame_slowest_ms"]
+    for way in ("encode", "decode", "both_ways"):
+        assert 0 < facts[f"{way}_frame_ms_p50"] <= facts[f"{way}_frame_ms_p95"] <= facts[f"{way}_frame_ms_p99"]
+    assert facts["streams_per_core"] > 0
+    assert facts["start_up_seconds"] > 0
+    assert facts["precision"] in ("float32", "bfloat16", "int8")
 
 
 def test_export_writes_the_model_and_its_card(codecctl: Program, model: Path, tmp_path: Path) -> None:

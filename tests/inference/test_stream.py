@@ -103,3 +103,38 @@ def test_nothing_is_kept_for_gradients(codec: Codec) -> None:
     decoded = StreamDecoder(codec).push(torch.zeros(1, 1, 2, dtype=torch.int64))
     assert not decoded.requires_grad
     (decoded * torch.ones_like(decoded, requires_grad=True)).sum().backward()  # a part of somebody's loss
+
+
+@pytest.mark.parametrize(("name", "n_frames"), [("strided", 120), ("starter", 25)])  # 120 are twice around its rings
+def test_items_of_a_batch_start_at_different_times(double: Codec, name: str, n_frames: int) -> None:
+    codec = double if name == "strided" else Codec.load(name, "cpu").double()
+    hop, late = codec.hop_length, n_frames // 3
+    audio = noise(n_frames * hop, batch_size=2)
+    encoder, decoder = codec.stream_encoder(batch_size=2), codec.stream_decoder(batch_size=2)
+    codes, decoded = [], []
+    for t, frame in enumerate(audio.split(hop, dim=-1)):
+        if t == late:
+            encoder.reset(1)
+            decoder.reset(1)
+        codes.append(encoder.push(frame))
+        decoded.append(decoder.push(codes[-1]))
+    alone = codec.encode(audio[1:, :, late * hop :])
+    assert torch.equal(torch.cat(codes, dim=-1)[:1], codec.encode(audio[:1]))
+    assert torch.equal(torch.cat(codes, dim=-1)[1:, :, late:], alone)
+    assert (torch.cat(decoded, dim=-1)[1:, :, late * hop :] - codec.decode(alone)).abs().max() < 1e-12
+
+
+def test_frames_that_are_pushed_together_are_the_same(double: Codec) -> None:
+    audio = noise(10 * double.hop_length + 3)
+    stream = double.stream_encoder(frames_per_push=4)
+    codes = [stream.push(chunk) for chunk in audio.split(7, dim=-1)]
+    assert {chunk.shape[-1] for chunk in codes} == {0, 4}
+    assert torch.equal(torch.cat([*codes, stream.flush()], dim=-1), double.encode(audio))
+    with pytest.raises(UsageError, match="frames_per_push 0"):
+        double.stream_encoder(frames_per_push=0)
+
+
+def test_an_item_that_is_not_there_is_refused(double: Codec) -> None:
+    for stream in (double.stream_encoder(batch_size=2), double.stream_decoder(batch_size=2)):
+        with pytest.raises(UsageError, match="items 0 to 1"):
+            stream.reset(2)

@@ -1,0 +1,136 @@
+"""The arithmetic of the large matrices on a CPU: a stream of single frames reads all of them for each frame.
+
+They are those of the transformers and of the convolutions with many channels. Everything else stays float32: the first
+and last convolutions, norms, the residual stream and the codebook search.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from codecctl.errors import UsageError
+from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d
+from codecctl.model.codec import Codec
+from codecctl.model.transformer import TransformerLayer
+
+Arithmetic = Literal["float32", "bfloat16", "int8"]
+_PROBE_RUNS = 7
+_LARGE = 2**18  # values of a matrix outside of the transformers: of smaller ones the reading does not count
+_UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)  # a build without the kernels, or a torch without
+
+
+class Int8Matrix(nn.Module):
+    """[..., K] -> [..., N], a product with 8-bit integers: one scale for each row and for each input vector.
+
+    An input's scale does not depend on other frames, and the sums are exact: streams equal files bit for bit.
+    """
+
+    def __init__(self, matrix: Tensor) -> None:
+        """`matrix` [N, K]"""
+        super().__init__()
+        matrix = matrix.detach().contiguous()
+        scale, zero = _peak(matrix)[:, 0].double() / 127, torch.zeros(len(matrix), dtype=torch.int64)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # quantized tensors are to leave torch some day
+            quantized = torch.quantize_per_channel(matrix, scale, zero, 0, torch.qint8)
+        self._packed = torch.ops.quantized.linear_prepack(quantized, None)
+        self._n_levels = 127 if _has_vnni() else 63  # without VNNI the kernel adds two products in 16 bits
+
+    def forward(self, x: Tensor) -> Tensor:
+        peak = _peak(x)
+        y: Tensor = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / peak, 1 / self._n_levels, 128, self._packed
+        )
+        return y.mul_(peak)
+
+
+class BFloat16Matrix(nn.Module):
+    """[..., K] -> [..., N], a product in bfloat16."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        """`matrix` [N, K]"""
+        super().__init__()
+        self._matrix = matrix.detach().bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.to(self._matrix.dtype), self._matrix).to(x.dtype)
+
+
+_MATRICES: dict[str, Callable[[Tensor], nn.Module]] = {"bfloat16": BFloat16Matrix, "int8": Int8Matrix}
+
+
+def set_precision(codec: Codec, precision: str = "auto") -> Arithmetic:
+    """Compute the large matrices of a float32 codec on the CPU in this arithmetic from now on; `auto`: in the one that
+    is fastest for a single frame. Returns the arithmetic.
+
+    Raises `UsageError` for another name, and if this build of torch cannot compute it.
+    """
+    if precision == "auto":
+        weight = next(codec.parameters())
+        is_plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
+        precision = _fastest(codec) if is_plain else "float32"
+    if precision not in get_args(Arithmetic):
+        raise UsageError(f"--precision {precision}: expected auto, {', '.join(get_args(Arithmetic))}")
+    if precision != "float32":
+        try:
+            _replace_matrices(codec, _MATRICES[precision])
+        except _UNSUPPORTED as error:
+            raise UsageError(f"--precision {precision}: not possible with this torch on this machine") from error
+    return precision
+
+
+def _replace_matrices(codec: Codec, make: Callable[[Tensor], nn.Module]) -> None:
+    for module in list(codec.modules()):
+        if isinstance(module, TransformerLayer):
+            for part in module.children():
+                for name, linear in part.named_children():
+                    setattr(part, name, make(linear.weight))
+        elif isinstance(module, (CausalConv1d, CausalConvTranspose1d)) and module.matrix.numel() >= _LARGE:
+            module.product = make(module.matrix)
+
+
+@torch.inference_mode()
+def _fastest(codec: Codec) -> str:
+    """By the time of one transformer layer's matrices for one frame."""
+    layer = next(module for module in codec.modules() if isinstance(module, TransformerLayer))
+    weights = [linear.weight for linear in layer.modules() if isinstance(linear, nn.Linear)]
+    frames = [torch.ones(1, 1, weight.shape[1]) for weight in weights]
+    products: dict[str, list[Callable[[Tensor], Tensor]]] = {"float32": [partial(_linear, w) for w in weights]}
+    for name, make in _MATRICES.items():
+        with contextlib.suppress(*_UNSUPPORTED):
+            products[name] = [make(weight) for weight in weights]
+    times: dict[str, list[float]] = {name: [] for name in products}
+    for _ in range(_PROBE_RUNS):
+        for name, each in products.items():
+            times[name].append(_seconds(each, frames))
+    return min(times, key=lambda name: statistics.median(times[name]))
+
+
+def _linear(weight: Tensor, x: Tensor) -> Tensor:
+    return F.linear(x, weight)
+
+
+def _seconds(products: list[Callable[[Tensor], Tensor]], frames: list[Tensor]) -> float:
+    start = time.perf_counter()
+    for product, frame in zip(products, frames, strict=True):
+        product(frame)
+    return time.perf_counter() - start
+
+
+def _peak(x: Tensor) -> Tensor:
+    """[..., D] -> [..., 1], the largest magnitude; of zeros, the smallest normal number."""
+    return x.abs().amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
+
+
+def _has_vnni() -> bool:
+    return bool(getattr(torch.cpu, "_is_vnni_supported", bool)())
