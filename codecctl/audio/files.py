@@ -219,7 +219,7 @@ class AudioWriter:
             self._fail(error)
 
     def _fail(self, error: soundfile.LibsndfileError) -> NoReturn:
-        """Raise the system's reason, which libsndfile does not pass on: the same write again tells it."""
+        """Raise the system's reason, which libsndfile does not pass on: the same write again returns it."""
         cause = reason(error)
         try:
             with open(self._partial, "ab") as file:

@@ -182,7 +182,7 @@ def _tag(frame: bytes, header: _Header) -> bytes | None:
 
 
 def _with_xing(audio: tuple[int, int], frame: bytes, header: _Header, n_frames: int) -> tuple[Piece, ...]:
-    """These frames behind one that tells their number, without which the decoder estimates it."""
+    """These frames after one that holds their number, without which the decoder estimates it."""
     head = bytes([0xFF, header.key[0] | 1, 14 << 4 | header.key[1], frame[3]])
     length = header.lengths[head[1] << 8 | head[2]]
     sizes = n_frames.to_bytes(4, "big") + (length + audio[1] - audio[0]).to_bytes(8, "big")[-4:]

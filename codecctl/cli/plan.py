@@ -16,7 +16,7 @@ def describe(plan: Plan) -> dict[str, str]:
         **_fit(plan),
         "epoch": f"{plan.steps_per_epoch:,.0f} steps" if plan.steps_per_epoch else f"unknown: {plan.no_data}",
         "adversaries": _adversaries(plan),
-        "audio heard": _audio(plan),
+        "audio": _audio(plan),
         **_time(plan),
         "disk": _disk(plan),
     }
@@ -82,9 +82,9 @@ def _adversaries(plan: Plan) -> str:
         return "none in this config"
     where = f"epoch {settings.start_epoch}"
     if plan.adversarial_step is None:
-        return f"heard from {where} on; its step is unknown without the data"
-    heard = f"heard from step {plan.adversarial_step:,} on ({where}), after {settings.warmup_steps:,} alone"
-    return heard if plan.adversarial_step < plan.n_steps else f"never heard: {where} lies behind step {plan.n_steps:,}"
+        return f"used from {where} on; its step is unknown without the data"
+    used = f"used from step {plan.adversarial_step:,} on ({where}), after {settings.warmup_steps:,} alone"
+    return used if plan.adversarial_step < plan.n_steps else f"never used: {where} is after step {plan.n_steps:,}"
 
 
 def _audio(plan: Plan) -> str:

@@ -16,7 +16,7 @@ __all__ = ["Config", "ModelConfig", "QuantizerConfig", "Section", "TransformerCo
 
 
 class MixConfig(Section):
-    """How often each (dataset, language) is heard in training, beyond its hours."""
+    """How often each (dataset, language) is drawn in training, beyond its hours."""
 
     temperature: float = Field(1.0, ge=1, description="1: in proportion to hours; more evens out; 100: all the same")
     datasets: dict[str, Weight] = Field({}, description="factor for a dataset, e.g. {librispeech: 0.5}; others: 1")
@@ -65,7 +65,7 @@ class DataConfig(Section):
 
 
 class AdversarialConfig(Section):
-    """The discriminators, and when the codec begins to hear them."""
+    """The discriminators, and when the codec begins to train against them."""
 
     periods: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         (2, 3, 5, 7, 11), description="samples; a discriminator each, of the waveform folded by it; []: none"
@@ -75,9 +75,9 @@ class AdversarialConfig(Section):
     )
     channels: Positive = Field(32, description="of their first layers; all others in proportion")
     heard_seconds: float | None = Field(
-        1.0, ge=0.01, description="what they hear of each crop, a stretch drawn anew at each step; null: all"
+        1.0, ge=0.01, description="of each crop that they take, drawn anew at each step; null: all"
     )
-    start_epoch: Count = Field(5, description="epoch at whose start the codec begins to hear them")
+    start_epoch: Count = Field(5, description="epoch at whose start the codec begins to train against them")
     warmup_steps: Count = Field(1000, description="steps before that in which they learn alone")
     ramp_steps: Count = Field(5000, description="steps in which their weights rise from 0 to the full")
     teach_every: Positive = Field(1, description="steps from one of their own to the next")

@@ -2,7 +2,7 @@
 
 Every augmentation has a random stream of its own, named after its class, so that adding one changes no other's numbers.
 They are applied in the order colour, noise, level: noise has the stated distance from the filtered crop, and the level
-and the bound on the peak hold for what the codec hears. Speed comes before, when the samples are read.
+and the bound on the peak hold for what the codec gets. Speed comes before, when the samples are read.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ class CodebookStats:
 
 
 class CodebookCounter:
-    """Counts codes [B, K, T] of a codec with these books. `pairs` counts neighbouring books together as well: that
+    """Counts codes [B, K, T] of a codec with these codebooks. `pairs` counts neighbouring codebooks together as well: that
     takes 8 bytes for each pair of codewords, 67 MB for the production codec."""
 
     def __init__(self, codebook_sizes: Sequence[int], *, pairs: bool = False) -> None:
@@ -46,7 +46,7 @@ class CodebookCounter:
 
     @property
     def counts(self) -> list[Counts]:
-        """How often each codeword of each book was chosen. To read it waits for the device."""
+        """How often each codeword of each codebook was chosen. Reading it waits for the device."""
         return [count.numpy(force=True) for count in self._counts]
 
     @counts.setter
@@ -54,18 +54,18 @@ class CodebookCounter:
         self._counts = [torch.from_numpy(count.copy()) for count in counts]
 
     def update(self, codes: Tensor) -> None:
-        """Add codes [B, K, T] of the first K books, on their device: the host does not wait for it."""
-        books = [book.reshape(-1) for book in codes.long().unbind(dim=1)]
+        """Add codes [B, K, T] of the first K codebooks, on their device: the host does not wait for it."""
+        chosen = [code.reshape(-1) for code in codes.long().unbind(dim=1)]
         self._counts = _moved(self._counts, codes.device)
         self._pairs = _moved(self._pairs, codes.device)
         ones = torch.ones(len(codes) * codes.shape[2], dtype=torch.int64, device=codes.device)
-        for count, book in zip(self._counts, books, strict=False):
-            count.index_add_(0, book, ones)
-        for k, joint in enumerate(self._pairs[: max(0, len(books) - 1)]):
-            joint.index_add_(0, books[k] * self.codebook_sizes[k + 1] + books[k + 1], ones)
+        for count, code in zip(self._counts, chosen, strict=False):
+            count.index_add_(0, code, ones)
+        for k, joint in enumerate(self._pairs[: max(0, len(chosen) - 1)]):
+            joint.index_add_(0, chosen[k] * self.codebook_sizes[k + 1] + chosen[k + 1], ones)
 
     def stats(self) -> list[CodebookStats]:
-        """One for each book, in order."""
+        """One for each codebook, in order."""
         counts, pairs = self.counts, [joint.numpy(force=True) for joint in self._pairs]
         shared: list[float | None] = [None, *map(_mutual_information, pairs, counts, counts[1:])]
         shared += [None] * (len(counts) - len(shared))

@@ -33,7 +33,7 @@ class Session:
     """Measures a codec and its baselines, and another codec `against` it.
 
     `parts`: also the codec with some of its codebooks. `folder`: each utterance's scores are kept there as soon as they
-    are known; `identity` tells the models apart, so that scores of others are not continued.
+    are known; `identity` differs between models, so that scores of others are not continued.
 
     Raises `UsageError` for an unknown metric or requirement.
     """

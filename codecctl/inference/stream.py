@@ -73,8 +73,8 @@ class StreamEncoder:
 
 
 class StreamDecoder:
-    """Decodes a batch of streams of codes: `hop_length` samples for each frame, less `config.delay` for the first, which
-    `flush` returns at the end. Memory does not grow."""
+    """Decodes a batch of streams of codes: `hop_length` samples for each frame, less `config.delay` for the first,
+    which `flush` returns at the end. Memory does not grow."""
 
     def __init__(self, codec: Codec, batch_size: int = 1) -> None:
         self._codec = codec

@@ -65,7 +65,8 @@ def test_half_precision_works_or_is_refused(tiny_codec: Codec, audio: Tensor, pr
     half = copy.deepcopy(tiny_codec).to(precision)
     codes = half.encode(audio)
     assert codes.shape == (2, 3, 20)
-    try:
+    if tiny_codec.config.front.kind == "vocoder":  # Fourier transforms are float32 and wider
+        with pytest.raises(UsageError, match=r"codec\.float\(\) can"):
+            half.decode(codes)
+    else:
         assert half.decode(codes).isfinite().all()
-    except UsageError as error:
-        assert "codec.float() can" in str(error)

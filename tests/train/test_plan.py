@@ -97,7 +97,7 @@ def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> No
     expected = open_crops(plan.config).n_samples / (8 * crop_samples(plan.config))
     assert plan.steps_per_epoch == pytest.approx(expected)
     assert plan.adversarial_step == round(expected)
-    assert f"heard from step {round(expected):,} on (epoch 1)" in describe(plan)["adversaries"]
+    assert f"used from step {round(expected):,} on (epoch 1)" in describe(plan)["adversaries"]
     assert replace(plan, n_cards=2, steps_per_epoch=expected / 2).adversarial_step == round(expected / 2)
 
 

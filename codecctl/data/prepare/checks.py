@@ -71,10 +71,10 @@ class Measurement:
 
     def _count_tonal(self, power: NDArray[np.float32]) -> None:
         total = power.sum(axis=1)
-        heard = total > total.max() / 1000
-        strongest = np.partition(power[heard], -_TONE_BINS, axis=1)[:, -_TONE_BINS:].sum(axis=1)
+        loud = total > total.max() / 1000
+        strongest = np.partition(power[loud], -_TONE_BINS, axis=1)[:, -_TONE_BINS:].sum(axis=1)
         self._n_heard += len(strongest)
-        self._n_tonal += int(np.count_nonzero(strongest > _TONE_SHARE * total[heard]))
+        self._n_tonal += int(np.count_nonzero(strongest > _TONE_SHARE * total[loud]))
 
     def _count_steady(self, samples: Audio) -> None:
         pairs = _spread(samples, 2 * _LONG * _STEP, _PAIRS_A_BLOCK)
@@ -125,8 +125,8 @@ class Measurement:
     def bandwidth_hz(self) -> float:
         """The top of the highest band that is not 60 dB below the strongest one."""
         bands = self._power.reshape(-1, _BAND).sum(axis=1)
-        heard = np.flatnonzero(bands > bands.max() * 10 ** (_FLOOR_DB / 10))
-        return 0.0 if not len(heard) else float((heard[-1] + 1) * _BAND * SAMPLE_RATE / len(_WINDOW))
+        loud = np.flatnonzero(bands > bands.max() * 10 ** (_FLOOR_DB / 10))
+        return 0.0 if not len(loud) else float((loud[-1] + 1) * _BAND * SAMPLE_RATE / len(_WINDOW))
 
 
 class _FlatTop:
