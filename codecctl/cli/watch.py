@@ -14,8 +14,8 @@ from rich.table import Table
 
 from codecctl.config import Config
 from codecctl.evaluate.quick import Scores, ValidationSet
+from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run
-from codecctl.train.loop import Watcher
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
 from codecctl.train.throughput import Throughput
@@ -26,7 +26,7 @@ _SLOW, _FAST = 0.97, 0.8  # kept of the two running means of a loss at each valu
 _FLAT = 0.01  # relative difference of the means below which the trend is level
 
 
-class TrainingDisplay(Watcher):
+class TrainingDisplay(TrainingCallbacks):
     """The progress of a run on stderr, as a live bar on a terminal and as plain lines in a log."""
 
     def __init__(self) -> None:

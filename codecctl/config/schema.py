@@ -183,6 +183,11 @@ class TrainConfig(Section):
     )
     gpu: GpuConfig | None = Field(None, description="set by --gpu")
 
+    @property
+    def n_crops(self) -> int:
+        """Of a step on one card."""
+        return self.batch_size * self.accumulate
+
 
 class ValidateConfig(Section):
     """What validation looks at."""
@@ -208,6 +213,12 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # pydantic owns the plain name
+
+    @property
+    def crop_samples(self) -> int:
+        """Of a training crop, in whole frames."""
+        n_frames = max(1, round(self.data.crop_seconds * self.model.frame_rate))
+        return n_frames * self.model.hop_length
 
     @model_validator(mode="after")
     def _check_frame(self) -> Config:

@@ -64,7 +64,7 @@ def test_codebooks_that_come_apart_are_not_saved(acted: Path) -> None:
 def test_a_collapse_stops_both(acted: Path) -> None:
     told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
     assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "ReportedElsewhere")
-    assert "book 1 has collapsed" in told["message"]
+    assert "codebook 1 has collapsed" in told["message"]
     assert Checkpoint.read(acted / "a_book_collapses" / "last.pt").step == 3
 
 
