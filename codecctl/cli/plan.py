@@ -34,7 +34,7 @@ def _step(plan: Plan) -> dict[str, str]:
     work = {"with discriminators": plan.step, "without": plan.early_step} if plan.early_step else {"": plan.step}
     words = [f"{_work(step)} {stage}".rstrip() for stage, step in work.items() if step]
     return {
-        "step": f"{batches}{settings.batch_size} crops of {data.segment_seconds:g} s{cards}, {settings.precision}",
+        "step": f"{batches}{settings.batch_size} crops of {data.crop_seconds:g} s{cards}, {settings.precision}",
         "work of a step": "; ".join(words),
     }
 
@@ -66,12 +66,12 @@ def _fit(plan: Plan) -> dict[str, str]:
     if plan.fits:
         return {"fits": f"yes: {room}; the largest batch that fits is {largest}"}
     if not largest:
-        return {"fits": f"no: {room}; not even one crop fits: lower data.segment_seconds"}
+        return {"fits": f"no: {room}; not even one crop fits: lower data.crop_seconds"}
     ways = []
     if split := plan.split_batch():
         ways.append(f"--set train.batch_size={split[0]} --set train.accumulate={split[1]}, the same step in parts")
     if plan.shorter_crops:
-        ways.append(f"--set data.segment_seconds={plan.shorter_crops:g}")
+        ways.append(f"--set data.crop_seconds={plan.shorter_crops:g}")
     return {"fits": f"no: {room}; the largest batch that fits is {largest}", "instead": "; or ".join(ways)}
 
 

@@ -71,9 +71,6 @@ class TrainingDisplay(TrainingCallbacks):
     def time_over(self, run: Run, step: int) -> None:
         self._say(f"stopped after step {step}: the time limit is over; saved; `codecctl resume {run.folder}` goes on")
 
-    def failed(self, message: str) -> None:
-        self._bar.console.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
-
     def warned(self, step: int, message: str) -> None:
         self._bar.console.print(f"[bold red]step {step}: {escape(message)}[/]", soft_wrap=True)
 

@@ -30,6 +30,3 @@ class TrainingCallbacks:
     def time_over(self, run: Run, step: int) -> None: ...
 
     def warned(self, step: int, message: str) -> None: ...
-
-    def failed(self, message: str) -> None:
-        """Called from another thread before this process exits, because the loop hangs."""

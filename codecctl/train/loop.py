@@ -28,10 +28,10 @@ from codecctl.train import alarms
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
+from codecctl.train.launch import count_ranks, reporting, start_ranks
 from codecctl.train.log import RunLog, step_values
 from codecctl.train.preflight import preflight
 from codecctl.train.rank_checks import check_same_codebooks, check_shared, largest
-from codecctl.train.ranks import count_ranks, together
 from codecctl.train.setup import assemble, fit_codebooks, open_crops
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
 from codecctl.train.step import StepResult, train_step
@@ -64,7 +64,11 @@ def train(
     run = Run(folder)
     run.refuse_taken()
     crops = open_crops(config)
-    with together(count_ranks(n_devices, n_nodes), folder, callbacks.failed):
+    ranks = count_ranks(n_devices, n_nodes)
+    if not ranks.are_started:
+        start_ranks(ranks, folder)
+        return run
+    with reporting(ranks, folder):
         fabric = make_fabric(config, device, n_devices, n_nodes)
         training = _Training(config, run, crops, fabric, callbacks, limit)
         training.check()
@@ -107,7 +111,11 @@ def resume(
     if checkpoint.step >= (stop_step or config.train.n_steps):
         raise UsageError(f"{run.last}: is at step {checkpoint.step} already; give more with --steps")
     crops = open_crops(config)
-    with together(count_ranks(n_devices, n_nodes), run.folder, callbacks.failed):
+    ranks = count_ranks(n_devices, n_nodes)
+    if not ranks.are_started:
+        start_ranks(ranks, folder)
+        return run
+    with reporting(ranks, run.folder):
         fabric = make_fabric(config, device, n_devices, n_nodes)
         with _held(run, fabric):
             training = _Training(config, run, crops, fabric, callbacks, limit)

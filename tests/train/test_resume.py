@@ -107,7 +107,7 @@ def test_a_key_too_few_or_too_many_stops_before_anything_is_changed(config: Conf
         name = "decoder.second_first.bias"
     rewrite(last, {**last.training, "codec": codec})
     before = {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()}
-    with pytest.raises(CodecctlError, match=f"last.pt: weight '{name}' is {what}"):
+    with pytest.raises(CodecctlError, match=f"last.pt: codec: weight '{name}' is {what}"):
         resume(tmp_path, CPU, TrainingCallbacks())
     assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()} == before
 
