@@ -126,8 +126,20 @@ class LossConfig(Section):
     @property
     def weights(self) -> dict[str, float]:
         """By the name of the loss."""
-        names = [name for name in type(self).model_fields if name.endswith("_weight")]
-        return {name.removesuffix("_weight"): getattr(self, name) for name in names}
+        return {
+            "waveform": self.waveform_weight,
+            "spectral": self.spectral_weight,
+            "mel": self.mel_weight,
+            "average_spectrum": self.average_spectrum_weight,
+            "complex": self.complex_weight,
+            "loudness": self.loudness_weight,
+            "neurogram": self.neurogram_weight,
+            "repetition": self.repetition_weight,
+            "commitment": self.commitment_weight,
+            "semantic": self.semantic_weight,
+            "adversarial": self.adversarial_weight,
+            "feature": self.feature_weight,
+        }
 
     @property
     def is_adversarial(self) -> bool:
