@@ -15,8 +15,8 @@ from codecctl.cli.console import duration
 from codecctl.config import Config
 from codecctl.evaluate.quick import Scores, ValidationSet
 from codecctl.text import printable
+from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run
-from codecctl.train.loop import Watcher
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
 from codecctl.train.throughput import Throughput
@@ -27,7 +27,7 @@ _SLOW, _FAST = 0.97, 0.8  # kept of the two running means of a loss at each valu
 _FLAT = 0.01  # relative difference of the means below which the trend is level
 
 
-class TrainingDisplay(Watcher):
+class TrainingDisplay(TrainingCallbacks):
     """The progress of a run on stderr, as a live bar on a terminal and as plain lines in a log."""
 
     def __init__(self) -> None:
@@ -70,9 +70,6 @@ class TrainingDisplay(Watcher):
 
     def time_over(self, run: Run, step: int) -> None:
         self._say(f"stopped after step {step}: the time limit is over; saved; `codecctl resume {run.folder}` goes on")
-
-    def failed(self, message: str) -> None:
-        self._say(f" {message}", label="error:")
 
     def warned(self, step: int, message: str) -> None:
         self._say(label=f"step {step}: {message}")

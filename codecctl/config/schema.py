@@ -124,8 +124,18 @@ class LossConfig(Section):
     @property
     def weights(self) -> dict[str, float]:
         """By the name of the loss."""
-        names = [name for name in type(self).model_fields if name.endswith("_weight")]
-        return {name.removesuffix("_weight"): getattr(self, name) for name in names}
+        return {
+            "waveform": self.waveform_weight,
+            "spectral": self.spectral_weight,
+            "mel": self.mel_weight,
+            "average_spectrum": self.average_spectrum_weight,
+            "complex": self.complex_weight,
+            "repetition": self.repetition_weight,
+            "commitment": self.commitment_weight,
+            "semantic": self.semantic_weight,
+            "adversarial": self.adversarial_weight,
+            "feature": self.feature_weight,
+        }
 
     @property
     def is_adversarial(self) -> bool:
@@ -181,6 +191,11 @@ class TrainConfig(Section):
     )
     gpu: GpuConfig | None = Field(None, description="set by --gpu")
 
+    @property
+    def n_crops(self) -> int:
+        """Of a step on one card."""
+        return self.batch_size * self.accumulate
+
 
 class ValidateConfig(Section):
     """What validation looks at."""
@@ -206,6 +221,12 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     train: TrainConfig = TrainConfig()
     validation: ValidateConfig = Field(ValidateConfig(), alias="validate")  # pydantic owns the plain name
+
+    @property
+    def crop_samples(self) -> int:
+        """Of a training crop, in whole frames."""
+        n_frames = max(1, round(self.data.crop_seconds * self.model.frame_rate))
+        return n_frames * self.model.hop_length
 
     @model_validator(mode="after")
     def _check_frame(self) -> Config:

@@ -30,8 +30,8 @@ class CodebookStats:
 
 
 class CodebookCounter:
-    """Counts codes [B, K, T] of a codec with these codebooks. `pairs` counts neighbouring codebooks together as well: that
-    takes 8 bytes for each pair of codewords, 67 MB for the production codec."""
+    """Counts codes [B, K, T] of a codec with these codebooks. `pairs` also counts neighbouring codebooks together, in 8
+    bytes for each pair of codewords: 67 MB for the production codec."""
 
     def __init__(self, codebook_sizes: Sequence[int], *, pairs: bool = False) -> None:
         self.codebook_sizes = tuple(codebook_sizes)

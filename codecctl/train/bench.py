@@ -16,11 +16,10 @@ from codecctl.config import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.errors import CodecctlError
 from codecctl.train.device import make_fabric, pinned, sent
-from codecctl.train.loop import crop_samples
 from codecctl.train.plan import ASSUMPTIONS, Prediction
-from codecctl.train.state import TrainState, start_state
-from codecctl.train.step import Machinery, assemble, fully_on, train_step
-from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.setup import assemble
+from codecctl.train.state import TrainState
+from codecctl.train.step import StepContext, at_full_weight, train_step
 from codecctl.train.timer import PartTimer, part
 
 _N_WARMUP = 3  # steps: kernels are chosen and compiled, memory is allocated
@@ -82,13 +81,13 @@ def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, t
 
 
 def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
-    state, machine = _start(config, device)
-    device = machine.fabric.device
+    state, context = _start(config, device)
+    device = context.fabric.device
     on_card = device.type == "cuda"
     with closing(_random_batches(config, device)) as batches, PartTimer(device) as timer:
 
         def step() -> None:
-            train_step(state, next(batches), machine, config)
+            train_step(state, next(batches), context, config)
             timer.end_step()
 
         for _ in range(_N_WARMUP):
@@ -109,25 +108,23 @@ def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
         device=_name(device),
         n_steps=n_steps,
         seconds=seconds,
-        audio_seconds=_n_crops(config) * crop_samples(config) / config.model.sample_rate,
+        audio_seconds=config.train.n_crops * config.crop_samples / config.model.sample_rate,
         parts={name: sum(found.get(name, 0.0) for found in steps) / n_steps for name in names},
         host_wait_seconds=None if waits is None else statistics.median(waits),
         **_memory(device),
     )
 
 
-def _start(config: Config, device: torch.device) -> tuple[TrainState, Machinery]:
+def _start(config: Config, device: torch.device) -> tuple[TrainState, StepContext]:
     """A training as at its first step, but with its discriminators at full weight and codebooks of random audio."""
     fabric = make_fabric(config, device)
-    teacher = Teacher.without_weights(config.train.semantic) if config.loss.semantic_weight else None
-    head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
-    state = start_state(config, fabric.device, head, steps_per_epoch=1)
+    state, context = assemble(config, fabric, load_teacher=False)
     audio = _random_audio(config, 0)[: config.train.batch_size].to(fabric.device)
     with torch.no_grad():
         state.codec.fit_front(audio)
         latents = state.codec.encoder(audio).mT.flatten(0, 1)  # [B x T, D]
     state.codec.quantizer.fit(latents, torch.Generator().manual_seed(config.train.seed))
-    return fully_on(state, config), assemble(state, config, fabric, teacher)
+    return at_full_weight(state, config), context
 
 
 def _random_batches(config: Config, device: torch.device) -> Generator[list[Tensor]]:
@@ -143,11 +140,7 @@ def _random_batches(config: Config, device: torch.device) -> Generator[list[Tens
 def _random_audio(config: Config, step: int) -> Tensor:
     """The crops of a step, [B, 1, L]."""
     generator = torch.Generator().manual_seed(step)
-    return _LEVEL * torch.randn(_n_crops(config), 1, crop_samples(config), generator=generator)
-
-
-def _n_crops(config: Config) -> int:
-    return config.train.batch_size * config.train.accumulate
+    return _LEVEL * torch.randn(config.train.n_crops, 1, config.crop_samples, generator=generator)
 
 
 def _synchronize(device: torch.device) -> None:

@@ -16,18 +16,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 import codecctl
 from codecctl.config import Config, dump_config
 from codecctl.config.schema import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
-from codecctl.inference.checkpoint import Checkpoint, load_weights, write_checkpoint
+from codecctl.inference.checkpoint import Checkpoint, check_finite, load_weights, write_checkpoint
 from codecctl.lock import Lease, LeaseHeld, is_taken
-from codecctl.train.state import TrainState, forget_counts
+from codecctl.train.state import TrainState
 
 _LATENT_KEYS = ("first_band", "level_prediction")  # of a front: they change latents, but no shape of a weight
-_PARTS = ("generator", "ema", "optimizer", "discriminators", "discriminator_optimizer")  # not saved as they are
+_OF_MODEL = ("ema", "step")  # fields of `TrainState` that are the model's weights and steps in a checkpoint
 
 
 @dataclass(frozen=True)
@@ -146,9 +147,8 @@ def save_state(state: TrainState, config: Config, path: Path, n_ranks: int) -> N
         "n_ranks": n_ranks,
     }
     training = {
-        "codec": state.codec.state_dict(),
-        **{name: part.state_dict() for name, part in _other_parts(state).items()},
-        **{name: getattr(state, name) for name in _counters()},
+        name: value.state_dict() if isinstance(value, (nn.Module, Optimizer)) else value
+        for name, value in _resumed(state).items()
     }
     write_checkpoint(path, config.model, state.ema.state_dict(), state.step, run=run, training=training)
 
@@ -158,25 +158,24 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
 
     Raises `CodecctlError` that names the first part or key which is missing or foreign.
     """
-    content, path, parts = training_of(checkpoint), checkpoint.path, _other_parts(state)
-    for name in ("codec", *parts, *_counters()):
+    content, path = training_of(checkpoint), checkpoint.path
+    for name, value in _resumed(state).items():
         if name not in content:
             raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
-    load_weights(state.codec, content["codec"], path)
+        saved, where = content[name], f"{path}: {name}"
+        if isinstance(value, nn.Module):
+            _check_keys(value.state_dict(), saved, where)
+            check_finite(saved, path)
+            value.load_state_dict(saved)
+        elif isinstance(value, Optimizer):
+            if _group_sizes(saved) != _group_sizes(value.state_dict()):
+                raise CodecctlError(f"{where}: is of other parameters than the config describes")
+            # An optimiser keeps the tensors it is given: those of the file would change with the file.
+            value.load_state_dict(copy.deepcopy(saved))
+        else:
+            setattr(state, name, saved)
     checkpoint.fill(state.ema)
-    for name, part in parts.items():
-        if isinstance(part, nn.Module):
-            _check_keys(part.state_dict(), content[name], f"{path}: {name}")
-        elif len(content[name]["param_groups"]) != len(part.param_groups) or [
-            len(group["params"]) for group in content[name]["param_groups"]
-        ] != [len(group["params"]) for group in part.param_groups]:
-            raise CodecctlError(f"{path}: {name}: is of other parameters than the config describes")
-        # An optimiser keeps the tensors it is given: those of the file would change with the file.
-        part.load_state_dict(content[name] if isinstance(part, nn.Module) else copy.deepcopy(content[name]))
-    forget_counts(state)
     state.step = checkpoint.step
-    for name in _counters():
-        setattr(state, name, content[name])
 
 
 def training_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
@@ -243,14 +242,14 @@ def restored(
     }
 
 
-def _other_parts(state: TrainState) -> dict[str, Any]:
-    parts = {
-        "semantic_head": state.generator.semantic_head,
-        "optimizer": state.optimizer,
-        "discriminators": state.discriminators,
-        "discriminator_optimizer": state.discriminator_optimizer,
-    }
-    return {name: part for name, part in parts.items() if part is not None}
+def _resumed(state: TrainState) -> dict[str, Any]:
+    """The fields of the state that are saved under `training`; parts that the config does not have are left out."""
+    values = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {name: value for name, value in values.items() if name not in _OF_MODEL and value is not None}
+
+
+def _group_sizes(optimizer: dict[str, Any]) -> list[int]:
+    return [len(group["params"]) for group in optimizer["param_groups"]]
 
 
 def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: float) -> str:
@@ -263,11 +262,6 @@ def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: floa
         f"the seed, the step and the new number; rates, schedule and the adversaries' step stay; --devices {before} "
         "would go on as it was"
     )
-
-
-def _counters() -> list[str]:
-    """The fields of `TrainState` that are saved as they are; the step belongs to the model."""
-    return [field.name for field in fields(TrainState) if field.name not in (*_PARTS, "step")]
 
 
 def _check_latents(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:

@@ -17,7 +17,7 @@ from codecctl.config import Config
 from codecctl.config.schema import GpuConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import find_device
-from codecctl.train.ranks import count_ranks
+from codecctl.train.launch import count_ranks
 
 _USABLE = 0.9  # drivers report a little less than the nominal memory
 _PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}

@@ -1,4 +1,4 @@
-"""What each loss says of a first batch, and how hard it pulls: for whoever sets the weights."""
+"""The value and the gradient of each loss for a first batch: for setting the weights."""
 
 from __future__ import annotations
 
@@ -9,23 +9,12 @@ import torch
 from torch import Tensor
 
 from codecctl.config import Config
+from codecctl.model.codec import CodecOutput
 from codecctl.train.checkpoint import take_weights
 from codecctl.train.device import make_fabric, sent
-from codecctl.train.generator import Generated
-from codecctl.train.loop import open_crops, start_codebooks
-from codecctl.train.state import TrainState, start_state
-from codecctl.train.step import (
-    Machinery,
-    assemble,
-    check_weights,
-    draw_heard,
-    draw_n_quantizers,
-    fully_on,
-    hear,
-    judge,
-    loss_weights,
-)
-from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.setup import assemble, fit_codebooks, open_crops
+from codecctl.train.state import TrainState
+from codecctl.train.step import StepContext, adversarial_losses, at_full_weight, codec_losses, plan_step
 
 
 @dataclass(frozen=True)
@@ -36,7 +25,7 @@ class Explained:
     value: float
     weight: float  # in full: that of an adversarial loss as at the end of its ramp
     share: float  # of the sum of the weighted values
-    gradient_at_audio: float  # norm of the weighted loss's gradient at the decoded audio; 0: it does not look there
+    gradient_at_audio: float  # norm of the weighted loss's gradient at the decoded audio; 0: independent of it
     gradient_at_latents: float  # and at the encoder's output
 
     @property
@@ -47,41 +36,38 @@ class Explained:
 def explain(config: Config, device: torch.device, start_from: Path | None = None) -> list[Explained]:
     """Each loss that has a weight, on the first batch of the run that `train` would start with the same arguments.
 
-    Raises what `train` raises before its first step; `ConfigError` if a loss has no weight or a weight no loss.
+    Raises what `train` raises before its first step.
     """
     crops = open_crops(config)
     fabric = make_fabric(config, device)
-    teacher = Teacher.load(config.train.semantic, config.model) if config.loss.semantic_weight else None
-    head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
-    state = start_state(config, fabric.device, head, steps_per_epoch=1)
-    machine = assemble(state, config, fabric, teacher)
+    state, context = assemble(config, fabric)
     if start_from is None:
-        start_codebooks(state, config, crops, fabric)
+        fit_codebooks(state, config, crops, fabric)
     else:
         take_weights(state, start_from, config.train.freeze)
     audio = sent(crops.batch(0, config.train.batch_size), fabric.device)
-    return explain_batch(fully_on(state, config), machine, config, audio)
+    return explain_batch(at_full_weight(state, config), context, config, audio)
 
 
-def explain_batch(state: TrainState, machine: Machinery, config: Config, audio: Tensor) -> list[Explained]:
-    """The same for any crops [B, 1, L] and any state; nothing learns."""
-    n_quantizers = draw_n_quantizers(config, state.step, len(audio), machine.fabric).to(audio.device)
-    output = Generated(*machine.generator(audio, n_quantizers))
-    losses = judge(audio, output, machine, config)
-    if machine.adversary is not None:
-        heard = draw_heard(config, state.step, audio.shape[-1])
-        losses |= hear(audio[..., heard], output.audio[..., heard], machine.adversary.discriminators, machine.fabric)
-    weights = loss_weights(config, state.step, state.adversarial_step)
-    check_weights(losses, weights, config)
+def explain_batch(state: TrainState, context: StepContext, config: Config, audio: Tensor) -> list[Explained]:
+    """The same for any crops [B, 1, L] and any state, which does not change."""
+    plan = plan_step(state, [audio], context, config)
+    output, semantics = context.generator(audio, plan.n_quantizers)
+    losses = codec_losses(audio, output, semantics, context)
+    if context.adversary is not None:
+        real, decoded = audio[..., plan.heard], output.audio[..., plan.heard]
+        losses |= adversarial_losses(real, decoded, context.adversary.discriminators, context.fabric)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
-    total = sum(values[name] * weight for name, weight in weights.items())
+    total = sum(values[name] * weight for name, weight in plan.weights.items())
     return [
-        Explained(name, values[name], weight, values[name] * weight / total, *_pull(losses[name] * weight, output))
-        for name, weight in weights.items()
+        Explained(
+            name, values[name], weight, values[name] * weight / total, *_gradient_norms(losses[name] * weight, output)
+        )
+        for name, weight in plan.weights.items()
     ]
 
 
-def _pull(loss: Tensor, output: Generated) -> list[float]:
+def _gradient_norms(loss: Tensor, output: CodecOutput) -> list[float]:
     """Norms of a loss's gradients at the decoded audio and at the latents."""
     return [_gradient_norm(loss, place) for place in (output.audio, output.latents)]
 

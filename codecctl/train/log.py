@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Self
 
 import numpy as np
@@ -19,14 +20,20 @@ from codecctl.audio.spectrum import MelSpectrogram
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookStats, Counts
 from codecctl.evaluate.spectrogram import png
+from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.files import replacing, to_json
+from codecctl.model.codec import Codec
 from codecctl.parsing import parse_json
 from codecctl.train.checkpoint import Run
+from codecctl.train.state import TrainState
+from codecctl.train.step import StepResult
+from codecctl.train.throughput import Throughput
 
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
 _RANGE_DB = 80  # below the loudest point of the original
 _QUIET = 1e-2  # of a magnitude: softer recordings are pictured dark, and silence black
 _PICTURED_SECONDS = 5
+_N_EXAMPLES = 3  # utterances
 _N_GROUPS = 64  # bars of a histogram
 
 
@@ -75,6 +82,19 @@ class RunLog:
         events = [_event(line) for line in _lines(self._run)]
         found = {e["step"]: e[name] for e in events if e.get("kind") == kind and e["step"] < step and name in e}
         return [math.nan if value is None else value for _, value in sorted(found.items())]
+
+    def examples(self, state: TrainState, utterances: Sequence[ReferenceUtterance], hits: Sequence[Counts]) -> None:
+        """To TensorBoard: the first utterances through the average of the codec, and how often each codeword of each
+        codebook [V] was chosen."""
+        self.histograms(state.step, hits)
+        is_first = not self.earlier(state.step, "validation", "mel_distance")
+        for utterance in utterances[:_N_EXAMPLES]:
+            original = next(utterance.chunks(self._sample_rate))
+            decoded = _decoded(state.ema, original)
+            self.audio(state.step, f"{utterance.id}/decoded", decoded)
+            self.spectrograms(state.step, f"{utterance.id}/original_and_decoded", original, decoded)
+            if is_first:
+                self.audio(state.step, f"{utterance.id}/original", original)
 
     def audio(self, step: int, name: str, audio: Tensor) -> None:
         """[1, L]"""
@@ -129,18 +149,28 @@ class RunLog:
         threading.excepthook = self._hook
 
 
-class NoLog(RunLog):
-    """For every rank but the first: only one process writes."""
+def step_values(result: StepResult, throughput: Throughput) -> dict[str, float]:
+    """A training step as a line of the log has it: each loss, its weight and its share of the total."""
+    total = float(result.total)
+    values = {"total_loss": total}
+    for name, value in result.losses.items():
+        values[f"{name}_loss"] = float(value)
+        if name in result.weights:
+            values[f"{name}_weight"] = result.weights[name]
+            values[f"{name}_share"] = float(value) * result.weights[name] / total if total else math.nan
+    values["gradient_norm"] = float(result.gradient_norm)
+    if result.discriminator_gradient_norm is not None:
+        values["discriminator_gradient_norm"] = float(result.discriminator_gradient_norm)
+    speed = {name: value for name, value in asdict(throughput).items() if value is not None}
+    return {**values, "learning_rate": result.learning_rate, **speed}
 
-    def __init__(self) -> None: ...
 
-    def write(
-        self, step: int, kind: str, values: dict[str, float], books: Sequence[CodebookStats], trend: str = ""
-    ) -> None: ...
-
-    def audio(self, step: int, name: str, audio: Tensor) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+@torch.inference_mode()
+def _decoded(codec: Codec, audio: Tensor) -> Tensor:
+    """[1, L] -> [1, L] on the CPU, through the codec."""
+    device = next(codec.parameters()).device
+    decoded: Tensor = codec(audio.to(device)[None]).audio[0].cpu()
+    return decoded
 
 
 def _tag(name: str) -> str:

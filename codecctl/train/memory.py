@@ -12,11 +12,11 @@ from torch import nn
 from codecctl.config.schema import Config
 from codecctl.train.counting import Amount, Counter
 from codecctl.train.device import make_fabric
-from codecctl.train.loop import crop_samples
 from codecctl.train.preflight import checkpoint_bytes
-from codecctl.train.state import TrainState, follow, make_optimizer, start_state
-from codecctl.train.step import Machinery, assemble, fully_on, gradients
-from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.setup import make_state, make_teacher, wrap
+from codecctl.train.state import TrainState, follow, make_optimizer
+from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step
+from codecctl.train.teacher import Teacher
 
 _CPU, _META = torch.device("cpu"), torch.device("meta")
 _N_CROPS = (17, 23, 29, 31, 37, 47, 53, 59, 61, 67, 71, 73, 79, 83, 89, 97, 101, 103)  # primes
@@ -71,36 +71,35 @@ def measure_costs(config: Config, n_crops: int | None = None) -> Costs:
     """
     config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     with torch.device(_META):
-        teacher = Teacher.without_weights(config.train.semantic) if config.loss.semantic_weight else None
-        head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
-        state = start_state(config, _META, head, steps_per_epoch=1)
+        teacher = make_teacher(config, load=False)
+        state = make_state(config, _META, teacher)
     n_crops, n_bytes, early = n_crops or _indivisible(state), checkpoint_bytes(state), None
     with warnings.catch_warnings(), Counter(n_crops) as counter:
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which kernel a norm takes
-        machine = _fill(state, config, teacher)
+        context = _fill(state, config, teacher)
         lasting = _lasting(state, teacher)
         without_moments = counter.alive.fixed
         _make_moments(state)
         lasting["moments"] = counter.alive.fixed - without_moments
         if state.discriminators is not None:
-            early = _step_cost(_before_adversaries(state, config), n_crops, machine, config, counter)
-        late = _step_cost(fully_on(state, config), n_crops, machine, config, counter)
+            early = _step_cost(_before_adversaries(state, config), n_crops, context, config, counter)
+        late = _step_cost(at_full_weight(state, config), n_crops, context, config, counter)
     return Costs(_n_parameters(state, teacher), teacher.origin if teacher else "", lasting, n_bytes, early, late)
 
 
 def _indivisible(state: TrainState) -> int:
     """A number of crops that divides the size of no weight."""
-    sizes = {tensor.numel() for module in _modules(state) for tensor in (*module.parameters(), *module.buffers())}
+    sizes = {tensor.numel() for module in state.modules for tensor in (*module.parameters(), *module.buffers())}
     return next(n for n in _N_CROPS if not any(size % n == 0 for size in sizes))
 
 
-def _step_cost(state: TrainState, n_crops: int, machine: Machinery, config: Config, counter: Counter) -> StepCost:
-    once = _run_step(state, n_crops, machine, config, counter)
+def _step_cost(state: TrainState, n_crops: int, context: StepContext, config: Config, counter: Counter) -> StepCost:
+    once = _run_step(state, n_crops, context, config, counter)
     if not once.operations.fixed:
         return once
     # Some matrix product's size does not follow the batch: a part of the step, such as a beam search, works through the
     # batch in pieces of fixed size. Their number does follow it.
-    twice = _run_step(state, 2 * n_crops, machine, config, counter)
+    twice = _run_step(state, 2 * n_crops, context, config, counter)
     return replace(
         once,
         moved=_line(once.moved.of(n_crops), twice.moved.of(n_crops), n_crops),
@@ -114,31 +113,32 @@ def _line(once: int, twice: int, n_crops: int) -> Amount:
     return Amount(once - n_crops * per_crop, per_crop)
 
 
-def _run_step(state: TrainState, n_crops: int, machine: Machinery, config: Config, counter: Counter) -> StepCost:
+def _run_step(state: TrainState, n_crops: int, context: StepContext, config: Config, counter: Counter) -> StepCost:
     """As `train_step` with one batch, without what depends on values and is small: the codebooks' update."""
-    audio = torch.zeros(n_crops, 1, crop_samples(config))
+    audio = torch.zeros(n_crops, 1, config.crop_samples)
     counter.start_again()
-    found = gradients(state, [audio], machine, config)
+    plan = plan_step(state, [audio], context, config)
+    outputs, result = gradients(plan, [audio], context, config)
     moved, operations = counter.moved, counter.operations
-    machine.optimizer.step()
-    if machine.adversary is not None and found.discriminator_norm is not None:
-        machine.adversary.optimizer.step()
+    context.optimizer.step()
+    if plan.adversary is not None and plan.updates_discriminators:
+        plan.adversary.optimizer.step()
     follow(state, config.train.ema_decay)
-    del found
-    kept = sum(p.nbytes for module in _modules(state) for p in module.parameters() if p.grad is not None)
+    del outputs, result
+    kept = sum(p.nbytes for module in state.modules for p in module.parameters() if p.grad is not None)
     return StepCost(counter.peaks, kept, moved, counter.moved - moved, operations)
 
 
-def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> Machinery:
+def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> StepContext:
     """Give the state of the meta device tensors that count, and the optimisers that a card has."""
-    for module in (*_modules(state), *([teacher.module] if teacher else [])):
+    for module in (*state.modules, *([teacher.module] if teacher else [])):
         module.to_empty(device=_CPU)
     settings = config.train
     state.optimizer = make_optimizer(state.generator, settings, settings.learning_rate)
     if state.discriminators is not None:
         rate = settings.adversarial.learning_rate
         state.discriminator_optimizer = make_optimizer(state.discriminators, settings, rate)
-    return replace(assemble(state, config, make_fabric(config, _CPU), None), teacher=teacher)
+    return wrap(state, teacher, config, make_fabric(config, _CPU))
 
 
 def _before_adversaries(state: TrainState, config: Config) -> TrainState:
@@ -147,20 +147,15 @@ def _before_adversaries(state: TrainState, config: Config) -> TrainState:
 
 def _make_moments(state: TrainState) -> None:
     """As after a first step: AdamW makes its moments when it is asked for one."""
-    for optimizer in (state.optimizer, state.discriminator_optimizer):
-        if optimizer is not None:
-            for parameter in (p for group in optimizer.param_groups for p in group["params"]):
-                parameter.grad = torch.zeros_like(parameter)
-            optimizer.step()
-            optimizer.zero_grad()
-
-
-def _modules(state: TrainState) -> list[nn.Module]:
-    return [module for module in (state.generator, state.ema, state.discriminators) if module is not None]
+    for optimizer in state.optimizers:
+        for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+            parameter.grad = torch.zeros_like(parameter)
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def _lasting(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
-    head = state.generator.semantic_head
+    head = state.semantic_head
     return {
         "codec": _bytes(state.codec),
         "its average": _bytes(state.ema),
@@ -178,7 +173,7 @@ def _n_parameters(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
         "encoder": state.codec.encoder,
         "decoder": state.codec.decoder,
         "discriminators": state.discriminators,
-        "projection to the teacher": state.generator.semantic_head,
+        "projection to the teacher": state.semantic_head,
         "teacher": teacher.module if teacher else None,
     }
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items() if part is not None}

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from codecctl.config import Config
 from codecctl.config.schema import GpuConfig
 from codecctl.errors import CodecctlError
-from codecctl.train.loop import crop_samples, open_crops
 from codecctl.train.memory import Costs, StepCost, measure_costs
 from codecctl.train.preflight import n_files
+from codecctl.train.setup import open_crops
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Plan:
 
     def split_batch(self) -> tuple[int, int] | None:
         """(batch size, accumulate) of the same step in parts that fit, as large as they may be; None: none does."""
-        n_crops, largest = self._n_crops, self.largest_batch(accumulate=2)
+        n_crops, largest = self.config.train.n_crops, self.largest_batch(accumulate=2)
         sizes = [size for size in range(1, min(largest or 0, n_crops) + 1) if n_crops % size == 0]
         return (sizes[-1], n_crops // sizes[-1]) if sizes else None
 
@@ -148,11 +148,6 @@ class Plan:
         settings = self.config.train
         largest = self.largest_batch(settings.accumulate) or 0
         return math.floor(self.config.data.crop_seconds * largest / settings.batch_size * 100) / 100 or None
-
-    @property
-    def _n_crops(self) -> int:
-        """Of a step on one card."""
-        return self.config.train.batch_size * self.config.train.accumulate
 
     @property
     def _between_cards(self) -> int:
@@ -172,7 +167,7 @@ class Plan:
             seconds_moving=moving,
             peak_bytes=step.peak,
             card_bytes=(step.peak + self._between_cards) * ASSUMPTIONS.fragmentation + ASSUMPTIONS.context_bytes,
-            audio_seconds=self._n_crops * crop_samples(self.config) / self.config.model.sample_rate,
+            audio_seconds=settings.n_crops * self.config.crop_samples / self.config.model.sample_rate,
             operations=step.operations,
             moved_bytes=step.moved,
         )

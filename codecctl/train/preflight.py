@@ -1,4 +1,4 @@
-"""Before the first step: one batch through everything, and a look at the loader and the disk."""
+"""Checks before the first step: the losses and gradients of one batch, the loader's speed, the room on the disk."""
 
 from __future__ import annotations
 
@@ -14,88 +14,83 @@ from codecctl.config import Config
 from codecctl.config.schema import TrainConfig
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
-from codecctl.train.agreement import largest
 from codecctl.train.device import sent
 from codecctl.train.state import TrainState
-from codecctl.train.step import Machinery, fully_on, gradients
+from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step, zero_gradients
 
 _N_CUT = 3  # batches, to time the loader
 
 
-def preflight(state: TrainState, machine: Machinery, config: Config, crops: Crops, folder: Path) -> dict[str, str]:
-    """What was found, in words, by subject. Changes neither `state` nor any randomness, and writes nothing.
+def preflight(state: TrainState, context: StepContext, config: Config, crops: Crops, folder: Path) -> dict[str, str]:
+    """The findings, in words, by subject. Changes neither `state` nor any randomness, and writes nothing.
 
     Raises `CodecctlError`, on all ranks, if the losses or gradients of a batch are not finite, a card's memory does not
-    hold it, or the disk that `folder` will lie on has no room for the checkpoints.
+    hold it, or the disk of `folder` has no room for the checkpoints.
     """
-    disk = _room(state, config, folder, machine)
-    audio, cut_seconds = _cut(state.step, machine, config, crops)
-    batch, step_seconds = _one_batch(state, machine, config, audio)
+    disk = _room(state, config, folder, context)
+    audio, cut_seconds = _first_crops(state.step, context, config, crops)
+    batch, step_seconds = _one_batch(state, context, config, audio)
     return {"first batch": batch, "loader": _loader(cut_seconds, step_seconds, config.data.n_workers), "disk": disk}
 
 
 def checkpoint_bytes(state: TrainState) -> int:
     """Of a checkpoint with both moments of all that learns."""
-    parts = (state.generator, state.ema, state.discriminators)
-    kept: int = sum(tensor.nbytes for part in parts if part is not None for tensor in part.state_dict().values())
-    optimizers = (state.optimizer, state.discriminator_optimizer)
-    groups = [group for optimizer in optimizers if optimizer is not None for group in optimizer.param_groups]
+    kept: int = sum(tensor.nbytes for module in state.modules for tensor in module.state_dict().values())
+    groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
     moments: int = 2 * sum(parameter.nbytes for group in groups for parameter in group["params"])
     return kept + moments
 
 
 def n_files(settings: TrainConfig) -> int:
-    """Checkpoints that lie on the disk at once: the newest, the best, and one that is being written."""
+    """Checkpoints that are on the disk at once: the newest, the best, and one that is being written."""
     return settings.keep_checkpoints + 2
 
 
-def _room(state: TrainState, config: Config, folder: Path, machine: Machinery) -> str:
-    """The first rank looks, all hear."""
+def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> str:
+    """Measured by the first rank for all."""
     size = checkpoint_bytes(state)
     wanted = size * n_files(config.train)
     there = sum(path.stat().st_size for path in folder.glob("*.pt"))
     disk = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free: int = machine.fabric.broadcast(shutil.disk_usage(disk).free)
-    need: int = machine.fabric.broadcast(max(0, wanted - there))
-    said = (
+    free: int = context.fabric.broadcast(shutil.disk_usage(disk).free)
+    need: int = context.fabric.broadcast(max(0, wanted - there))
+    words = (
         f"{n_files(config.train)} checkpoints of {size / 1e6:,.1f} MB need {need / 1e6:,.1f} MB more, "
         f"{free / 1e6:,.1f} MB are free"
     )
     if free < need:
-        raise CodecctlError(f"{folder}: {said}; make room, or name a folder on another disk with --run")
-    return said
+        raise CodecctlError(f"{folder}: {words}; make room, or name a folder on another disk with --run")
+    return words
 
 
-def _cut(step: int, machine: Machinery, config: Config, crops: Crops) -> tuple[Tensor, float]:
-    """This rank's crops of the step to come, [B, 1, L], and the seconds that cutting a batch takes a thread."""
-    n_crops, fabric = config.train.batch_size * config.train.accumulate, machine.fabric
+def _first_crops(step: int, context: StepContext, config: Config, crops: Crops) -> tuple[Tensor, float]:
+    """This rank's crops of the next step, [B, 1, L], and the seconds that one thread takes to cut a batch."""
+    n_crops, fabric = config.train.n_crops, context.fabric
     start = time.perf_counter()
     cut = [crops.batch(step + i, n_crops, fabric.global_rank, fabric.world_size) for i in range(_N_CUT)]
     return cut[0], (time.perf_counter() - start) / _N_CUT
 
 
-def _one_batch(state: TrainState, machine: Machinery, config: Config, audio: Tensor) -> tuple[str, float]:
+def _one_batch(state: TrainState, context: StepContext, config: Config, audio: Tensor) -> tuple[str, float]:
     """The losses of one batch, all that the config has, and the seconds that its gradients took."""
-    batches = [sent(part, machine.fabric.device) for part in audio.chunk(config.train.accumulate)]
+    batches = [sent(part, context.fabric.device) for part in audio.chunk(config.train.accumulate)]
     start = time.perf_counter()
     try:
-        found = gradients(fully_on(state, config), batches, machine, config)
-        losses = {name: float(value) for name, value in found.losses.items()}
-        broken = largest(machine.fabric, int(not found.finite))
+        plan = plan_step(at_full_weight(state, config), batches, context, config)
+        _, result = gradients(plan, batches, context, config)
+        losses = {name: float(value) for name, value in result.losses.items()}
     except torch.OutOfMemoryError:
         raise CodecctlError(
             f"train.batch_size: {config.train.batch_size} crops of {config.data.crop_seconds:g} s do not fit into "
-            "this card; `codecctl train --dry-run` with the same options says what does"
+            "this card; `codecctl train --dry-run` with the same options shows what does"
         ) from None
     seconds = time.perf_counter() - start
-    machine.optimizer.zero_grad()
-    if machine.adversary is not None:
-        machine.adversary.optimizer.zero_grad()
-    said = in_words(losses)
-    if broken:
-        raise CodecctlError(f"step {state.step + 1}: the gradient of its batch is not finite ({said}); check the data")
-    teacher = "teacher there, " if machine.teacher is not None else ""
-    return f"{teacher}all finite: {said}", seconds
+    zero_gradients(context)
+    words = in_words(losses)
+    if result.skipped:
+        raise CodecctlError(f"step {state.step + 1}: the gradient of its batch is not finite ({words}); check the data")
+    teacher = "teacher there, " if context.teacher is not None else ""
+    return f"{teacher}all finite: {words}", seconds
 
 
 def in_words(losses: Mapping[str, float]) -> str:
@@ -104,8 +99,8 @@ def in_words(losses: Mapping[str, float]) -> str:
 
 def _loader(cut_seconds: float, step_seconds: float, n_workers: int) -> str:
     """Whether the loader keeps up."""
-    said = f"a batch takes {cut_seconds:.3f} s to cut and {step_seconds:.2f} s to learn from"
+    words = f"a batch takes {cut_seconds:.3f} s to cut and {step_seconds:.2f} s to learn from"
     if n_workers == 0:
-        return f"{said}, one after the other: data.n_workers=0"
+        return f"{words}, one after the other: data.n_workers=0"
     slow = cut_seconds / n_workers > step_seconds
-    return f"{said}: data.n_workers={n_workers} {'is too few; raise it, or use a faster disk' if slow else 'keeps up'}"
+    return f"{words}: data.n_workers={n_workers} {'is too few; raise it, or use a faster disk' if slow else 'keeps up'}"

@@ -1,5 +1,5 @@
-"""Stopping in good order. The first SIGINT or SIGTERM, or the end of `train.max_minutes`, asks the loop to finish its
-step; a second signal stops at once."""
+"""Stopping with the state saved. The first SIGINT or SIGTERM, or the end of `train.max_minutes`, lets the loop finish
+its step; a second signal stops the process at once."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Self, TypeVar
 
+from codecctl.config.schema import TrainConfig
 from codecctl.errors import UsageError
 
 Item = TypeVar("Item")
@@ -27,6 +28,11 @@ class TimeLimit:
     def __post_init__(self) -> None:
         if self.minutes is not None and not self.minutes > 0:
             raise UsageError(f"--max-minutes {self.minutes:g}: must be above 0; leave it out to train without a limit")
+
+    @classmethod
+    def of(cls, config: TrainConfig, minutes: float | None, start: float | None) -> Self:
+        """`minutes` None: those of the config; `start` None: now."""
+        return cls(config.max_minutes if minutes is None else minutes, time.monotonic() if start is None else start)
 
     @property
     def minutes_passed(self) -> float:

@@ -1,4 +1,4 @@
-"""Everything that changes while a run goes on, in one place: what a checkpoint must hold."""
+"""Everything that changes during a training, in one place: the content of a checkpoint."""
 
 from __future__ import annotations
 
@@ -16,42 +16,51 @@ from codecctl.model.codec import Codec
 from codecctl.train.discriminators import Discriminators
 from codecctl.train.generator import Generator
 
-_EMA_START = 10  # the average follows fast at first: after n updates it reaches back over about n / 10 + 10
+_EMA_START = 10  # after n updates the average covers about the last n / 10 + 10: the first weights soon vanish
 
 
 @dataclass
 class TrainState:
-    """Randomness and the place in the data follow from (seed, step) and need no state."""
+    """Checkpoints hold every field. Randomness and the place in the data follow from (seed, step) and need no state."""
 
-    generator: Generator
-    ema: Codec  # the running average of the generator's codec: what is validated and exported
+    codec: Codec
+    semantic_head: nn.Module | None  # None without a teacher
+    ema: Codec  # the running average of the codec: it is validated and exported
     optimizer: torch.optim.Optimizer
     discriminators: Discriminators | None
     discriminator_optimizer: torch.optim.Optimizer | None
-    adversarial_step: int  # where the codec begins to hear the discriminators
+    adversarial_step: int  # the first with adversarial losses
     step: int = 0  # updates done, skipped ones included
     best_score: float = math.inf  # lowest mel distance of a validation so far
     rate_factor: float = 1.0  # of the learning rates, halved by each roll-back
     n_rollbacks: int = 0
     validated_step: int = 0  # of the last validation
     n_skipped: int = 0  # steps in a row whose gradient was not finite
-    n_alarms: list[int] = field(default_factory=list)  # of each book, lines of the log in a row
-    code_counts: list[Tensor] = field(default_factory=list)  # [V] of each book, on all ranks since the last such line
+    n_alarms: list[int] = field(default_factory=list)  # of each codebook, lines of the log in a row
+    code_counts: list[Tensor] = field(default_factory=list)  # [V] of each codebook, on all ranks since the last line
 
     @property
-    def codec(self) -> Codec:
-        """The codec that learns."""
-        return self.generator.codec
+    def generator(self) -> Generator:
+        """All that the codec's optimiser trains, as one module."""
+        return Generator(self.codec, self.semantic_head)
+
+    @property
+    def modules(self) -> list[nn.Module]:
+        return [module for module in (self.generator, self.ema, self.discriminators) if module is not None]
+
+    @property
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        return [each for each in (self.optimizer, self.discriminator_optimizer) if each is not None]
 
     @property
     def device(self) -> torch.device:
-        return next(self.generator.parameters()).device
+        return next(self.codec.parameters()).device
 
 
 def start_state(
     config: Config, device: torch.device, semantic_head: nn.Module | None = None, steps_per_epoch: float = math.inf
 ) -> TrainState:
-    """New networks, drawn from the seed, on `device`. `steps_per_epoch` fixes the step at which adversaries start."""
+    """New networks, drawn from the seed, on `device`. `steps_per_epoch` determines `adversarial_step`."""
     settings = config.train
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same start on every device
         torch.manual_seed(settings.seed)
@@ -68,21 +77,21 @@ def start_state(
     start = settings.adversarial.start_epoch * steps_per_epoch
     adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
     ema = copy.deepcopy(codec).requires_grad_(False).eval()
-    state = TrainState(generator, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
-    forget_counts(state)
+    state = TrainState(codec, semantic_head, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
+    clear_counts(state)
     return state
 
 
-def forget_counts(state: TrainState) -> None:
-    """As if no codes had been counted, and no alarm been given."""
+def clear_counts(state: TrainState) -> None:
+    """No codes counted, no alarms."""
     sizes = state.codec.config.quantizer.codebook_sizes
     state.n_alarms = [0] * len(sizes)
     state.code_counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig, rate: float) -> torch.optim.Optimizer:
-    """AdamW over what is not frozen; weight decay on matrices and kernels, not on scales, biases and Snake's
-    frequencies. Fused, since that kernel alone can skip a step by a tensor's value; see `learn`."""
+    """AdamW over the parameters that are not frozen; weight decay on matrices and kernels, not on scales, biases and
+    Snake's frequencies. Fused: only that kernel can skip a step by a tensor's value; see `learn`."""
     learning = [p for p in module.parameters() if p.requires_grad]
     matrices = [p for p in learning if p.numel() > p.shape[0]]
     others = [p for p in learning if p.numel() == p.shape[0]]
@@ -91,16 +100,15 @@ def make_optimizer(module: nn.Module, config: TrainConfig, rate: float) -> torch
 
 
 def learn(optimizer: torch.optim.Optimizer, step: Callable[[], object], skipped: Tensor) -> None:
-    """`step` of a fused `optimizer`, or of what wraps it; with `skipped` [] 1 weights and moments stay as they are, and
-    the host does not wait to learn which."""
+    """Call `step` of a fused `optimizer` or of its wrapper; where `skipped` [] is 1, weights and moments stay as they
+    are. The host does not wait for its value."""
     optimizer.found_inf = skipped  # type: ignore[attr-defined]
     step()
 
 
 @torch.no_grad()
 def follow(state: TrainState, decay: float, skipped: Tensor | float = 0.0) -> None:
-    """Move the average towards the codec: weights and codebooks alike, so that they stay of one age. With `skipped` 1
-    it stays where it is."""
+    """Move the average of weights and codebooks towards the codec; where `skipped` is 1, it stays."""
     decay = min(decay, (1 + state.step) / (_EMA_START + state.step))
     average, current = [*state.ema.state_dict().values()], [*state.codec.state_dict().values()]
     # In this order what does not change stays as it is to the sign of a zero, which the fingerprint sees.
@@ -119,12 +127,12 @@ def schedule(config: TrainConfig, step: int) -> float:
 
 
 def step_generator(seed: int, step: int, purpose: int) -> torch.Generator:
-    """The randomness of one purpose within one step: a function of its three numbers, the same wherever it is asked."""
+    """The random numbers of one purpose within one step: a function of these three."""
     return torch.Generator().manual_seed(_mixed(seed, step, purpose))
 
 
 def host_generator(seed: int, step: int, purpose: int) -> np.random.Generator:
-    """As `step_generator`, for numbers that Python needs: tensors have no values while a step is planned."""
+    """As `step_generator`, for numbers that Python needs: tensors have no values in a dry run."""
     return np.random.default_rng(_mixed(seed, step, purpose))
 
 

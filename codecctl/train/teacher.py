@@ -126,7 +126,7 @@ class SemanticHead(nn.Module):
         return projected
 
 
-def first_book(quantizer: ResidualVectorQuantizer, latents: Tensor, codes: Tensor) -> Tensor:
+def first_codebook(quantizer: ResidualVectorQuantizer, latents: Tensor, codes: Tensor) -> Tensor:
     """Latents [B, D, T] and codes [B, K, T] of a forward pass -> codewords of book 1 [B, D, T], straight-through."""
     latents = latents.float()
     chosen = quantizer.codebooks[0].lookup(codes[:, 0]).mT

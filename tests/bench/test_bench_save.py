@@ -14,8 +14,9 @@ import torch
 from codecctl.config import load_config
 from codecctl.train.checkpoint import Run, save_last
 from codecctl.train.device import make_fabric
+from codecctl.train.setup import wrap
 from codecctl.train.state import start_state
-from codecctl.train.step import assemble, train_step
+from codecctl.train.step import train_step
 
 pytestmark = pytest.mark.bench
 
@@ -39,7 +40,7 @@ def test_a_save_costs_little_more_than_its_bytes(tmp_path: Path) -> None:
     changes = ["train.batch_size=2", "data.crop_seconds=0.5", "loss.semantic_weight=0", "train.keep_checkpoints=2"]
     config = load_config("starter", overrides=changes)
     state = start_state(config, CPU, steps_per_epoch=1)
-    machine = assemble(state, config, make_fabric(config, CPU), None)
+    machine = wrap(state, None, config, make_fabric(config, CPU))
     crops, run = 0.1 * torch.randn(2, 1, 8000), Run(tmp_path)
     train_step(state, [crops], machine, config)  # now the optimisers have their moments
     save_last(run, state, config, 1)

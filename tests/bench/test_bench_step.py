@@ -15,7 +15,8 @@ import torch
 
 from codecctl.config import dump_config, load_config
 from codecctl.train.bench import measure_steps
-from codecctl.train.loop import Watcher, train
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import train
 
 pytestmark = pytest.mark.bench
 
@@ -44,7 +45,7 @@ def test_the_loop_adds_little_to_its_steps(prepared: Path, tmp_path: Path, name:
     changes = [f"data.path={prepared}", "train.kmeans_vectors=512", "train.batch_size=4", *UNDISTURBED]
     config = load_config(name, overrides=[*changes, *(ADVERSARIES if name == "smoke" else ())])
     alone = measure_steps(config, CPU, 15).throughput
-    looped = logged_throughput(train(config, tmp_path / "run", CPU, Watcher()).folder)
+    looped = logged_throughput(train(config, tmp_path / "run", CPU, TrainingCallbacks()).folder)
     print(f"\n{name}: {alone:.1f} s of audio a second in steps alone, {looped:.1f} in a run")
     assert looped > 0.93 * alone
 

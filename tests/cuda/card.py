@@ -11,8 +11,9 @@ from torch import Tensor
 
 from codecctl.config import Config
 from codecctl.train.device import make_fabric, sent
+from codecctl.train.setup import wrap
 from codecctl.train.state import start_state
-from codecctl.train.step import StepResult, assemble, train_step
+from codecctl.train.step import StepResult, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
 CARD, CPU = torch.device("cuda"), torch.device("cpu")
@@ -35,7 +36,7 @@ def run_steps(
     """The first steps of a training on the same crops [B, 1, L]."""
     fabric = fabric or make_fabric(config, device)
     state = start_state(config, fabric.device, steps_per_epoch=100)
-    machine = assemble(state, config, fabric, None)
+    machine = wrap(state, None, config, fabric)
     results = [train_step(state, [sent(crops, fabric.device)], machine, config) for _ in range(n_steps)]
     assert {value.dtype for value in state.codec.state_dict().values()} == {torch.float32}
     return results

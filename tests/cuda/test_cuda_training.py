@@ -19,8 +19,9 @@ from codecctl.config import load_config
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import find_device
 from codecctl.train.bench import measure_steps
+from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.device import make_fabric, pinned, sent
-from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.loop import resume, train
 from codecctl.train.plan import predict
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult
@@ -76,7 +77,7 @@ def test_twenty_bfloat16_steps_learn(record: Record, crops: Tensor) -> None:
     assert sum(losses[-3:]) < 0.9 * sum(losses[:3])
 
 
-class _ForbidWaiting(Watcher):
+class _ForbidWaiting(TrainingCallbacks):
     """Between two steps of a run, whatever makes the host wait for the card raises an error."""
 
     def __init__(self, first_step: int, last_step: int) -> None:
@@ -133,9 +134,9 @@ def test_one_nccl_process_takes_the_same_steps(record: Record, crops: Tensor, mo
 
 def test_a_run_goes_on_elsewhere(record: Record, prepared: Path, tmp_path: Path) -> None:
     config = tiny_config(prepared, *ADVERSARIAL, *MODEL, "train.n_steps=6")
-    run = train(config, tmp_path / "run", CARD, Watcher(), stop_step=2)
-    resume(run.folder, CPU, Watcher(), stop_step=4)
-    resume(run.folder, CARD, Watcher())
+    run = train(config, tmp_path / "run", CARD, TrainingCallbacks(), stop_step=2)
+    resume(run.folder, CPU, TrainingCallbacks(), stop_step=4)
+    resume(run.folder, CARD, TrainingCallbacks())
     events = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     losses = [event["total_loss"] for event in events if event["kind"] == "train"]
     assert len(losses) == 6

@@ -18,7 +18,8 @@ import torch
 from codecctl.config import load_config
 from codecctl.data.prepare import prepare
 from codecctl.inference.load import Codec
-from codecctl.train.loop import Watcher, train
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import train
 from tests.conftest import CLIPS
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
@@ -44,7 +45,7 @@ def make(name: str, changes: tuple[str, ...]) -> None:
     data = Path("data/prepared")  # relative: the checkpoint names no folder of the machine that made it
     if not data.exists():
         prepare([CLIPS], data, load_config("smoke").data)
-    run = train(tiny_config(data, *changes), Path(name), torch.device("cpu"), Watcher(), stop_step=N_STEPS)
+    run = train(tiny_config(data, *changes), Path(name), torch.device("cpu"), TrainingCallbacks(), stop_step=N_STEPS)
     codec = Codec.load(run.last, "cpu")
     (HERE / f"{name}.pt.gz").write_bytes(gzip.compress(run.last.read_bytes(), mtime=0))
     np.save(HERE / f"{name}.npy", codec.decode(codes_of(codec))[0, 0].numpy())

@@ -11,7 +11,8 @@ import torch
 
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec
-from codecctl.train.loop import Watcher, resume
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import resume
 from tests.golden.make import HERE, KINDS, N_STEPS, codes_of
 
 NAMES = sorted(path.name.removesuffix(".pt.gz") for path in HERE.glob("*.pt.gz"))
@@ -41,7 +42,7 @@ def test_it_decodes_to_the_same_samples(golden: tuple[Path, Path]) -> None:
 def test_it_resumes(golden: tuple[Path, Path], prepared: Path) -> None:
     before = Checkpoint.read(golden[0] / "last.pt", with_training=True)
     first = next(value.clone() for name, value in before.training["codec"].items() if name.endswith("conv.bias"))
-    run = resume(golden[0], torch.device("cpu"), Watcher(), stop_step=N_STEPS + 1, data=str(prepared))
+    run = resume(golden[0], torch.device("cpu"), TrainingCallbacks(), stop_step=N_STEPS + 1, data=str(prepared))
     after = Checkpoint.read(run.last, with_training=True)
     assert (before.step, after.step) == (N_STEPS, N_STEPS + 1)
     assert after.training["optimizer"]["state"][0]["step"] == N_STEPS + 1  # its moments were restored, not begun anew

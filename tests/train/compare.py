@@ -10,7 +10,7 @@ from torch.utils._pytree import tree_flatten_with_path
 
 from codecctl.inference.checkpoint import Checkpoint
 
-TIMINGS = {"audio_seconds_per_second", "save_seconds", "loader_wait_share"}
+TIMINGS = {"audio_seconds_per_second", "save_seconds", "loader_wait_share", "discriminators_share"}
 
 
 def logged(run: Path) -> list[dict[str, object]]:

@@ -15,7 +15,8 @@ from pathlib import Path
 import torch
 
 from codecctl.config import load_config
-from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import resume, train
 from tests.train.forks import fork_ranks
 
 CPU = torch.device("cpu")
@@ -24,9 +25,9 @@ sync = os.fsync
 
 def run_or_resume(config: str, run: Path) -> None:
     if (run / "last.pt").exists():
-        resume(run, CPU, Watcher())
+        resume(run, CPU, TrainingCallbacks())
     else:
-        train(load_config(config), run, CPU, Watcher())
+        train(load_config(config), run, CPU, TrainingCallbacks())
 
 
 def on_a_slow_disk(config: str, run: Path) -> None:

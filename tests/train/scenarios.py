@@ -19,8 +19,9 @@ from codecctl.config import load_config
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
 from codecctl.model.quantizer import ResidualVectorQuantizer
-from codecctl.train import agreement, loop
-from codecctl.train.loop import Watcher, resume, train
+from codecctl.train import alarms, loop, rank_checks
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import resume, train
 from codecctl.train.signals import TimeLimit
 from codecctl.train.state import TrainState
 from tests.train.forks import fork_ranks
@@ -31,7 +32,7 @@ move_books = ResidualVectorQuantizer.update
 learn = loop.train_step
 
 
-class Recorder(Watcher):
+class Recorder(TrainingCallbacks):
     def __init__(self) -> None:
         self.warnings: list[str] = []
 
@@ -55,7 +56,7 @@ def one_batch_is_not_finite(rank: int) -> list[str]:
 
 def two_batches_are_not_finite(rank: int) -> list[str]:
     Crops.batch = partialmethod(spoilt, rank, {3, 4})  # type: ignore[assignment, method-assign]
-    loop._ROLL_BACK_AFTER = 2
+    alarms.ROLL_BACK_AFTER = 2
     return ["train.checkpoint_every_steps=2"]
 
 
@@ -69,7 +70,7 @@ def a_book_moves_alone(rank: int) -> list[str]:
 
 
 def a_book_collapses(rank: int) -> list[str]:
-    loop._MIN_PERPLEXITY, loop._STOP_AFTER_ALARMS = 1.0, 3
+    alarms._MIN_PERPLEXITY, alarms._STOP_AFTER = 1.0, 3
     return []
 
 
@@ -132,7 +133,7 @@ def act(config: str, folder: Path, scenario: Callable[[int], list[str]], rank: i
     def watch(state: TrainState, *arguments: Any) -> Any:
         result = watched(state, *arguments)
         seen["skipped"] += [state.step] if result.skipped else []
-        seen["books"], seen["step"] = agreement._digest(state), state.step
+        seen["books"], seen["step"] = rank_checks._digest(state), state.step
         return result
 
     loop.train_step = watch  # type: ignore[assignment]
@@ -159,7 +160,7 @@ def main(config: str, folder: str) -> None:
 def resume_to(run: Path, n_ranks: int, stop_step: int, rank: int) -> None:
     """FOLDER/restored-N_RANKS.json is the table."""
 
-    class Table(Watcher):
+    class Table(TrainingCallbacks):
         def restored(self, what: dict[str, str]) -> None:
             (run.parent / f"restored-{n_ranks}.json").write_text(json.dumps(what))
 

@@ -25,7 +25,7 @@ from codecctl.inference.load import Codec
 from codecctl.train.checkpoint import Run, load_state, save_last, save_state
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import train_step
-from tests.train.tiny import tiny_config, tiny_machine
+from tests.train.tiny import tiny_config, tiny_context
 
 CPU = torch.device("cpu")
 
@@ -53,10 +53,10 @@ def config() -> Config:
 def state(config: Config) -> TrainState:
     """After two steps: the optimizer has something to remember."""
     state = start_state(config, CPU)
-    machine = tiny_machine(state, config)
+    context = tiny_context(state, config)
     for step in range(2):
         crops = 0.1 * torch.randn(2, 1, 3200, generator=torch.Generator().manual_seed(step))
-        train_step(state, [crops], machine, config)
+        train_step(state, [crops], context, config)
     state.best_score = 0.75
     return state
 

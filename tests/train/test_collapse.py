@@ -13,7 +13,8 @@ from codecctl.data.crops import Crops
 from codecctl.data.prepare import prepare
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.inference.load import Codec
-from codecctl.train.loop import Watcher, train
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import train
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +27,7 @@ def speech_data(speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_no_book_collapses(speech_data: Path, tmp_path: Path) -> None:
     config = load_config("smoke", overrides=[f"data.path={speech_data}", "validate.n_utterances=1"])
-    run = train(config, tmp_path / "run", torch.device("cpu"), Watcher(), stop_step=200)
+    run = train(config, tmp_path / "run", torch.device("cpu"), TrainingCallbacks(), stop_step=200)
 
     codec = Codec.load(run.last, "cpu")
     counter = CodebookCounter(codec.config.quantizer.codebook_sizes)

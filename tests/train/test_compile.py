@@ -13,8 +13,8 @@ from torch import Tensor
 from codecctl.errors import CodecctlError
 from codecctl.train.device import check_compiler
 from codecctl.train.state import start_state
-from codecctl.train.step import gradients
-from tests.train.tiny import tiny_config, tiny_machine
+from codecctl.train.step import gradients, plan_step
+from tests.train.tiny import tiny_config, tiny_context
 
 CPU = torch.device("cpu")
 
@@ -28,10 +28,11 @@ def test_a_step_of_compiled_parts_is_a_step_of_plain_ones(speech: Tensor) -> Non
     for compiles in ("false", "true"):
         config = tiny_config(Path("unused"), *small, f"train.compile={compiles}")
         state = start_state(config, CPU)
-        result = gradients(state, [crop], tiny_machine(state, config), config)
-        found.append((result, [parameter.grad for parameter in state.generator.parameters()]))
+        context = tiny_context(state, config)
+        result = gradients(plan_step(state, [crop], context, config), [crop], context, config)
+        found.append((result[1], [parameter.grad for parameter in state.generator.parameters()]))
     (plain, plain_gradients), (compiled, compiled_gradients) = found
-    assert torch.equal(plain.outputs[0].codes, compiled.outputs[0].codes)
+    assert torch.equal(plain.codes, compiled.codes)
     torch.testing.assert_close(compiled.losses, plain.losses)
     torch.testing.assert_close(compiled_gradients, plain_gradients, rtol=1e-3, atol=1e-5)
 

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from codecctl.config import Config
-from codecctl.errors import ConfigError
 from codecctl.train.explain import Explained, explain
-from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import start_state
-from codecctl.train.step import fully_on, train_step
-from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+from codecctl.train.step import at_full_weight, train_step
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
 CPU = torch.device("cpu")
 
@@ -56,29 +52,8 @@ def test_what_is_frozen_has_no_gradient(config: Config) -> None:
     assert explained["waveform"].gradient_at_audio > 0
 
 
-class _OneMore(ReconstructionLosses):
-    def forward(self, reference: Tensor, decoded: Tensor) -> dict[str, Tensor]:
-        return {**super().forward(reference, decoded), "sharpness": (reference - decoded).mean()}
-
-
-def test_a_loss_without_a_weight_is_a_configuration_error(config: Config) -> None:
-    state = start_state(config, CPU, steps_per_epoch=0)
-    machine = replace(
-        tiny_machine(state, config), losses=_OneMore(config.loss, config.model.sample_rate, config.model.hop_length)
-    )
-    with pytest.raises(ConfigError, match=r"loss\.sharpness_weight: there is no such key"):
-        train_step(state, [torch.zeros(2, 1, 3200)], machine, config)
-
-
-def test_a_weight_without_a_loss_is_a_configuration_error(config: Config) -> None:
-    taught = config.model_copy(update={"loss": config.loss.model_copy(update={"semantic_weight": 3.0})})
-    state = start_state(taught, CPU, steps_per_epoch=0)
-    with pytest.raises(ConfigError, match=r"loss\.semantic_weight: 3, but nothing here computes that loss"):
-        train_step(state, [torch.zeros(2, 1, 3200)], tiny_machine(state, taught), taught)
-
-
 def test_every_loss_of_a_step_has_a_weight(config: Config) -> None:
     state = start_state(config, CPU, steps_per_epoch=0)
-    machine = tiny_machine(state, config)
-    result = train_step(fully_on(state, config), [0.1 * torch.randn(2, 1, 3200)], machine, config)
+    context = tiny_context(state, config)
+    result = train_step(at_full_weight(state, config), [0.1 * torch.randn(2, 1, 3200)], context, config)
     assert set(result.losses) - {"discriminator"} == set(result.weights)

@@ -16,18 +16,19 @@ from torch import Tensor
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec, save_codec
-from codecctl.train import loop
+from codecctl.train import alarms, loop
+from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run, take_weights
-from codecctl.train.loop import Watcher, train
+from codecctl.train.loop import train
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
 from codecctl.train.throughput import Throughput
-from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine, tiny_yaml
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context, tiny_yaml
 
 CPU = torch.device("cpu")
 
 
-class Recorder(Watcher):
+class Recorder(TrainingCallbacks):
     def __init__(self) -> None:
         self.results: list[StepResult] = []
         self.warnings: list[str] = []
@@ -59,9 +60,9 @@ def test_discriminators_learn_and_are_heard(prepared: Path, tmp_path: Path) -> N
 
 
 def test_frozen_parts_keep_the_tokens(prepared: Path, tmp_path: Path) -> None:
-    base = train(tiny_config(prepared), tmp_path / "base", CPU, Watcher(), stop_step=2)
+    base = train(tiny_config(prepared), tmp_path / "base", CPU, TrainingCallbacks(), stop_step=2)
     config = tiny_config(prepared, "train.freeze=[encoder,quantizer]")
-    tuned = train(config, tmp_path / "tuned", CPU, Watcher(), start_from=base.last)
+    tuned = train(config, tmp_path / "tuned", CPU, TrainingCallbacks(), start_from=base.last)
     before, after = Codec.load(base.last, "cpu"), Codec.load(tuned.last, "cpu")
     assert before.fingerprint == after.fingerprint
     assert not torch.equal(before.decoder.first.conv.weight, after.decoder.first.conv.weight)
@@ -104,7 +105,7 @@ def test_accumulated_batches_are_one_batch() -> None:
     config = tiny_config(Path("unused"), "model.quantizer.quantizer_dropout=0.5")
     audio, states = crops(4), [start_state(config, CPU) for _ in range(2)]
     results = [
-        train_step(state, batches, tiny_machine(state, config), config)
+        train_step(state, batches, tiny_context(state, config), config)
         for state, batches in zip(states, ([audio], list(audio.chunk(2))), strict=True)
     ]
     torch.testing.assert_close(results[0].gradient_norm, results[1].gradient_norm)
@@ -115,7 +116,7 @@ def test_a_bad_gradient_teaches_nothing() -> None:
     config = tiny_config(Path("unused"))
     state = start_state(config, CPU)
     before = {name: value.clone() for name, value in state.codec.state_dict().items()}
-    result = train_step(state, [torch.full((2, 1, 3200), float("nan"))], tiny_machine(state, config), config)
+    result = train_step(state, [torch.full((2, 1, 3200), float("nan"))], tiny_context(state, config), config)
     assert result.skipped
     assert state.step == 1
     assert all(torch.equal(value, before[name]) for name, value in state.codec.state_dict().items())
@@ -125,12 +126,12 @@ def test_bad_gradients_in_a_row_roll_back_and_then_stop(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(prepared, "train.n_steps=20", "train.checkpoint_every_steps=2")
-    monkeypatch.setattr(loop, "_ROLL_BACK_AFTER", 2)
-    monkeypatch.setattr(loop, "_MAX_ROLLBACKS", 1)
+    monkeypatch.setattr(alarms, "ROLL_BACK_AFTER", 2)
+    monkeypatch.setattr(alarms, "MAX_ROLLBACKS", 1)
 
-    def poisoned(state, batches, machine, config):  # type: ignore[no-untyped-def]
+    def poisoned(state, batches, context, config):  # type: ignore[no-untyped-def]
         poison = float("nan") if state.step >= 4 else 1.0
-        return train_step(state, [batch * poison for batch in batches], machine, config)
+        return train_step(state, [batch * poison for batch in batches], context, config)
 
     monkeypatch.setattr(loop, "train_step", poisoned)
     watcher = Recorder()
@@ -172,7 +173,7 @@ def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
     codebooks."""
     changes = [*ADVERSARIAL, "train.batch_size=4", "model.quantizer.gain=true"]
     one = tiny_yaml(tmp_path, prepared, *changes)
-    train(tiny_config(prepared, *changes), tmp_path / "one", CPU, Watcher(), stop_step=1)
+    train(tiny_config(prepared, *changes), tmp_path / "one", CPU, TrainingCallbacks(), stop_step=1)
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command = [*torchrun, "-m", "--", "codecctl.cli.main", "train", "--config", one, "--set", "train.batch_size=2"]
     process = subprocess.run(
@@ -192,4 +193,4 @@ def test_a_codec_without_training_is_used_but_not_resumed(prepared: Path, tmp_pa
     save_codec(start_state(config, CPU).codec, tmp_path / "last.pt")
     assert Codec.load(tmp_path / "last.pt", "cpu").fingerprint
     with pytest.raises(CodecctlError, match="holds a model alone"):
-        loop.resume(tmp_path, CPU, Watcher(), data=str(prepared))
+        loop.resume(tmp_path, CPU, TrainingCallbacks(), data=str(prepared))

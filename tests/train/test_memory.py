@@ -12,11 +12,10 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from codecctl.config import Config
-from codecctl.train.loop import crop_samples
 from codecctl.train.memory import Costs, Footprint, measure_costs
 from codecctl.train.state import start_state
-from codecctl.train.step import fully_on, train_step
-from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+from codecctl.train.step import at_full_weight, train_step
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
 SMALL = tiny_config(Path("unused"), *ADVERSARIAL, "train.batch_size=4")
 LARGER = tiny_config(
@@ -30,11 +29,11 @@ def measured_peak(config: Config) -> int:
     cpu = torch.device("cpu")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as recorded:
         state = start_state(config, cpu, steps_per_epoch=1)
-        machine = tiny_machine(state, config)
-        state = fully_on(state, config)
-        audio = 0.1 * torch.randn(config.train.batch_size * config.train.accumulate, 1, crop_samples(config))
+        context = tiny_context(state, config)
+        state = at_full_weight(state, config)
+        audio = 0.1 * torch.randn(config.train.batch_size * config.train.accumulate, 1, config.crop_samples)
         for _ in range(2):
-            train_step(state, audio.chunk(config.train.accumulate), machine, config)
+            train_step(state, audio.chunk(config.train.accumulate), context, config)
     events = [event for event in recorded.profiler.kineto_results.events() if event.name() == "[memory]"]  # type: ignore[union-attr]
     alive = peak = 0
     for event in sorted(events, key=lambda event: event.start_ns()):
@@ -105,7 +104,7 @@ def test_operations_of_a_known_size() -> None:
     """A matrix product of a linear layer, forward and both ways back: 6 x frames x width x width each."""
     layer = "model.transformer={{width: 8, n_layers: 1, n_heads: 2, feedforward_width: {}, look_back_frames: 5}}"
     narrow, wide = (measure_costs(tiny_config(Path("unused"), layer.format(width))).late.of(2) for width in (8, 108))
-    n_frames = 2 * crop_samples(SMALL) // SMALL.model.hop_length
+    n_frames = 2 * SMALL.crop_samples // SMALL.model.hop_length
     assert wide.operations - narrow.operations == 2 * 6 * n_frames * 8 * (3 * 100)  # encoder and decoder
 
 
@@ -116,8 +115,7 @@ import torch
 from codecctl.config import load_config
 from codecctl.train.state import start_state
 from codecctl.train.step import train_step
-from codecctl.train.loop import crop_samples
-from tests.train.tiny import tiny_machine
+from tests.train.tiny import tiny_context
 def of_system(key):
     return int(Path("/proc/self/status").read_text().split(key + ":")[1].split()[0]) * 1024
 config = load_config("starter", overrides=["loss.adversarial_weight=0", "loss.feature_weight=0"])
@@ -125,9 +123,9 @@ torch.nn.functional.conv1d(torch.ones(1, 1, 9, requires_grad=True), torch.ones(1
 import torch._dynamo
 before = of_system("VmRSS")
 state = start_state(config, torch.device("cpu"))
-machine = tiny_machine(state, config)
+context = tiny_context(state, config)
 for _ in range(2):
-    train_step(state, [0.1 * torch.randn(config.train.batch_size, 1, crop_samples(config))], machine, config)
+    train_step(state, [0.1 * torch.randn(config.train.batch_size, 1, config.crop_samples)], context, config)
 print(of_system("VmHWM") - before)
 """
 

@@ -16,10 +16,10 @@ from codecctl.cli.plan import describe
 from codecctl.config import load_config
 from codecctl.config.load import configs_folder
 from codecctl.config.schema import Section
-from codecctl.train.loop import crop_samples, open_crops
 from codecctl.train.memory import Costs, measure_costs
 from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
 from codecctl.train.preflight import checkpoint_bytes
+from codecctl.train.setup import open_crops
 from codecctl.train.state import start_state
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
@@ -94,7 +94,7 @@ def test_a_card_that_holds_no_crop_is_told_so(plan: Plan) -> None:
 
 
 def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> None:
-    expected = open_crops(plan.config).n_samples / (8 * crop_samples(plan.config))
+    expected = open_crops(plan.config).n_samples / (8 * plan.config.crop_samples)
     assert plan.steps_per_epoch == pytest.approx(expected)
     assert plan.adversarial_step == round(expected)
     assert f"used from step {round(expected):,} on (epoch 1)" in describe(plan)["adversaries"]
@@ -127,13 +127,13 @@ def test_a_prediction_is_the_plans_step(plan: Plan) -> None:
 def test_the_disk_holds_what_a_checkpoint_holds(plan: Plan, tmp_path: Path) -> None:
     from codecctl.train.checkpoint import save_state
     from codecctl.train.step import train_step
-    from tests.train.tiny import tiny_machine
+    from tests.train.tiny import tiny_context
 
     state = start_state(plan.config, torch.device("cpu"), steps_per_epoch=0)
     planned = plan.costs.checkpoint_bytes
     assert planned == checkpoint_bytes(state)
     state.adversarial_step = 0
-    train_step(state, [torch.zeros(8, 1, 3200)], tiny_machine(state, plan.config), plan.config)
+    train_step(state, [torch.zeros(8, 1, 3200)], tiny_context(state, plan.config), plan.config)
     save_state(state, plan.config, tmp_path / "last.pt", 1)
     on_disk = (tmp_path / "last.pt").stat().st_size
     assert planned < on_disk < planned + 1000 * len(state.codec.state_dict()) * 6

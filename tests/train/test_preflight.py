@@ -12,16 +12,18 @@ import torch
 
 from codecctl.config import Config
 from codecctl.errors import CodecctlError
-from codecctl.train.loop import Watcher, open_crops, resume, train
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import resume, train
 from codecctl.train.preflight import checkpoint_bytes, preflight
+from codecctl.train.setup import open_crops
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import train_step
-from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
 CPU = torch.device("cpu")
 
 
-class Heard(Watcher):
+class Heard(TrainingCallbacks):
     def __init__(self) -> None:
         self.what: dict[str, str] = {}
 
@@ -47,9 +49,9 @@ def bits(state: TrainState) -> list[torch.Tensor]:
 
 def test_looking_changes_nothing(config: Config, tmp_path: Path) -> None:
     state = start_state(config, CPU, steps_per_epoch=10)
-    machine = tiny_machine(state, config)
+    context = tiny_context(state, config)
     before, random = copy.deepcopy(bits(state)), torch.get_rng_state()
-    found = preflight(state, machine, config, open_crops(config), tmp_path / "run")
+    found = preflight(state, context, config, open_crops(config), tmp_path / "run")
     assert all(torch.equal(a, b) for a, b in zip(before, bits(state), strict=True))
     assert torch.equal(random, torch.get_rng_state())
     assert (state.step, state.adversarial_step) == (0, 50)
@@ -65,17 +67,17 @@ def test_the_adversaries_are_tried_before_their_time(config: Config, tmp_path: P
     with torch.no_grad():
         next(state.discriminators.parameters()).fill_(torch.nan)
     with pytest.raises(CodecctlError, match=r"step 1: the gradient of its batch is not finite .*adversarial nan"):
-        preflight(state, tiny_machine(state, config), config, open_crops(config), tmp_path)
+        preflight(state, tiny_context(state, config), config, open_crops(config), tmp_path)
 
 
 def test_the_first_step_is_the_same_with_and_without(config: Config, tmp_path: Path) -> None:
     states = [start_state(config, CPU, steps_per_epoch=10) for _ in range(2)]
     crops = open_crops(config)
     for state, looked in zip(states, (True, False), strict=True):
-        machine = tiny_machine(state, config)
+        context = tiny_context(state, config)
         if looked:
-            preflight(state, machine, config, crops, tmp_path)
-        train_step(state, [crops.batch(0, 2)], machine, config)
+            preflight(state, context, config, crops, tmp_path)
+        train_step(state, [crops.batch(0, 2)], context, config)
     assert all(torch.equal(a, b) for a, b in zip(*map(bits, states), strict=True))
 
 
@@ -98,11 +100,11 @@ def test_no_room_for_the_checkpoints_is_told_before_the_folder_changes(
     """A disk cannot be made smaller for a test: what is said of it can."""
     run = tmp_path / "run"
     if begun:
-        train(config, run, CPU, Watcher(), stop_step=1)
+        train(config, run, CPU, TrainingCallbacks(), stop_step=1)
     before = {path: path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()}
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(free=1000))
     with pytest.raises(CodecctlError, match=r"run: 3 checkpoints of .* MB are free; make room"):
-        resume(run, CPU, Watcher()) if begun else train(config, run, CPU, Watcher())
+        resume(run, CPU, TrainingCallbacks()) if begun else train(config, run, CPU, TrainingCallbacks())
     assert {path: path.read_bytes() for path in run.rglob("[!.]*") if path.is_file()} == before
     assert run.exists() is begun
 

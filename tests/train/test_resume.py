@@ -13,7 +13,8 @@ from codecctl.config import Config, load_config
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
-from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.loop import resume, train
 from codecctl.train.step import StepResult
 from codecctl.train.throughput import Throughput
 from tests.train.compare import assert_same_run, logged
@@ -34,13 +35,13 @@ def config(prepared: Path) -> Config:
 
 
 def test_ten_steps_equal_five_and_five(config: Config, tmp_path: Path) -> None:
-    train(config, tmp_path / "straight", CPU, Watcher())
-    train(config, tmp_path / "broken", CPU, Watcher(), stop_step=5)
-    resume(tmp_path / "broken", CPU, Watcher())
+    train(config, tmp_path / "straight", CPU, TrainingCallbacks())
+    train(config, tmp_path / "broken", CPU, TrainingCallbacks(), stop_step=5)
+    resume(tmp_path / "broken", CPU, TrainingCallbacks())
     assert_same_run(tmp_path / "straight", tmp_path / "broken")
 
 
-class _InterruptAt(Watcher):
+class _InterruptAt(TrainingCallbacks):
     def __init__(self, step: int) -> None:
         self.step = step
 
@@ -55,8 +56,8 @@ def test_an_interrupted_run_saves_where_it_stands(config: Config, tmp_path: Path
         train(config, run, CPU, _InterruptAt(3))
     assert stop.value.exit_code == 130
     assert Checkpoint.read(run / "last.pt").step == 3
-    resume(run, CPU, Watcher())
-    train(config, tmp_path / "straight", CPU, Watcher())
+    resume(run, CPU, TrainingCallbacks())
+    train(config, tmp_path / "straight", CPU, TrainingCallbacks())
     assert_same_run(tmp_path / "straight", run)
 
 
@@ -64,26 +65,26 @@ def test_a_signal_ends_a_validation_and_the_resumed_run_has_it(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may take minutes, and a machine that is taken away leaves seconds."""
-    straight = train(config, tmp_path / "straight", CPU, Watcher())
+    straight = train(config, tmp_path / "straight", CPU, TrainingCallbacks())
     render = Renderer.render
     monkeypatch.setattr(Renderer, "render", lambda *a: (signal.raise_signal(signal.SIGTERM), render(*a))[1])
     config = config.model_copy(update={"validation": config.validation.model_copy(update={"n_utterances": 2})})
     with pytest.raises(Interrupted, match="stopped after step 5, saved") as stop:
-        train(config, tmp_path / "run", CPU, Watcher())
+        train(config, tmp_path / "run", CPU, TrainingCallbacks())
     assert stop.value.exit_code == 143
     assert all(line["kind"] == "train" for line in logged(tmp_path / "run"))
     monkeypatch.undo()
-    resume(tmp_path / "run", CPU, Watcher())
+    resume(tmp_path / "run", CPU, TrainingCallbacks())
     assert [(line["step"], line["kind"]) for line in logged(tmp_path / "run")] == [
         (line["step"], line["kind"]) for line in logged(straight.folder)
     ]
 
 
 def test_the_place_of_a_run_may_be_told_by_its_checkpoint(config: Config, tmp_path: Path) -> None:
-    run = train(config, tmp_path / "run", CPU, Watcher(), stop_step=5)
+    run = train(config, tmp_path / "run", CPU, TrainingCallbacks(), stop_step=5)
     with pytest.raises(UsageError, match=r"best.pt: a run goes on from its last.pt: give the folder .*run; to go back"):
-        resume(run.best, CPU, Watcher())
-    assert resume(run.last, CPU, Watcher(), stop_step=6) == run
+        resume(run.best, CPU, TrainingCallbacks())
+    assert resume(run.last, CPU, TrainingCallbacks(), stop_step=6) == run
     assert Checkpoint.read(run.last).step == 6
 
 
@@ -96,7 +97,7 @@ def rewrite(checkpoint: Checkpoint, training: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("what", ["missing", "foreign"])
 def test_a_key_too_few_or_too_many_stops_before_anything_is_changed(config: Config, tmp_path: Path, what: str) -> None:
-    train(config, tmp_path, CPU, Watcher(), stop_step=2)
+    train(config, tmp_path, CPU, TrainingCallbacks(), stop_step=2)
     last = Checkpoint.read(tmp_path / "last.pt", with_training=True)
     name = "decoder.first.conv.bias"
     codec = dict(last.training["codec"])
@@ -106,31 +107,31 @@ def test_a_key_too_few_or_too_many_stops_before_anything_is_changed(config: Conf
         name = "decoder.second_first.bias"
     rewrite(last, {**last.training, "codec": codec})
     before = {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()}
-    with pytest.raises(CodecctlError, match=f"last.pt: weight '{name}' is {what}"):
-        resume(tmp_path, CPU, Watcher())
+    with pytest.raises(CodecctlError, match=f"last.pt: codec: weight '{name}' is {what}"):
+        resume(tmp_path, CPU, TrainingCallbacks())
     assert {path: path.read_bytes() for path in tmp_path.glob("[!.]*") if path.is_file()} == before
 
 
 def test_a_run_is_never_overwritten(config: Config, tmp_path: Path) -> None:
-    train(config, tmp_path, CPU, Watcher(), stop_step=2)
+    train(config, tmp_path, CPU, TrainingCallbacks(), stop_step=2)
     with pytest.raises(UsageError, match=r"holds a run; `codecctl resume"):
-        train(config, tmp_path, CPU, Watcher())
+        train(config, tmp_path, CPU, TrainingCallbacks())
     with pytest.raises(UsageError, match="is at step 2 already"):
-        resume(tmp_path, CPU, Watcher(), stop_step=2)
+        resume(tmp_path, CPU, TrainingCallbacks(), stop_step=2)
     with pytest.raises(CodecctlError, match="no such file"):
-        resume(tmp_path / "nothing", CPU, Watcher())
+        resume(tmp_path / "nothing", CPU, TrainingCallbacks())
 
 
 def test_a_checkpoint_without_its_optimizer_is_not_resumed(config: Config, tmp_path: Path) -> None:
-    train(config, tmp_path, CPU, Watcher(), stop_step=2)
+    train(config, tmp_path, CPU, TrainingCallbacks(), stop_step=2)
     last = Checkpoint.read(tmp_path / "last.pt", with_training=True)
     rewrite(last, {name: part for name, part in last.training.items() if name != "optimizer"})
     with pytest.raises(CodecctlError, match="'optimizer' is missing"):
-        resume(tmp_path, CPU, Watcher())
+        resume(tmp_path, CPU, TrainingCallbacks())
 
 
 def test_a_run_folder_holds_what_was_promised(config: Config, tmp_path: Path) -> None:
-    train(config, tmp_path, CPU, Watcher(), stop_step=5)
+    train(config, tmp_path, CPU, TrainingCallbacks(), stop_step=5)
     assert {path.name for path in tmp_path.glob("[!.]*")} == {
         "config.yaml",
         "last.pt",

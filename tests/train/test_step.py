@@ -16,8 +16,17 @@ from codecctl.config import Config, load_config
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train import step
 from codecctl.train.state import TrainState, start_state
-from codecctl.train.step import Machinery, draw_heard, draw_n_quantizers, fully_on, gradients, hear, train_step
-from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_machine
+from codecctl.train.step import (
+    StepContext,
+    adversarial_losses,
+    at_full_weight,
+    draw_heard,
+    draw_n_quantizers,
+    gradients,
+    plan_step,
+    train_step,
+)
+from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
 CPU = torch.device("cpu")
 ALONE = Fabric(accelerator="cpu", devices=1)
@@ -34,8 +43,8 @@ def state(config: Config) -> TrainState:
 
 
 @pytest.fixture
-def machine(state: TrainState, config: Config) -> Machinery:
-    return tiny_machine(state, config)
+def machine(state: TrainState, config: Config) -> StepContext:
+    return tiny_context(state, config)
 
 
 @pytest.fixture
@@ -71,10 +80,10 @@ def test_discriminators_hear_a_stretch_of_each_crop(crops: Tensor) -> None:
     heard: list[tuple[int, ...]] = []
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05")
     state = start_state(config, CPU, steps_per_epoch=1)
-    machine = tiny_machine(state, config)
+    context = tiny_context(state, config)
     assert state.discriminators is not None
     state.discriminators.register_forward_pre_hook(lambda _, inputs: heard.append(tuple(inputs[0].shape)))
-    train_step(state, [crops], machine, config)
+    train_step(state, [crops], context, config)
     assert heard == [(2, 1, 800)] * 3  # the original once, the decoded crop to learn and to judge
     starts = {draw_heard(config, step, 3200).start for step in range(400)}
     assert min(starts) < 50
@@ -93,9 +102,10 @@ def test_features_of_real_audio_computed_once_give_the_same_gradients_bit_for_bi
     found = []
     for is_shared in (True, False):
         if not is_shared:
-            monkeypatch.setattr(step, "hear", lambda *arguments: hear(*arguments[:-1]))
+            monkeypatch.setattr(step, "adversarial_losses", lambda *arguments: adversarial_losses(*arguments[:-1]))
         state = start_state(config, CPU, steps_per_epoch=1)
-        gradients(fully_on(state, config), list(crops.chunk(accumulate)), tiny_machine(state, config), config)
+        batches, context = list(crops.chunk(accumulate)), tiny_context(state, config)
+        gradients(plan_step(at_full_weight(state, config), batches, context, config), batches, context, config)
         assert state.discriminators is not None
         found.append(gradients_of(state.generator) + gradients_of(state.discriminators))
     assert all(map(torch.equal, *found))
@@ -105,12 +115,12 @@ def test_features_of_real_audio_computed_once_give_the_same_gradients_bit_for_bi
 def test_discriminators_take_every_second_step_if_told_so(crops: Tensor) -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.teach_every=2")
     state = start_state(config, CPU, steps_per_epoch=1)
-    machine = tiny_machine(state, config)
+    context = tiny_context(state, config)
     assert state.discriminators is not None
     moved = []
     for _ in range(4):
         before = torch.nn.utils.parameters_to_vector(state.discriminators.parameters())
-        result = train_step(state, [crops], machine, config)
+        result = train_step(state, [crops], context, config)
         moved.append(not torch.equal(before, torch.nn.utils.parameters_to_vector(state.discriminators.parameters())))
         assert ("discriminator" in result.losses) == moved[-1] == (result.discriminator_gradient_norm is not None)
         assert result.losses["feature"] > 0
@@ -138,11 +148,11 @@ EVERY_LOSS = tuple(f"loss.{n}_weight=1" for n in ("average_spectrum", "complex",
 def test_ten_steps_read_no_value_on_the_host(crops: Tensor, changes: tuple[str, ...]) -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05", *changes)
     state = start_state(config, CPU, steps_per_epoch=1)
-    machine, counter = tiny_machine(state, config), CodebookCounter(config.model.quantizer.codebook_sizes)
+    context, counter = tiny_context(state, config), CodebookCounter(config.model.quantizer.codebook_sizes)
     with HostReads():
         for number in range(10):
             batch = crops * float("nan") if number == 5 else crops
-            result = train_step(state, [batch], machine, config)
+            result = train_step(state, [batch], context, config)
             counter.update(result.codes)
     assert result.losses.keys() >= {"discriminator", "adversarial", "feature"}
     assert counter.stats()[0].n_codes == 10 * result.codes[:, 0].numel()
@@ -159,8 +169,8 @@ def test_a_skipped_step_leaves_no_trace(crops: Tensor) -> None:
     changes = ("model.quantizer.gain=true", "model.quantizer.ema_decay=0.5", "train.adversarial.teach_every=1")
     config = tiny_config(Path("unused"), *ADVERSARIAL, *changes)
     state = start_state(config, CPU, steps_per_epoch=1)
-    machine = tiny_machine(state, config)
-    train_step(state, [crops], machine, config)
+    context = tiny_context(state, config)
+    train_step(state, [crops], context, config)
 
     def all_that_changes() -> list[Tensor]:
         assert state.discriminators is not None
@@ -169,10 +179,10 @@ def test_a_skipped_step_leaves_no_trace(crops: Tensor) -> None:
         return [leaf.clone() for leaf in tree_leaves([p.state_dict() for p in parts]) if isinstance(leaf, Tensor)]
 
     before = all_that_changes()
-    assert train_step(state, [crops * float("inf")], machine, config).skipped == 1
+    assert train_step(state, [crops * float("inf")], context, config).skipped == 1
     after = all_that_changes()
     assert all(map(torch.equal, before, after))
-    assert train_step(state, [crops], machine, config).skipped == 0
+    assert train_step(state, [crops], context, config).skipped == 0
     assert sum(not torch.equal(a, b) for a, b in zip(before, all_that_changes(), strict=True)) > 0.9 * len(before)
 
 
@@ -182,9 +192,9 @@ def test_a_crop_no_longer_than_the_stretch_is_heard_whole(seconds: str) -> None:
     assert all(draw_heard(config, step, 3200) == slice(0, 3200) for step in range(9))
 
 
-def test_a_step_says_what_it_did(state: TrainState, crops: Tensor, machine: Machinery, config: Config) -> None:
+def test_a_step_says_what_it_did(state: TrainState, crops: Tensor, context: StepContext, config: Config) -> None:
     before = torch.nn.utils.parameters_to_vector(state.codec.parameters()).detach().clone()
-    result = train_step(state, [crops], machine, config)
+    result = train_step(state, [crops], context, config)
     after = torch.nn.utils.parameters_to_vector(state.codec.parameters()).detach()
     assert state.step == 1
     assert result.learning_rate == config.train.learning_rate == state.optimizer.param_groups[0]["lr"]
@@ -199,32 +209,32 @@ def test_a_step_says_what_it_did(state: TrainState, crops: Tensor, machine: Mach
 def test_the_same_step_twice_is_the_same_step(crops: Tensor, config: Config) -> None:
     states = [start_state(config, CPU) for _ in range(2)]
     for state in states:
-        machine = tiny_machine(state, config)
+        context = tiny_context(state, config)
         for _ in range(3):
-            train_step(state, [crops], machine, config)
+            train_step(state, [crops], context, config)
     first, second = (state.codec.state_dict() for state in states)
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_it_learns_what_it_hears_again_and_again(
-    state: TrainState, crops: Tensor, machine: Machinery, config: Config
+    state: TrainState, crops: Tensor, context: StepContext, config: Config
 ) -> None:
-    totals = [float(train_step(state, [crops], machine, config).total) for _ in range(60)]
+    totals = [float(train_step(state, [crops], context, config).total) for _ in range(60)]
     assert sum(totals[-5:]) < 0.8 * sum(totals[:5])
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
 def test_silence_and_full_scale_leave_the_codec_sound(
-    state: TrainState, machine: Machinery, config: Config, level: float
+    state: TrainState, context: StepContext, config: Config, level: float
 ) -> None:
     for _ in range(3):
-        result = train_step(state, [torch.full((2, 1, 3200), level)], machine, config)
+        result = train_step(state, [torch.full((2, 1, 3200), level)], context, config)
         assert result.total.isfinite()
     assert all(value.isfinite().all() for value in state.codec.state_dict().values())
 
 
 def test_bfloat16_keeps_weights_and_books_in_float32(state: TrainState, crops: Tensor, config: Config) -> None:
     half = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bfloat16"})})
-    result = train_step(state, [crops], tiny_machine(state, half), half)
+    result = train_step(state, [crops], tiny_context(state, half), half)
     assert result.total.isfinite()
     assert {value.dtype for value in state.codec.state_dict().values()} == {torch.float32}

@@ -21,7 +21,7 @@ from codecctl.config.model import StridedConfig
 from codecctl.config.schema import ModelConfig, SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.model.codec import Codec
-from codecctl.train.teacher import SemanticHead, Teacher, first_book, semantic_loss
+from codecctl.train.teacher import SemanticHead, Teacher, first_codebook, semantic_loss
 from tests.conftest import lively
 
 HOP = 320
@@ -198,7 +198,7 @@ def test_the_semantic_loss_is_its_equation() -> None:
 
 def test_the_gradient_reaches_the_encoder_through_book_1(codec: Codec, teacher: Teacher, voices: Tensor) -> None:
     output = codec(voices)
-    book = first_book(codec.quantizer, output.latents, output.codes)
+    book = first_codebook(codec.quantizer, output.latents, output.codes)
     torch.testing.assert_close(book, codec.quantizer.decode(output.codes[:, :1]))  # the value is the codewords'
     head = SemanticHead(book.shape[1], teacher.width)
     semantic_loss(head(book), teacher(voices)).backward()
@@ -218,7 +218,7 @@ def test_the_first_codebook_learns_from_the_teacher(codec: Codec, teacher: Teach
     losses = []
     for step in range(60):  # it does not fall evenly: after 30 some seeds are back where they began
         output = codec(voices)
-        loss = semantic_loss(head(first_book(codec.quantizer, output.latents, output.codes)), target)
+        loss = semantic_loss(head(first_codebook(codec.quantizer, output.latents, output.codes)), target)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

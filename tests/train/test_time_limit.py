@@ -15,8 +15,9 @@ from codecctl.errors import UsageError
 from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import signals
+from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run
-from codecctl.train.loop import Watcher, resume, train
+from codecctl.train.loop import resume, train
 from codecctl.train.signals import TimeLimit
 from codecctl.train.step import StepResult
 from codecctl.train.throughput import Throughput
@@ -25,7 +26,7 @@ from tests.train.tiny import tiny_config
 CPU = torch.device("cpu")
 
 
-class Minutes(Watcher):
+class Minutes(TrainingCallbacks):
     """A clock of `signals` that is one minute on after each step."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,13 +80,13 @@ def test_time_that_is_over_ends_a_validation(
     run = train(config, tmp_path / "run", CPU, minutes, max_minutes=3.5, started=0.0)
     assert minutes.ended_at == 3
     assert '"kind": "validation"' not in run.metrics.read_text()
-    resume(run.folder, CPU, Watcher(), 4)
+    resume(run.folder, CPU, TrainingCallbacks(), 4)
     assert '"step": 3, "kind": "validation"' in run.metrics.read_text()
 
 
 def test_time_that_is_over_before_the_first_step_is_refused(config: Config, tmp_path: Path, minutes: Minutes) -> None:
     """No run is begun, and one that is there stays as it is."""
-    there = train(config, tmp_path / "there", CPU, Watcher(), 2)
+    there = train(config, tmp_path / "there", CPU, TrainingCallbacks(), 2)
     minutes.now = 5
     said = "^--max-minutes 4: preparing the first step took 5 minutes; nothing was trained; give more$"
     with pytest.raises(UsageError, match=said):

@@ -8,8 +8,9 @@ import torch
 
 from codecctl.config import Config, dump_config, load_config
 from codecctl.train.device import make_fabric
+from codecctl.train.setup import wrap
 from codecctl.train.state import TrainState
-from codecctl.train.step import Machinery, assemble
+from codecctl.train.step import StepContext
 
 CHANGES = [
     "data.crop_seconds=0.2", "data.n_workers=0",
@@ -34,9 +35,9 @@ def tiny_config(prepared: Path, *changes: str) -> Config:
     return load_config("smoke", overrides=[*CHANGES, f"data.path={prepared}", *changes])
 
 
-def tiny_machine(state: TrainState, config: Config) -> Machinery:
+def tiny_context(state: TrainState, config: Config) -> StepContext:
     """The state on the CPU, ready for steps."""
-    return assemble(state, config, make_fabric(config, torch.device("cpu")), None)
+    return wrap(state, None, config, make_fabric(config, torch.device("cpu")))
 
 
 def tiny_yaml(folder: Path, prepared: Path, *changes: str) -> Path:

@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 
 from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint
-from codecctl.train.ranks import count_ranks
+from codecctl.train.launch import count_ranks
 from tests.train.tiny import tiny_yaml
 
 Seen = list[dict[str, Any]]
@@ -64,7 +64,7 @@ def test_codebooks_that_come_apart_are_not_saved(acted: Path) -> None:
 def test_a_collapse_stops_both(acted: Path) -> None:
     told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
     assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "ReportedElsewhere")
-    assert "book 1 has collapsed" in told["message"]
+    assert "codebook 1 has collapsed" in told["message"]
     assert Checkpoint.read(acted / "a_book_collapses" / "last.pt").step == 3
 
 
@@ -146,8 +146,8 @@ def test_a_killed_process_takes_the_run_down(prepared: Path, tmp_path: Path) -> 
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 1
-    os.kill(int(children[0]), signal.SIGKILL)
+    assert len(children) == 2
+    os.kill(int(children[1]), signal.SIGKILL)
     start = time.monotonic()
     out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (1, "")

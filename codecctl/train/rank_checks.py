@@ -1,4 +1,4 @@
-"""What all processes of a run must have alike: decisions, codebooks, the run's folder."""
+"""What the processes of a run must have in common: decisions, codebooks, the folder of the run."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def largest_on_device(fabric: Fabric, value: Tensor) -> Tensor:
     return value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="max"))
 
 
-def check_same_books(fabric: Fabric, state: TrainState, folder: Path) -> None:
+def check_same_codebooks(fabric: Fabric, state: TrainState, folder: Path) -> None:
     """Raises `CodecctlError`, on all ranks, unless all are at one step with one set of codebooks."""
     if fabric.world_size == 1:
         return

@@ -1,0 +1,32 @@
+"""Progress callbacks of a training."""
+
+from __future__ import annotations
+
+from codecctl.config import Config
+from codecctl.evaluate.quick import Scores, ValidationSet
+from codecctl.train.checkpoint import Run
+from codecctl.train.state import TrainState
+from codecctl.train.step import StepResult
+from codecctl.train.throughput import Throughput
+
+
+class TrainingCallbacks:
+    """The defaults do nothing; the command line's display overrides them. Only the first rank calls them."""
+
+    def started(self, run: Run, state: TrainState, config: Config, stop_step: int, steps_per_epoch: float) -> None: ...
+
+    def restored(self, what: dict[str, str]) -> None: ...
+
+    def checked(self, what: dict[str, str]) -> None: ...
+
+    def will_validate(self, validation: ValidationSet) -> None: ...
+
+    def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None: ...
+
+    def validated(self, step: int, scores: Scores, trend: str) -> None: ...
+
+    def saved(self, step: int, seconds: float) -> None: ...
+
+    def time_over(self, run: Run, step: int) -> None: ...
+
+    def warned(self, step: int, message: str) -> None: ...

@@ -1,0 +1,199 @@
+"""The processes of a training: how many there are, who starts them, and that they end together with one message."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import logging
+import os
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch import distributed as dist
+
+from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere, UsageError
+
+_OURS = "CODECCTL_ERRORS"  # where the processes that `start_ranks` started write their errors
+_SAVE_SECONDS = 600  # that they have after a signal to finish a step and save, before they are killed
+_ASKING_SECONDS = 3  # that the first process keeps the store alive, so that others can ask who reports the error
+_LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")  # in the errors of a lost connection
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes of a run, and who numbers them."""
+
+    n_devices: int  # processes on each machine
+    n_nodes: int  # machines
+    environment: ClusterEnvironment
+
+    @property
+    def n_ranks(self) -> int:
+        return self.n_devices * self.n_nodes
+
+    @property
+    def are_started(self) -> bool:
+        return self.n_ranks == 1 or self.environment.creates_processes_externally
+
+
+def count_ranks(n_devices: int = 1, n_nodes: int = 1) -> Ranks:
+    """The processes that the command asks for; under torchrun or SLURM those that they have started.
+
+    Raises `UsageError` if the command asks for another number than they started, or for several machines without the
+    address of the first.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        per_node = int(os.environ["LOCAL_WORLD_SIZE"])
+        return Ranks(per_node, int(os.environ["WORLD_SIZE"]) // per_node, TorchElasticEnvironment())
+    n_tasks = int(os.environ.get("SLURM_NTASKS", 1))
+    # A batch script has SLURM_NTASKS, too, but nobody has started that many processes: only srun numbers its steps.
+    if n_tasks > 1 and "SLURM_STEP_ID" in os.environ:
+        nodes = int(os.environ.get("SLURM_NNODES", 1))
+        if n_devices not in (1, n_tasks // nodes) or n_nodes not in (1, nodes):
+            raise UsageError(
+                f"--devices {n_devices} --nodes {n_nodes}: srun started {n_tasks // nodes} processes on each of "
+                f"{nodes} machines; leave both options out or ask srun for --nodes={n_nodes} "
+                f"--ntasks-per-node={n_devices}"
+            )
+        os.environ.setdefault("SLURM_NTASKS_PER_NODE", str(n_tasks // nodes))  # Fabric asks for it
+        return Ranks(n_tasks // nodes, nodes, SLURMEnvironment(auto_requeue=False))
+    if n_nodes > 1 and not {"MASTER_ADDR", "MASTER_PORT", "NODE_RANK"} <= os.environ.keys():
+        raise UsageError(
+            f"--nodes {n_nodes}: start the command with torchrun or srun, or set MASTER_ADDR, MASTER_PORT and "
+            "NODE_RANK on each machine"
+        )
+    return Ranks(n_devices, n_nodes, LightningEnvironment())
+
+
+def start_ranks(ranks: Ranks, folder: Path) -> None:
+    """Run this command once on each device by torchrun's launcher; returns when all have ended.
+
+    Signals are passed on. When a process fails, all end; raises its error, `Interrupted` after a signal.
+    """
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    specification = sys.modules["__main__"].__spec__
+    program = ["-m", specification.name] if specification else [os.path.abspath(sys.argv[0])]
+    with tempfile.TemporaryDirectory() as errors:
+        os.environ |= {_OURS: errors, "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": str(_SAVE_SECONDS)}
+        config = LaunchConfig(
+            min_nodes=ranks.n_nodes,
+            max_nodes=ranks.n_nodes,
+            nproc_per_node=ranks.n_devices,
+            run_id="codecctl",
+            max_restarts=0,
+            **_rendezvous(ranks),
+        )
+        code = 0
+        logging.disable(logging.ERROR)  # the launcher logs every signal and exit code
+        try:
+            elastic_launch(config, sys.executable)(*program, *sys.argv[1:])
+        except SignalException as stop:
+            code = 128 + stop.sigval
+        except ChildFailedError as failed:
+            rank, failure = failed.get_first_failure()
+            code = failure.exitcode
+            if code < 0:
+                what = f"process {rank} was killed ({signal.Signals(-code).name})"
+                raise CodecctlError(_lost(folder, what)) from None
+        finally:
+            logging.disable(logging.NOTSET)
+        _raise_first(Path(errors), code)
+
+
+@contextmanager
+def reporting(ranks: Ranks, folder: Path) -> Iterator[None]:
+    """Within, in each process of a run: of an error that several have, one raises it, the others `ReportedElsewhere`.
+
+    A process that has lost the connection to another raises that one is gone.
+    """
+    if _OURS in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG: save and end if the launcher is killed
+    try:
+        yield
+    except (Exception, KeyboardInterrupt) as error:
+        if ranks.n_ranks == 1:
+            raise
+        rank = dist.get_rank() if dist.is_initialized() else 0
+        code = error.exit_code if isinstance(error, CodecctlError) else 1
+        lost = _is_lost(error)
+        if _OURS in os.environ:
+            if isinstance(error, KeyboardInterrupt):
+                code = 128 + signal.SIGINT
+            elif isinstance(error, CodecctlError):
+                report = json.dumps({"time": time.time(), "message": str(error), "code": code})
+                (Path(os.environ[_OURS]) / f"{rank}.json").write_text(report, encoding="utf-8")
+            elif not lost:
+                raise
+            raise ReportedElsewhere(code) from None
+        if lost and rank:
+            time.sleep(1)  # the first process knows better how the others died
+        if not (rank == 0 if isinstance(error, Interrupted) else _is_first(folder)):
+            raise ReportedElsewhere(code) from None
+        if lost:
+            raise CodecctlError(_lost(folder, "another process of the run is gone")) from None
+        raise
+
+
+def _rendezvous(ranks: Ranks) -> dict[str, Any]:
+    """How the machines of a run find each other."""
+    if ranks.n_nodes == 1:
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": "localhost:0", "local_addr": "localhost"}
+    endpoint = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+    return {
+        "rdzv_backend": "static",
+        "rdzv_endpoint": endpoint,
+        "rdzv_configs": {"rank": int(os.environ["NODE_RANK"])},
+    }
+
+
+def _raise_first(errors: Path, code: int) -> None:
+    """Raises the first error that a process has written; without one, what the exit code `code` stands for."""
+    reports = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("*.json")]
+    if reports:
+        first = min(reports, key=lambda report: report["time"])
+        if first["code"] > 128:
+            raise Interrupted(first["message"], first["code"] - 128)
+        raise (UsageError if first["code"] == UsageError.exit_code else CodecctlError)(first["message"])
+    if code > 128:
+        raise Interrupted("interrupted before the first step; nothing was saved", code - 128)
+    if code:
+        raise ReportedElsewhere(code)
+
+
+def _lost(folder: Path, what: str) -> str:
+    return f"{folder}: {what}: all processes stop; `codecctl resume {folder}` goes on from the last checkpoint"
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Whether this process failed because it could not communicate with another."""
+    return isinstance(error, dist.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
+    )
+
+
+def _is_first(folder: Path) -> bool:
+    """Whether this process is the first of the run to report how it ends. To be asked once."""
+    try:
+        store, key = dist.distributed_c10d._get_default_store(), f"reported {folder}"
+        is_first = int(store.add(key, 1)) == 1
+        if dist.get_rank() == 0:  # it may host the store, and the others have yet to ask
+            until = time.monotonic() + _ASKING_SECONDS
+            while int(store.add(key, 0)) < dist.get_world_size() and time.monotonic() < until:
+                time.sleep(0.02)
+        return is_first
+    except Exception:  # not connected yet, or the process that hosts the store is gone
+        return True
