@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-_META = torch.device("meta")
+_CPU, _META = torch.device("cpu"), torch.device("meta")
 _ONLY_ALLOCATE = ("empty", "new_empty")
 _ONLY_WRITE = ("zero", "ones", "full", "fill_", "rand", "arange", "new_", "scalar_tensor")
 
@@ -38,20 +38,20 @@ class Amount:
 
 
 class Shape(Tensor):
-    """A tensor on the CPU, as torch sees it, that has no memory: `inner`, on the meta device, has its shape."""
+    """A tensor on the CPU, as torch sees it, that has no memory: `stand_in`, on the meta device, has its shape."""
 
-    inner: Tensor
+    stand_in: Tensor
 
     @staticmethod
     def __new__(cls, inner: Tensor) -> Shape:
-        shape: Shape = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device="cpu"
+        shape: Shape = Tensor._make_wrapper_subclass(
+            cls, inner.shape, inner.stride(), inner.storage_offset(), dtype=inner.dtype, device=_CPU
         )
-        shape.inner = inner
+        shape.stand_in = inner
         return shape
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[override]
         raise RuntimeError(f"{function}: tensors without content can be used within their counter only")
 
 
@@ -92,7 +92,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return {torch.bool: bool, torch.int64: int}.get(args[0].dtype, float)(0)
         given: list[Tensor] = []
         inner_args, inner_kwargs = _mapped((args, kwargs), lambda tensor: _on_meta(tensor, given))
-        shapes = {id(tensor.inner): tensor for tensor in given if isinstance(tensor, Shape)}
+        shapes = {id(tensor.stand_in): tensor for tensor in given if isinstance(tensor, Shape)}
         made: list[Tensor] = []
 
         def wrapped(inner: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         result = _mapped(self._result(function, inner_args, inner_kwargs), wrapped)
         if torch.Tag.inplace_view in function.tags:  # torch has to know its new shape, too
-            with torch._C._DisableTorchDispatch():  # type: ignore[attr-defined]
+            with torch._C._DisableTorchDispatch():
                 function(*args, **kwargs)
         if self.alive.fixed > self._peaks[self.alive.per_crop]:
             self._peaks[self.alive.per_crop] = self.alive.fixed
@@ -173,7 +173,7 @@ def _mapped(value: Any, change: Callable[[Tensor], Any]) -> Any:
 
 def _on_meta(tensor: Tensor, given: list[Tensor]) -> Tensor:
     given.append(tensor)
-    return tensor.inner if isinstance(tensor, Shape) else tensor.to(_META)
+    return tensor.stand_in if isinstance(tensor, Shape) else tensor.to(_META)
 
 
 def _key(value: Any) -> Hashable:
