@@ -43,7 +43,7 @@ def state(config: Config) -> TrainState:
 
 
 @pytest.fixture
-def machine(state: TrainState, config: Config) -> StepContext:
+def context(state: TrainState, config: Config) -> StepContext:
     return tiny_context(state, config)
 
 
