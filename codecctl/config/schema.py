@@ -65,7 +65,7 @@ class DataConfig(Section):
 
 
 class AdversarialConfig(Section):
-    """The discriminators, and when the codec begins to train against them."""
+    """The discriminators, and when they begin to count."""
 
     periods: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         (2, 3, 5, 7, 11), description="samples; a discriminator each, of the waveform folded by it; []: none"
@@ -75,12 +75,12 @@ class AdversarialConfig(Section):
     )
     channels: Positive = Field(32, description="of their first layers; all others in proportion")
     heard_seconds: float | None = Field(
-        1.0, ge=0.01, description="of each crop that they take, drawn anew at each step; null: all"
+        1.0, ge=0.01, description="part of each crop that they get, drawn anew at each step; null: all"
     )
-    start_epoch: Count = Field(5, description="epoch at whose start the codec begins to train against them")
-    warmup_steps: Count = Field(1000, description="steps before that in which they learn alone")
+    start_epoch: Count = Field(5, description="epoch at whose start the adversarial losses begin")
+    warmup_steps: Count = Field(1000, description="steps before that in which only they learn")
     ramp_steps: Count = Field(5000, description="steps in which their weights rise from 0 to the full")
-    teach_every: Positive = Field(1, description="steps from one of their own to the next")
+    teach_every: Positive = Field(1, description="steps from one of their updates to the next")
     learning_rate: float = Field(1e-4, gt=0, description="of their AdamW")
 
     @model_validator(mode="after")
@@ -91,7 +91,7 @@ class AdversarialConfig(Section):
 
 
 class SemanticConfig(Section):
-    """The frozen speech model whose hidden states teach codebook 1."""
+    """The frozen speech model whose hidden states the first codebook follows."""
 
     teacher: str = Field(
         "microsoft/wavlm-base-plus@4c66d4806a428f2e922ccfa1a962776e232d487b",
@@ -111,13 +111,13 @@ class LossConfig(Section):
     mel_weight: Weight = Field(15.0, description="multi-scale log-mel L1")
     average_spectrum_weight: Weight = Field(0.0, description="mean power of each mel band over a crop; 0: off")
     complex_weight: Weight = Field(0.0, description="complex spectra under a power law; 0: off")
-    repetition_weight: Weight = Field(0.0, description="frames too much alike above 1 kHz, a buzz; 0: off")
-    commitment_weight: Weight = Field(0.25, description="encoder to its codewords, mean over the codebooks")
-    semantic_weight: Weight = Field(10.0, description="codebook 1 to the teacher's hidden states; 0: no teacher")
-    adversarial_weight: Weight = Field(1.0, description="to be taken for real speech by the discriminators; 0: off")
+    repetition_weight: Weight = Field(0.0, description="the same waveform in frame after frame, a buzz; 0: off")
+    commitment_weight: Weight = Field(0.25, description="encoder outputs to their codewords, mean over the codebooks")
+    semantic_weight: Weight = Field(10.0, description="first codebook to the teacher's hidden states; 0: no teacher")
+    adversarial_weight: Weight = Field(1.0, description="decoded speech judged as real by the discriminators; 0: off")
     feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
     spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
-    complex_below_hz: float | None = Field(None, gt=0, description="so much of the complex spectra; null: all of it")
+    complex_below_hz: float | None = Field(None, gt=0, description="upper frequency of the complex loss; null: Nyquist")
     mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
     n_mels: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
@@ -159,7 +159,7 @@ class GpuConfig(Section):
 
 
 class TrainConfig(Section):
-    """The optimiser, the loop, and what it writes."""
+    """The optimiser, the loop, and its files."""
 
     seed: Count = Field(
         0, lt=2**32, description="of weights, crops and dropout; a step's randomness follows from (seed, step)"
@@ -169,7 +169,7 @@ class TrainConfig(Section):
         None, gt=0, description="train and resume save and exit after so many minutes, as by --max-minutes"
     )
     batch_size: Positive = Field(16, description="crops that one card takes at a time")
-    accumulate: Positive = Field(1, description="batches whose gradients add up to one step")
+    accumulate: Positive = Field(1, description="batches whose gradients are added for one step")
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, reached after the warm-up")
     final_rate_share: Probability = Field(0.1, description="of all learning rates, where the cosine ends at n_steps")
     warmup_steps: Count = Field(1000, description="steps of linear rise")

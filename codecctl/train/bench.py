@@ -1,5 +1,5 @@
-"""How long a training step takes on this machine, part by part: with random audio and a teacher of random weights, so
-that neither data nor downloads are needed."""
+"""Time of a training step on this machine, part by part. Audio and the teacher's weights are random: neither data nor
+downloads are needed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,7 @@ from torch import Tensor
 
 from codecctl.config import Config
 from codecctl.data.crops import Prefetcher
-from codecctl.errors import CodecctlError
-from codecctl.train.device import make_fabric, pinned, sent
+from codecctl.train.device import does_not_fit, make_fabric, pinned, sent
 from codecctl.train.plan import ASSUMPTIONS, Prediction
 from codecctl.train.setup import assemble
 from codecctl.train.state import TrainState
@@ -35,7 +34,7 @@ class StepTimes:
     n_steps: int
     seconds: float  # a step
     audio_seconds: float  # that a step trains on
-    parts: dict[str, float]  # seconds a step; what lies between the parts belongs to none
+    parts: dict[str, float]  # seconds a step; time between parts is left out
     host_wait_seconds: float | None  # from the launch of a step's last operation to its end; None: on the CPU
     peak_bytes: int | None  # of tensors during a step; None: on the CPU, where it is not measured
     reserved_bytes: int | None  # that the allocator took from the card
@@ -55,10 +54,7 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
     try:
         return _measure(config, device, n_steps)
     except torch.OutOfMemoryError:
-        raise CodecctlError(
-            f"train.batch_size: {config.train.batch_size} crops of {config.data.crop_seconds:g} s do not fit into "
-            "this card; `codecctl train --dry-run` with the same options says what does"
-        ) from None
+        raise does_not_fit(config) from None
 
 
 def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:

@@ -1,4 +1,4 @@
-"""A training's state to one file and back, and the folder of a run."""
+"""Saving and loading the state of a training, and the folder of a run."""
 
 from __future__ import annotations
 
@@ -255,12 +255,12 @@ def _group_sizes(optimizer: dict[str, Any]) -> list[int]:
 def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: float) -> str:
     if now == before:
         return f"{now}, as before"
-    n_crops = config.train.batch_size * config.train.accumulate
+    n_crops = config.train.n_crops
     return (
-        f"{now} instead of {before}: a step hears {n_crops * now} crops instead of {n_crops * before}, an epoch is "
+        f"{now} instead of {before}: a step has {n_crops * now} crops instead of {n_crops * before}, an epoch is "
         f"{steps_per_epoch:.0f} steps instead of {steps_per_epoch * now / before:.0f}; crops and dropout follow from "
-        f"the seed, the step and the new number; rates, schedule and the adversaries' step stay; --devices {before} "
-        "would go on as it was"
+        "the seed, the step and the new number; rates, schedule and the start of the discriminators stay; "
+        f"--devices {before} would go on as it was"
     )
 
 
@@ -273,12 +273,12 @@ def _check_latents(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:
             )
 
 
-def _keep(path: Path, as_path: Path) -> None:
+def _keep(path: Path, target: Path) -> None:
     """Hard-link the file; copy it where hard links are unsupported."""
     try:
-        os.link(path, as_path)
+        os.link(path, target)
     except OSError:
-        with replacing(as_path) as partial:
+        with replacing(target) as partial:
             shutil.copyfile(path, partial)
 
 

@@ -1,4 +1,4 @@
-"""Where a training computes: the card that a profile was written for, several cards or machines, CUDA's settings."""
+"""The device of a training: the card of a profile, several cards or machines, CUDA's settings."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
 def training_device(name: str, config: Config) -> torch.device:
     """The device `name` (auto, cpu, cuda, cuda:N). Raises `UsageError` if it, or the card of `train.gpu`, is not there.
 
-    `cpu` is taken at its word: a profile's batch size and precision then hold without its card.
+    `cpu`: the profile's batch size and precision are used without its card.
     """
     card = config.train.gpu
     device = find_device(name)
@@ -92,8 +92,16 @@ def check_compiler(device: torch.device) -> None:
         raise CodecctlError(f"{header} is missing, which torch.compile needs: install this Python's headers")
 
 
+def does_not_fit(config: Config) -> CodecctlError:
+    """The error for a batch that is too large for the card's memory."""
+    return CodecctlError(
+        f"train.batch_size: {config.train.batch_size} crops of {config.data.crop_seconds:g} s do not fit into this "
+        "card; `codecctl train --dry-run` with the same options shows what does"
+    )
+
+
 def pinned(audio: Tensor, device: torch.device) -> Tensor:
-    """Audio on the CPU where a CUDA card can fetch it while it computes."""
+    """Audio in pinned memory, if the device is a CUDA card: it can copy it while it computes."""
     return audio.pin_memory() if device.type == "cuda" else audio
 
 

@@ -1,7 +1,7 @@
-"""The adversaries: discriminators of waveforms folded by a period and of complex spectra in bands, and their losses.
+"""Discriminators of waveforms folded by a period and of complex spectra in bands, and their losses.
 
-As Kumar et al. 2023 (Improved RVQGAN, section 3.3) have them; the multi-period half is from Kong et al. 2020
-(HiFi-GAN, section 2.3). Losses sum over the discriminators, as there: the weights in use presume it.
+As in Kumar et al. 2023 (Improved RVQGAN, section 3.3); the multi-period half is from Kong et al. 2020
+(HiFi-GAN, section 2.3). Losses are sums over the discriminators, as there: the default weights assume it.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _FLOOR = 1e-5
 
 
 class Judgement:
-    """What one discriminator makes of a batch. No tuple or dataclass: Fabric would look into it and convert every
-    feature map of bfloat16 to float32."""
+    """The output of one discriminator for a batch. Not a tuple or dataclass: Fabric would convert every feature map in
+    it from bfloat16 to float32."""
 
     def __init__(self, score: Tensor, features: list[Tensor]) -> None:
-        self.score = score  # [B, 1, ...] near 1: taken for real; near 0: for decoded
+        self.score = score  # [B, 1, ...] near 1: judged as real; near 0: as decoded
         self.features = features  # [B, C, ...] each hidden layer
 
 
 class Discriminators(nn.Module):
     """Audio [B, 1, L], any L from one sample up -> a `Judgement` from each discriminator.
 
-    Every item is brought to the same level first: levels of corpora differ by 40 dB and are the reconstruction losses'
-    business. Spectra are float32 even under autocast.
+    Every item is brought to the same level first: levels of corpora differ by 40 dB and are left to the reconstruction
+    losses. Spectra are float32 even under autocast.
     """
 
     def __init__(self, config: AdversarialConfig) -> None:
@@ -55,10 +55,10 @@ class Discriminators(nn.Module):
 
 
 class Layers(nn.ModuleList):
-    """Convolutions, a leaky ReLU behind each -> what every one of them says."""
+    """Convolutions with a leaky ReLU each -> all their outputs."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        # Where tensor cores multiply, they want the channels of a place side by side.
+        # Tensor cores need channels last.
         channels_last = x.is_cuda and torch.is_autocast_enabled("cuda")
         features = []
         for layer in self:
@@ -117,7 +117,7 @@ def discriminator_loss(real: Sequence[Judgement], decoded: Sequence[Judgement]) 
 
 
 def adversarial_loss(decoded: Sequence[Judgement]) -> Tensor:
-    """What the codec minimises: least squares of the decoded speech's scores towards 1 (Kong et al. 2020, eq. 2)."""
+    """Minimised by the codec: least squares of the decoded speech's scores towards 1 (Kong et al. 2020, eq. 2)."""
     return torch.stack([_square(1 - d.score) for d in decoded]).sum()
 
 
@@ -135,7 +135,7 @@ def feature_loss(real: Sequence[Judgement], decoded: Sequence[Judgement]) -> Ten
 
 @contextmanager
 def frozen(module: nn.Module) -> Iterator[None]:
-    """Within: a forward pass through `module` hands gradients on but gives its parameters none."""
+    """Within: gradients pass through `module`, but its parameters get none."""
     before = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
     module.requires_grad_(False)
     try:
@@ -170,6 +170,6 @@ def _square(x: Tensor) -> Tensor:
 
 
 def _relative_l1(real: Tensor, decoded: Tensor) -> Tensor:
-    """[B, ...] twice; relative item by item, so that a batch weighs what its halves do."""
+    """[B, ...] twice; relative item by item, so that the mean over a batch is that over its halves."""
     distance, size = l1_sums(real, decoded).unbind()  # [B] each
     return (distance / size.clamp(min=_FLOOR * real[0].numel())).mean()

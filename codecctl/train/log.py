@@ -1,4 +1,4 @@
-"""What a run writes down: one JSON line an event, and TensorBoard beside it."""
+"""The log of a run: one JSON line an event, and TensorBoard."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from codecctl.train.throughput import Throughput
 
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
 _RANGE_DB = 80  # below the loudest point of the original
-_QUIET = 1e-2  # of a magnitude: softer recordings are pictured dark, and silence black
-_PICTURED_SECONDS = 5
+_QUIET = 1e-2  # of a magnitude: softer utterances become dark, and silence black
+_IMAGE_SECONDS = 5
 _N_EXAMPLES = 3  # utterances
 _N_GROUPS = 64  # bars of a histogram
 
@@ -46,12 +46,12 @@ class RunLog:
     def __init__(self, run: Run, step: int, sample_rate: int) -> None:
         _drop_after(run, step)
         self._sample_rate = sample_rate
-        # TensorBoard's own thread raises again at the next call; its traceback on the terminal says nothing more.
+        # TensorBoard's thread prints a traceback for a full disk; the next call raises the same error here.
         self._hook, threading.excepthook = threading.excepthook, self._hide_full_disk
         try:
             self._tensorboard = SummaryWriter(str(run.tensorboard), purge_step=step + 1)
             self._file = run.metrics.open("a", encoding="utf-8")  # the last: where it is, the log is open
-        except OSError as error:  # TensorBoard's do not say which file
+        except OSError as error:  # TensorBoard's do not name the file
             threading.excepthook = self._hook
             where, why = error.filename or run.tensorboard, error.strerror or error
             raise CodecctlError(f"{where}: {why}; a run needs its log") from None
@@ -59,26 +59,25 @@ class RunLog:
         self._run = run
 
     def write(
-        self, step: int, kind: str, values: dict[str, float], books: Sequence[CodebookStats], trend: str = ""
+        self, step: int, kind: str, values: dict[str, float], codebooks: Sequence[CodebookStats], trend: str = ""
     ) -> None:
-        """One event: `kind` is train, validation or checkpoint; `books` the codebooks' state over it; `trend` says
-        whether it gets better."""
-        per_book = {"codebook_usage": [b.codebook_usage for b in books], "perplexity": [b.perplexity for b in books]}
-        per_book = per_book if books else {}
+        """Write one event: `kind` is train, validation or checkpoint; `trend`: whether the scores improve, in words."""
+        names = ("codebook_usage", "perplexity") if codebooks else ()
+        per_codebook = {name: [getattr(stats, name) for stats in codebooks] for name in names}
         words = {"trend": trend} if trend else {}
-        self._file.write(to_json({"step": step, "kind": kind, **values, **per_book, **words}) + "\n")
+        self._file.write(to_json({"step": step, "kind": kind, **values, **per_codebook, **words}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._scalar(f"{kind}/{name}", value, step)
-        for name, by_book in per_book.items():
-            for k, value in enumerate(by_book, start=1):
-                self._scalar(f"{kind}_{name}/book_{k}", value, step)
+            self._tensorboard.add_scalar(f"{kind}/{name}", value, step)
+        for name, of_each in per_codebook.items():
+            for k, value in enumerate(of_each, start=1):
+                self._tensorboard.add_scalar(f"{kind}_{name}/codebook_{k}", value, step)
         if trend:
-            self._text(f"{kind}/trend", trend, step)
+            self._tensorboard.add_text(f"{kind}/trend", trend, step)
 
     def earlier(self, step: int, kind: str, name: str) -> list[float]:
         """This value of all events before `step`, in order; where a step was done twice, after a roll-back, the later
-        one counts. Read from the file: a resumed run sees what an unbroken one does."""
+        one counts. Read from the file, so that a resumed run gets what an uninterrupted one gets."""
         events = [_event(line) for line in _lines(self._run)]
         found = {e["step"]: e[name] for e in events if e.get("kind") == kind and e["step"] < step and name in e}
         return [math.nan if value is None else value for _, value in sorted(found.items())]
@@ -101,8 +100,8 @@ class RunLog:
         self._tensorboard.add_audio(_tag(name), audio.clamp(-1, 1), step, self._sample_rate)
 
     def spectrograms(self, step: int, name: str, original: Tensor, decoded: Tensor) -> None:
-        """[1, L] twice -> one picture of their beginnings: the original on the left, the decoded on the right."""
-        n_samples = min(original.shape[-1], decoded.shape[-1], _PICTURED_SECONDS * self._sample_rate)
+        """[1, L] twice -> one image of their beginnings: the original on the left, the decoded audio on the right."""
+        n_samples = min(original.shape[-1], decoded.shape[-1], _IMAGE_SECONDS * self._sample_rate)
         shades = side_by_side(*self._mel(torch.cat([original[:, :n_samples], decoded[:, :n_samples]])).numpy())
         # SummaryWriter.add_image would ask for another library.
         rows, columns = shades.shape
@@ -111,13 +110,13 @@ class RunLog:
         self._tensorboard._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
 
     def histograms(self, step: int, counts: Sequence[Counts]) -> None:
-        """How often the codewords of each book [V] were chosen, the most frequent on the left."""
+        """How often the codewords of each codebook [V] were chosen, the most frequent on the left."""
         for k, hits in enumerate(counts, start=1):
             falling = np.sort(hits)[::-1]
             groups = np.array_split(falling, min(_N_GROUPS, len(falling)))
             ranks = np.arange(len(falling)) + 0.5
             self._tensorboard.add_histogram_raw(
-                f"codebook_hits/book_{k}",
+                f"codebook_hits/codebook_{k}",
                 min=0.0,
                 max=float(len(falling)),
                 num=int(hits.sum()),
@@ -132,17 +131,11 @@ class RunLog:
         if not isinstance(failure.exc_value, OSError):
             self._hook(failure)
 
-    def _scalar(self, name: str, value: Any, step: int) -> None:
-        self._tensorboard.add_scalar(name, value, step)
-
-    def _text(self, name: str, words: str, step: int) -> None:
-        self._tensorboard.add_text(name, words, step)
-
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(OSError):  # closing flushes, and a full disk has been told already
+        with contextlib.suppress(OSError):  # closing flushes, and a full disk has been reported already
             self._file.close()
         with contextlib.suppress(OSError):
             self._tensorboard.close()

@@ -264,8 +264,7 @@ class _Training:
         warnings, reason = alarms.check_codebooks(self.state, codebooks)
         for warning in warnings:
             self.callbacks.warned(self.state.step, warning)
-        for counts in self.state.code_counts:
-            counts.zero_()
+        self.state.code_counts = [torch.zeros_like(counts) for counts in self.state.code_counts]
         if reason:
             self._save()
             raise CodecctlError(
@@ -325,8 +324,8 @@ class _Training:
         """Add what all ranks have counted to the state."""
         mine = torch.from_numpy(np.concatenate(self.counter.counts)).to(self.fabric.device)
         total = cast(Tensor, self.fabric.all_reduce(mine, reduce_op="sum")).cpu()
-        for counts, new in zip(self.state.code_counts, total.split(self.counter.codebook_sizes), strict=True):
-            counts += new
+        new = torch.split(total, list(self.counter.codebook_sizes))
+        self.state.code_counts = [a + b for a, b in zip(self.state.code_counts, new, strict=True)]
         self.counter.reset()
 
     def _write(

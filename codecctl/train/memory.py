@@ -1,5 +1,5 @@
-"""What a step of training would take of a card, found without one: the step is run on tensors that have no content, and
-what would be alive, moved and multiplied is counted."""
+"""Memory and work of a training step on a card, without one: the step runs on tensors without content, and live bytes,
+moved bytes and operations are counted."""
 
 from __future__ import annotations
 
@@ -56,11 +56,11 @@ class Costs:
     """What the training of a config takes, whatever its batches and its card."""
 
     n_parameters: dict[str, int]  # by part
-    teacher: str  # what its size was taken from; empty without one
+    teacher: str  # the source of its size; empty without one
     lasting: dict[str, int]  # bytes that stay from step to step, by part
     checkpoint_bytes: int
     early: StepCost | None  # before the discriminators learn; None: the config has none
-    late: StepCost  # when the codec hears them
+    late: StepCost  # with adversarial losses
 
 
 def measure_costs(config: Config, n_crops: int | None = None) -> Costs:

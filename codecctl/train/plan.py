@@ -1,4 +1,4 @@
-"""What a run will take, before anything is rented: size, memory, time, money and disk, from the config alone."""
+"""What a run needs: size, memory, time, money and disk, from the config alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from codecctl.train.setup import open_crops
 
 @dataclass(frozen=True)
 class Assumptions:
-    """What only a card can tell. To be corrected here, with its source, when one has been measured."""
+    """Figures of a card, to be replaced, with their source, when one has been measured."""
 
     share_of_peak: float = 0.5  # of the card's operations a second, while it multiplies
     share_of_bandwidth: float = 0.8  # of the card's bytes a second, while it moves
@@ -82,7 +82,7 @@ class Plan:
 
     @property
     def adversarial_step(self) -> int | None:
-        """Where the codec begins to hear the discriminators; None: never, or unknown without the data."""
+        """The first step with adversarial losses; None: never, or unknown without the data."""
         if self.costs.early is None or self.steps_per_epoch is None:
             return None
         return round(min(self.config.train.adversarial.start_epoch * self.steps_per_epoch, self.config.train.n_steps))
@@ -124,7 +124,7 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Of all checkpoints that lie on the disk at once."""
+        """Of all checkpoints that are on the disk at once."""
         return self.costs.checkpoint_bytes * n_files(self.config.train)
 
     def largest_batch(self, accumulate: int) -> int | None:

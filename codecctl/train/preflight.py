@@ -14,7 +14,7 @@ from codecctl.config import Config
 from codecctl.config.schema import TrainConfig
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
-from codecctl.train.device import sent
+from codecctl.train.device import does_not_fit, sent
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step, zero_gradients
 
@@ -80,10 +80,7 @@ def _one_batch(state: TrainState, context: StepContext, config: Config, audio: T
         _, result = gradients(plan, batches, context, config)
         losses = {name: float(value) for name, value in result.losses.items()}
     except torch.OutOfMemoryError:
-        raise CodecctlError(
-            f"train.batch_size: {config.train.batch_size} crops of {config.data.crop_seconds:g} s do not fit into "
-            "this card; `codecctl train --dry-run` with the same options shows what does"
-        ) from None
+        raise does_not_fit(config) from None
     seconds = time.perf_counter() - start
     zero_gradients(context)
     words = in_words(losses)

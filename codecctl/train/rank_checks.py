@@ -19,7 +19,7 @@ from codecctl.train.state import TrainState
 
 def largest(fabric: Fabric, value: int) -> int:
     """The largest `value` of all ranks: the same everywhere, and so is what is decided by it. No rank waits for its
-    device: the value goes from host to host."""
+    device: hosts exchange the value."""
     if fabric.world_size == 1:
         return value
     shared = torch.tensor(value)
@@ -49,7 +49,7 @@ def check_same_codebooks(fabric: Fabric, state: TrainState, folder: Path) -> Non
 
 
 def check_shared(fabric: Fabric, path: Path) -> None:
-    """Raises `CodecctlError` where a rank does not see what the first one wrote: it could not roll back with it."""
+    """Raises `CodecctlError` where a rank does not see the file of the first one: it could not roll back."""
     fabric.barrier()
     if not path.exists():
         raise CodecctlError(
@@ -60,7 +60,7 @@ def check_shared(fabric: Fabric, path: Path) -> None:
 
 @cache
 def _hosts(everyone: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """The same processes, by way of their memory."""
+    """A gloo group of the same processes."""
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
 
 

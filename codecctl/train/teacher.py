@@ -1,6 +1,6 @@
-"""Semantic distillation: a frozen speech model says what book 1 should know (Zhang et al. 2024, SpeechTokenizer).
+"""Semantic distillation: the first codebook follows a frozen speech model (Zhang et al. 2024, SpeechTokenizer).
 
-Terms of the teachers, which bind who passes a trained codec on: WavLM's repository is under the MIT licence, but the
+Licences of the teachers, for whoever distributes a trained codec: WavLM's repository is under the MIT licence, but the
 model card of its weights points to UniSpeech's, CC BY-SA 3.0. HuBERT (facebook/hubert-base-ls960: Apache-2.0) and
 IndicWav2Vec (AI4Bharat: MIT, 40 Indian languages) are clear.
 """
@@ -27,11 +27,11 @@ _KEY = "train.semantic.teacher"
 _WITHOUT = "--set loss.semantic_weight=0 trains without a teacher"
 _CONFIGS = ["config.json", "preprocessor_config.json"]
 _WEIGHTS = ["*.safetensors", "pytorch_model*.bin"]
-_UNUSED = {"masked_spec_embed"}  # stands in for masked frames in the teacher's own training
+_UNUSED = {"masked_spec_embed"}  # replaces masked frames in the teacher's own training
 
 
 class Teacher:
-    """A frozen encoder of samples. No module on purpose: no state dict, optimiser or wrapper gets hold of its weights.
+    """A frozen encoder of samples. Not a module, so that no state dict, optimiser or wrapper contains its weights.
 
     **Alignment.** The teacher's convolutions see R samples (400) a frame and move on by H (320), our hop. With p zeros
     before the signal, its frame t sees the samples from H t - p up to H t - p + R - 1, whose centre is
@@ -42,7 +42,7 @@ class Teacher:
     """
 
     origin = ""
-    """Where its size was taken from, if it has no weights."""
+    """The source of its size, if it has no weights."""
 
     def __init__(self, model: nn.Module, layer: int | Literal["mean"], *, normalize: bool) -> None:
         """`model`: WavLM, HuBERT or wav2vec 2.0 of transformers. `normalize`: it wants items of mean 0, variance 1."""
@@ -59,8 +59,8 @@ class Teacher:
     def load(cls, config: SemanticConfig, codec: ModelConfig) -> Self:
         """The teacher of a config: from a folder, else from the Hugging Face cache, else from the hub into the cache.
 
-        Raises `CodecctlError` that says how to get it if it is in none of them or broken, `UsageError` if it cannot
-        teach this codec.
+        Raises `CodecctlError` with the way to get it if it is in none of them or broken, `UsageError` if it does not
+        fit the codec.
         """
         try:
             with _quiet():
@@ -72,7 +72,7 @@ class Teacher:
 
     @classmethod
     def without_weights(cls, config: SemanticConfig) -> Self:
-        """A teacher of that architecture, on the default device, from what lies on the disk; where nothing does, of
+        """A teacher of that architecture, on the default device, read from the disk; if it is not there, of
         the size of WavLM base plus."""
         from transformers import AutoModel, WavLMConfig
 
@@ -81,7 +81,7 @@ class Teacher:
             model = AutoModel.from_config(found or WavLMConfig())  # type: ignore[no-untyped-call]
             teacher = cls(model, config.layer, normalize=True)
         teacher.origin = (
-            f"as {config.teacher} has it" if found else f"{config.teacher} is not here: taken for a base WavLM"
+            f"as {config.teacher} has it" if found else f"{config.teacher} is not here: the size of a base WavLM"
         )
         return teacher
 
@@ -96,7 +96,7 @@ class Teacher:
     @part("teacher")
     @torch.no_grad()
     def __call__(self, audio: Tensor) -> Tensor:
-        """Crops [B, 1, L] -> targets [B, T, D_teacher] in float32, T = ceil(L / hop). Computes as autocast says."""
+        """Crops [B, 1, L] -> targets [B, T, D_teacher] in float32, T = ceil(L / hop). Obeys autocast."""
         samples = audio[:, 0].float()  # [B, L]
         if self._normalize:
             variance, mean = torch.var_mean(samples, dim=-1, keepdim=True, correction=0)
@@ -104,8 +104,7 @@ class Teacher:
         states = self._model(F.pad(samples, self._padding(samples.shape[-1])), output_hidden_states=True).hidden_states
         if self._layer == "mean":
             return torch.stack([state.float() for state in states[1:]]).mean(dim=0)
-        target: Tensor = states[self._layer].float()
-        return target
+        return states[self._layer].float()
 
     def _padding(self, n_samples: int) -> tuple[int, int]:
         """Zeros before and after; see the class for why."""
@@ -115,19 +114,18 @@ class Teacher:
 
 
 class SemanticHead(nn.Module):
-    """Book 1 [B, D, T] -> what of it is compared with the teacher [B, T, D_teacher]. Trained along, never shipped."""
+    """Codewords of the first codebook [B, D, T] -> [B, T, D_teacher], compared with the teacher. Not part of models."""
 
     def __init__(self, width: int, teacher_width: int) -> None:
         super().__init__()
         self.project = nn.Linear(width, teacher_width)
 
-    def forward(self, book: Tensor) -> Tensor:
-        projected: Tensor = self.project(book.mT)
-        return projected
+    def forward(self, codewords: Tensor) -> Tensor:
+        return self.project(codewords.mT)
 
 
 def first_codebook(quantizer: ResidualVectorQuantizer, latents: Tensor, codes: Tensor) -> Tensor:
-    """Latents [B, D, T] and codes [B, K, T] of a forward pass -> codewords of book 1 [B, D, T], straight-through."""
+    """Latents [B, D, T] and codes [B, K, T] -> codewords of the first codebook [B, D, T], straight-through."""
     latents = latents.float()
     chosen = quantizer.codebooks[0].lookup(codes[:, 0]).mT
     return latents + (chosen - latents).detach()  # value of the codewords, gradient of the latents
@@ -144,7 +142,7 @@ def semantic_loss(projected: Tensor, target: Tensor) -> Tensor:
 
 
 def _local_config(teacher: str) -> Any | None:
-    """The architecture of a teacher in a folder or in the cache, without a look at the network; else None."""
+    """The architecture of a teacher in a folder or in the cache, without the network; else None."""
     from huggingface_hub import try_to_load_from_cache
     from transformers import AutoConfig
 
@@ -159,7 +157,7 @@ def _local_config(teacher: str) -> Any | None:
 
 
 def _find(teacher: str) -> Path:
-    """The folder of `name` or `name@commit`; the cache comes before the hub: what lies there needs no network."""
+    """The folder of `name` or `name@commit`; from the cache, without the network; else from the hub."""
     if Path(teacher).is_dir():
         return Path(teacher)
     from huggingface_hub import snapshot_download
@@ -176,30 +174,30 @@ def _find(teacher: str) -> Path:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    """The model in a folder and what describes its input. Raises whatever transformers does."""
+    """The model in a folder and its feature extractor. Raises whatever transformers does."""
     from transformers import AutoFeatureExtractor, AutoModel
 
     extractor = AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=False)  # type: ignore[no-untyped-call]
     model, found = AutoModel.from_pretrained(folder, trust_remote_code=False, output_loading_info=True)
     if missing := sorted(set(found["missing_keys"]) - _UNUSED):
         raise ValueError(f"its file lacks the weight '{missing[0]}'")  # transformers would draw it at random
-    return model.float(), extractor  # a file of half precision would make a teacher of half precision
+    return model.float(), extractor  # files may be of half precision
 
 
 def _check(model: Any, extractor: Any, config: SemanticConfig, codec: ModelConfig) -> None:
-    """Raises `UsageError` if the teacher's frames cannot be laid on the codec's."""
-    said = f"{_KEY}: '{config.teacher}'"
+    """Raises `UsageError` if the teacher's frames do not match the codec's."""
+    name = f"{_KEY}: '{config.teacher}'"
     strides = getattr(model.config, "conv_stride", None)
     if not strides or not hasattr(extractor, "do_normalize"):
-        raise UsageError(f"{said} is no encoder of samples; take a WavLM, HuBERT or wav2vec 2.0, or {_WITHOUT}")
+        raise UsageError(f"{name} is no encoder of samples; take a WavLM, HuBERT or wav2vec 2.0, or {_WITHOUT}")
     if extractor.sampling_rate != codec.sample_rate:
         raise UsageError(
-            f"{said} hears {extractor.sampling_rate} Hz and model.sample_rate is {codec.sample_rate}; take a "
+            f"{name} expects {extractor.sampling_rate} Hz and model.sample_rate is {codec.sample_rate}; take a "
             f"teacher of that rate, or {_WITHOUT}"
         )
     if math.prod(strides) != codec.hop_length:
         raise UsageError(
-            f"{said} has a frame every {math.prod(strides)} samples and model.front.strides make {codec.hop_length}; "
+            f"{name} has a frame every {math.prod(strides)} samples and model.front.strides make {codec.hop_length}; "
             f"take a teacher of the same hop, or {_WITHOUT}"
         )
     n_layers = model.config.num_hidden_layers
@@ -208,14 +206,14 @@ def _check(model: Any, extractor: Any, config: SemanticConfig, codec: ModelConfi
 
 
 def _how_to_get(teacher: str, error: Exception) -> str:
-    """One line: what is wrong with the teacher and the way to have it."""
+    """One line: the problem with the teacher and how to get it."""
     if Path(teacher).is_dir():
         return f"{_KEY}: {teacher} cannot be loaded ({_reason(error)}); fetch it again, or {_WITHOUT}"
     name, _, commit = teacher.partition("@")
     revision = f" --revision {commit}" if commit else ""
     folder = f"teachers/{name.rpartition('/')[2]}"
     return (
-        f"{_KEY}: '{teacher}' cannot be had ({_reason(error)}); where there is a network: "
+        f"{_KEY}: '{teacher}' cannot be loaded ({_reason(error)}); where there is a network: "
         f"`hf download {name}{revision} --local-dir {folder}`, then --set {_KEY}={folder}; {_WITHOUT}"
     )
 
@@ -233,13 +231,13 @@ def _reason(error: Exception) -> str:
     for kind, reason in reasons.items():
         if isinstance(error, kind) or isinstance(error.__cause__, kind):
             return reason
-    said = str(error).strip() or type(error).__name__
-    return said.splitlines()[0].rstrip(".")
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0].rstrip(".")
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within: the hub's and transformers' bars and notes stay off the terminal; what they were set to comes back."""
+    """Within: no progress bars and notes of the hub and transformers."""
     from transformers.utils import logging as transformers_logging
 
     loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]

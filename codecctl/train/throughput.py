@@ -1,4 +1,4 @@
-"""How fast a run trains, and where its time goes."""
+"""Throughput of a training, and the shares of its time."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""How long each part of a training step takes: measured by CUDA events on a card, so that the host never waits for it,
-and by the clock on the CPU."""
+"""Time of each part of a training step, by CUDA events on a card, so that the host never waits; else by the clock."""
 
 from __future__ import annotations
 

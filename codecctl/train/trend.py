@@ -1,4 +1,4 @@
-"""Whether validation still improves, in words: what a person asks who comes back after a weekend."""
+"""Whether validation still improves, in words."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def trend(earlier: Sequence[float], now: float) -> str:
     recent, before = min(scores[-_LAST:]), min(scores[:-_LAST])
     gain = 1 - recent / before if before else 0.0
     compared = f"{abs(gain):.1%} {'better' if gain > 0 else 'worse'} than {_LAST} validations ago"
-    if since_best:  # the best of the last ones is meant, not the last
+    if since_best:  # the compared score is the best of the last ones
         compared = f"the best of the last {_LAST} {compared}"
     return f"{place}, {compared}: {'still improving' if gain >= _NOTABLE else 'hardly improving'}"

@@ -40,14 +40,14 @@ def test_a_save_costs_little_more_than_its_bytes(tmp_path: Path) -> None:
     changes = ["train.batch_size=2", "data.crop_seconds=0.5", "loss.semantic_weight=0", "train.keep_checkpoints=2"]
     config = load_config("starter", overrides=changes)
     state = start_state(config, CPU, steps_per_epoch=1)
-    machine = wrap(state, None, config, make_fabric(config, CPU))
+    context = wrap(state, None, config, make_fabric(config, CPU))
     crops, run = 0.1 * torch.randn(2, 1, 8000), Run(tmp_path)
-    train_step(state, [crops], machine, config)  # now the optimisers have their moments
+    train_step(state, [crops], context, config)  # now the optimisers have their moments
     save_last(run, state, config, 1)
     data = run.last.read_bytes()
     saves, writes, steps = [], [], []
     for _ in range(5):
-        steps.append(seconds_of(lambda: train_step(state, [crops], machine, config)))
+        steps.append(seconds_of(lambda: train_step(state, [crops], context, config)))
         saves.append(seconds_of(lambda: save_last(run, state, config, 1, state.step - 1)))
         writes.append(seconds_of(lambda: write(tmp_path / "bare", data)))
     save, bare, step = (statistics.median(times) for times in (saves, writes, steps))

@@ -36,8 +36,8 @@ def run_steps(
     """The first steps of a training on the same crops [B, 1, L]."""
     fabric = fabric or make_fabric(config, device)
     state = start_state(config, fabric.device, steps_per_epoch=100)
-    machine = wrap(state, None, config, fabric)
-    results = [train_step(state, [sent(crops, fabric.device)], machine, config) for _ in range(n_steps)]
+    context = wrap(state, None, config, fabric)
+    results = [train_step(state, [sent(crops, fabric.device)], context, config) for _ in range(n_steps)]
     assert {value.dtype for value in state.codec.state_dict().values()} == {torch.float32}
     return results
 

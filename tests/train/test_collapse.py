@@ -1,4 +1,4 @@
-"""Fresh books on real speech: after 200 steps of the smoke config none has collapsed."""
+"""New codebooks on real speech: after 200 steps of the smoke config none has collapsed."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def speech_data(speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
     return out
 
 
-def test_no_book_collapses(speech_data: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_no_codebook_collapses(speech_data: Path, tmp_path: Path) -> None:
     config = load_config("smoke", overrides=[f"data.path={speech_data}", "validate.n_utterances=1"])
     run = train(config, tmp_path / "run", torch.device("cpu"), TrainingCallbacks(), stop_step=200)
 
@@ -34,6 +35,6 @@ def test_no_book_collapses(speech_data: Path, tmp_path: Path) -> None:
     crops = Crops(speech_data, "train", 10 * 16000, seed=1)
     for step in range(30):
         counter.update(codec.encode(crops.batch(step, 1)))
-    for number, book in enumerate(counter.stats(), start=1):
-        assert book.n_codes == 15_000
-        assert book.perplexity > book.codebook_size / 10, f"book {number}: perplexity {book.perplexity:.0f}"
+    for number, stats in enumerate(counter.stats(), start=1):
+        assert stats.n_codes == 15_000
+        assert stats.perplexity > stats.codebook_size / 10, f"codebook {number}: perplexity {stats.perplexity:.0f}"

@@ -1,4 +1,4 @@
-"""Compiled parts compute what they compute uncompiled, and a missing compiler is said before the first step."""
+"""Compiled parts give the same results, and a missing compiler is named before the first step."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ CPU = torch.device("cpu")
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler")
 @pytest.mark.filterwarnings("ignore")  # of torch, about itself
-def test_a_step_of_compiled_parts_is_a_step_of_plain_ones(speech: Tensor) -> None:
+@pytest.mark.slow
+def test_a_compiled_step_equals_a_plain_one(speech: Tensor) -> None:
     crop = speech[..., 16000 : 16000 + 640].reshape(1, 1, 640)  # no longer than a layer looks back: a compiler is slow
-    small = ("model.strides=[32]", "model.transformer.look_back_frames=20")
+    small = ("model.front.strides=[32]", "model.transformer.look_back_frames=20")
     found = []
     for compiles in ("false", "true"):
         config = tiny_config(Path("unused"), *small, f"train.compile={compiles}")

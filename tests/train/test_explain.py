@@ -1,4 +1,4 @@
-"""What each loss says and how hard it pulls; and that none is without a weight."""
+"""Values and gradients of each loss; none is without a weight."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_every_weight_is_there_in_full(config: Config, explained: dict[str, Expl
     assert all(loss.share > 0 for loss in explained.values())
 
 
-def test_gradients_are_told_where_a_loss_looks(explained: dict[str, Explained]) -> None:
+def test_gradients_are_zero_where_a_loss_does_not_depend(explained: dict[str, Explained]) -> None:
     assert explained["commitment"].gradient_at_audio == 0
     assert all(loss.gradient_at_latents > 0 for loss in explained.values())
     assert all(loss.gradient_at_audio > 0 for name, loss in explained.items() if name != "commitment")

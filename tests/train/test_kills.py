@@ -1,4 +1,4 @@
-"""A run that is killed at any moment, also inside a save, and resumed is the run that was not: bit for bit."""
+"""A run that is killed at any moment, also inside a save, and resumed equals an uninterrupted one bit for bit."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def kill_and_compare(prepared: Path, folder: Path, n_kills: int, seed: int, *cha
     return halves
 
 
-def test_killed_and_resumed_is_not_killed(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_killed_and_resumed_run_equals_an_uninterrupted_one(prepared: Path, tmp_path: Path) -> None:
     assert any(kill_and_compare(prepared, tmp_path, 2, 0))
 
 

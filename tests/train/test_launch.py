@@ -1,13 +1,15 @@
-"""Two ranks: what one of them meets is decided for both, and when one ends, both do, with one message."""
+"""Two ranks: decisions are taken for both, and when one ends, both end, with one message."""
 
 from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train.launch import count_ranks
 from tests.train.tiny import tiny_yaml
+
+pytestmark = pytest.mark.slow
 
 Seen = list[dict[str, Any]]
 SMALL = ("model.front.strides=[8,16]", "model.transformer.look_back_frames=200")
@@ -46,7 +50,7 @@ def test_a_batch_that_is_not_finite_on_one_rank_is_skipped_on_both(acted: Path) 
     assert (first["step"], second["step"], second["warnings"]) == (7, 7, [])
 
 
-def test_both_roll_back(acted: Path) -> None:
+def test_two_ranks_roll_back_together(acted: Path) -> None:
     first, second = seen(acted, "two_batches_are_not_finite")
     assert first["skipped"] == second["skipped"] == [4, 5]
     assert "rolled back to step 4; learning rates x 0.5" in first["warnings"]
@@ -55,16 +59,16 @@ def test_both_roll_back(acted: Path) -> None:
 
 
 def test_codebooks_that_come_apart_are_not_saved(acted: Path) -> None:
-    told, quiet = sorted(seen(acted, "a_book_moves_alone"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
-    assert (told["raised"], quiet["raised"]) == ("CodecctlError", "ReportedElsewhere")
-    assert "at step 7 the codebooks of process 1 are not those of process 0: nothing saved" in told["message"]
+    reporter, other = sorted(seen(acted, "a_book_moves_alone"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
+    assert (reporter["raised"], other["raised"]) == ("CodecctlError", "ReportedElsewhere")
+    assert "at step 7 the codebooks of process 1 are not those of process 0: nothing saved" in reporter["message"]
     assert not (acted / "a_book_moves_alone" / "last.pt").exists()
 
 
-def test_a_collapse_stops_both(acted: Path) -> None:
-    told, quiet = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
-    assert (told["code"], quiet["code"], quiet["raised"]) == (1, 1, "ReportedElsewhere")
-    assert "codebook 1 has collapsed" in told["message"]
+def test_a_collapsed_codebook_stops_both_ranks(acted: Path) -> None:
+    reporter, other = sorted(seen(acted, "a_book_collapses"), key=lambda rank: rank["raised"] == "ReportedElsewhere")
+    assert (reporter["code"], other["code"], other["raised"]) == (1, 1, "ReportedElsewhere")
+    assert "codebook 1 has collapsed" in reporter["message"]
     assert Checkpoint.read(acted / "a_book_collapses" / "last.pt").step == 3
 
 
@@ -87,7 +91,7 @@ def test_an_exception_on_one_rank_ends_both_with_its_message(acted: Path) -> Non
     assert (first["raised"], first["code"]) == ("ReportedElsewhere", 1)
 
 
-def test_when_the_first_process_dies_the_other_says_so(acted: Path) -> None:
+def test_the_death_of_the_first_rank_is_reported_by_the_other(acted: Path) -> None:
     assert not (acted / "the_first_dies-0.json").exists()
     second = json.loads((acted / "the_first_dies-1.json").read_text())
     assert second["code"] == 1
@@ -95,24 +99,24 @@ def test_when_the_first_process_dies_the_other_says_so(acted: Path) -> None:
     assert f"`codecctl resume {acted / 'the_first_dies'}` goes on" in second["message"]
 
 
-def test_srun_starts_the_same_run(acted: Path) -> None:
+def test_a_run_under_srun(acted: Path) -> None:
     first, second = seen(acted, "nothing_happens")
     assert (first["raised"], second["raised"]) == (None, None), first
     assert first["books"] == second["books"]
     assert Checkpoint.read(acted / "nothing_happens" / "last.pt").run["n_ranks"] == 2
 
 
-def test_fewer_and_more_ranks_go_on_and_say_what_is_another_now(acted: Path) -> None:
+def test_a_resumed_run_names_another_number_of_ranks(acted: Path) -> None:
     """Two ranks to step 3, one to 5, two to 7."""
     fewer, more = (json.loads((acted / f"restored-{n}.json").read_text())["processes"] for n in (1, 2))
-    assert fewer.startswith("1 instead of 2: a step hears 2 crops instead of 4, an epoch is")
+    assert fewer.startswith("1 instead of 2: a step has 2 crops instead of 4, an epoch is")
     assert fewer.endswith("--devices 2 would go on as it was")
-    assert more.startswith("2 instead of 1: a step hears 4 crops instead of 2, an epoch is")
+    assert more.startswith("2 instead of 1: a step has 4 crops instead of 2, an epoch is")
     after = Checkpoint.read(acted / "a_signal_comes" / "last.pt")
     assert (after.step, after.run["n_ranks"]) == (7, 2)
 
 
-def test_who_started_the_processes_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_count_ranks_takes_the_numbers_of_torchrun_and_srun(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (count_ranks(4, 1).n_devices, count_ranks(4, 1).n_ranks) == (4, 4)
     for name, value in {"SLURM_NTASKS": 8, "SLURM_NNODES": 2, "SLURM_PROCID": 0, "SLURM_JOB_NAME": "x"}.items():
         monkeypatch.setenv(name, str(value))
@@ -129,13 +133,15 @@ def test_who_started_the_processes_counts_them(monkeypatch: pytest.MonkeyPatch) 
     assert (count_ranks().n_devices, count_ranks().n_nodes) == (2, 3)
 
 
-def test_several_machines_must_find_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_machines_need_the_address_of_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("MASTER_ADDR", raising=False)
     with pytest.raises(UsageError, match="--nodes 2: start the command with torchrun or srun, or set MASTER_ADDR"):
         count_ranks(1, 2)
 
 
-def test_a_killed_process_takes_the_run_down(prepared: Path, tmp_path: Path) -> None:
+@pytest.fixture
+def training(prepared: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """`codecctl train --devices 2` after its first step."""
     config, run = tiny_yaml(tmp_path, prepared, *SMALL, "train.n_steps=100000"), tmp_path / "run"
     command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", config, "--run", run]
     process = subprocess.Popen(
@@ -145,13 +151,33 @@ def test_a_killed_process_takes_the_run_down(prepared: Path, tmp_path: Path) -> 
     while not metrics.exists() or not metrics.stat().st_size:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.02)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    assert len(children) == 2
-    os.kill(int(children[1]), signal.SIGKILL)
-    start = time.monotonic()
-    out, err = process.communicate(timeout=120)
-    assert (process.returncode, out) == (1, "")
-    assert time.monotonic() - start < 60  # seconds on a machine that is not busy; a hang would be half an hour
-    assert f"{run}: process 1 was killed (SIGKILL): all processes stop; `codecctl resume" in err.replace("\n", " ")
+    yield process
+    process.kill()
+
+
+def children(process: subprocess.Popen[str]) -> list[int]:
+    return [int(n) for n in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def test_a_killed_rank_ends_the_run_with_one_message(training: subprocess.Popen[str], tmp_path: Path) -> None:
+    os.kill(children(training)[1], signal.SIGKILL)
+    out, err = training.communicate(timeout=120)  # a hang would be half an hour
+    assert (training.returncode, out) == (1, "")
+    message = f"{tmp_path / 'run'}: process 1 was killed (SIGKILL): all processes stop; `codecctl resume"
+    assert message in err.replace("\n", " ")
     assert err.count("error:") == 1
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_command_ends_all_ranks_with_the_state_saved(
+    training: subprocess.Popen[str], tmp_path: Path, number: int
+) -> None:
+    ranks = children(training)
+    training.send_signal(number)
+    out, err = training.communicate(timeout=120)
+    assert (training.returncode, out) == (128 + number, "")
+    assert len(re.findall("stopped after step [0-9]+, saved; `codecctl resume", err)) == 1
+    assert "error:" not in err
+    assert Checkpoint.read(tmp_path / "run" / "last.pt").step > 0
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)

@@ -44,14 +44,14 @@ def crops(n: int) -> Tensor:
     return 0.1 * torch.randn(n, 1, 3200, generator=torch.Generator().manual_seed(n))
 
 
-def test_adversaries_come_at_their_step_and_rise() -> None:
+def test_adversarial_weights_start_at_their_step_and_rise() -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL)
     weights = [loss_weights(config, step, adversarial_step=10) for step in (9, 10, 11, 13, 50)]
     assert "adversarial" not in weights[0]
     assert [w["feature"] for w in weights[1:]] == [0.5, 1.0, 2.0, 2.0]
 
 
-def test_discriminators_learn_and_are_heard(prepared: Path, tmp_path: Path) -> None:
+def test_discriminators_learn_and_give_losses(prepared: Path, tmp_path: Path) -> None:
     watcher = Recorder()
     train(tiny_config(prepared, *ADVERSARIAL), tmp_path / "run", CPU, watcher)
     first, last = watcher.results[0].losses, watcher.results[-1].losses
@@ -59,7 +59,7 @@ def test_discriminators_learn_and_are_heard(prepared: Path, tmp_path: Path) -> N
     assert last["discriminator"] < first["discriminator"]
 
 
-def test_frozen_parts_keep_the_tokens(prepared: Path, tmp_path: Path) -> None:
+def test_frozen_parts_keep_the_codes(prepared: Path, tmp_path: Path) -> None:
     base = train(tiny_config(prepared), tmp_path / "base", CPU, TrainingCallbacks(), stop_step=2)
     config = tiny_config(prepared, "train.freeze=[encoder,quantizer]")
     tuned = train(config, tmp_path / "tuned", CPU, TrainingCallbacks(), start_from=base.last)
@@ -68,7 +68,7 @@ def test_frozen_parts_keep_the_tokens(prepared: Path, tmp_path: Path) -> None:
     assert not torch.equal(before.decoder.first.conv.weight, after.decoder.first.conv.weight)
 
 
-def test_weights_whose_latents_mean_something_else_are_refused(tmp_path: Path) -> None:
+def test_weights_with_other_latent_keys_are_refused(tmp_path: Path) -> None:
     front = "model.front={kind: transform, hop_length: 32, low_coefficients: 5, high_bands: 3, first_band: 5}"
     predicted = tiny_config(Path("unused"), front)
     path = tmp_path / "other.pt"
@@ -112,7 +112,7 @@ def test_accumulated_batches_are_one_batch() -> None:
     assert torch.equal(results[0].codes, results[1].codes)
 
 
-def test_a_bad_gradient_teaches_nothing() -> None:
+def test_a_step_without_finite_gradient_changes_no_weight() -> None:
     config = tiny_config(Path("unused"))
     state = start_state(config, CPU)
     before = {name: value.clone() for name, value in state.codec.state_dict().items()}
@@ -168,7 +168,8 @@ def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path) -> Non
     assert [line["step"] for line in saves if line["kind"] == "checkpoint" and line["save_seconds"] > 0] == [2, 6]
 
 
-def test_two_ranks_keep_one_codec(prepared: Path, tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_two_ranks_train_one_codec(prepared: Path, tmp_path: Path) -> None:
     """Two processes of half the batch, started by torchrun: the same gradient as one of the whole, and one set of
     codebooks."""
     changes = [*ADVERSARIAL, "train.batch_size=4", "model.quantizer.gain=true"]

@@ -39,7 +39,7 @@ def lines(run: Run) -> list[dict[str, object]]:
     return [json.loads(line) for line in run.metrics.read_text().splitlines()]
 
 
-def test_a_log_that_cannot_be_opened_says_where(run: Run) -> None:
+def test_a_log_that_cannot_be_opened_names_the_file(run: Run) -> None:
     hook = threading.excepthook
     with files_up_to(10), pytest.raises(CodecctlError, match="/tb: File too large; a run needs its log"):
         RunLog(run, 0, 16000)
@@ -47,7 +47,7 @@ def test_a_log_that_cannot_be_opened_says_where(run: Run) -> None:
     assert not run.metrics.exists()
 
 
-def test_a_line_is_an_event(run: Run) -> None:
+def test_write_appends_one_line_an_event(run: Run) -> None:
     write(run, 1, 2)
     expected = {"kind": "train", "codebook_usage": [1.0, 0.25], "perplexity": [pytest.approx(4), pytest.approx(1)]}
     assert lines(run) == [{"step": step, "total_loss": float(step), **expected} for step in (1, 2)]
@@ -68,7 +68,7 @@ def test_a_line_that_was_cut_short_is_dropped(run: Run, broken: str) -> None:
     assert [line["step"] for line in lines(run)] == [1, 2, 3]
 
 
-def test_tensorboard_shows_the_same(run: Run) -> None:
+def test_tensorboard_has_the_same_values(run: Run) -> None:
     write(run, 1, 6)
     write(run, 4, 5, value=10.0)
     with RunLog(run, 5, 16000) as log:
@@ -76,11 +76,11 @@ def test_tensorboard_shows_the_same(run: Run) -> None:
     board = EventAccumulator(str(run.tensorboard))
     board.Reload()
     assert [(e.step, e.value) for e in board.Scalars("train/total_loss")] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50)]
-    assert board.Scalars("train_perplexity/book_1")[0].value == pytest.approx(4)
+    assert board.Scalars("train_perplexity/codebook_1")[0].value == pytest.approx(4)
     assert board.Audio("clip/decoded")[0].sample_rate == 16000
 
 
-def test_earlier_validations_are_those_of_the_file(run: Run) -> None:
+def test_earlier_reads_validations_from_the_file(run: Run) -> None:
     """After a roll-back from step 6 to 3 the second attempt counts; a line cut short, and other kinds, do not."""
     with RunLog(run, 0, 16000) as log:
         for step, distance in ((2, 5.0), (4, 4.0), (6, 9.0), (4, 3.0), (6, math.nan)):
@@ -95,7 +95,7 @@ def test_earlier_validations_are_those_of_the_file(run: Run) -> None:
         assert log.earlier(6, "validation", "mel_distance") == [5.0, 3.0]
 
 
-def test_both_spectrograms_are_in_one_picture(run: Run) -> None:
+def test_spectrograms_writes_one_image(run: Run) -> None:
     """A high tone on the left, a low one on the right, each at its height."""
     time = torch.arange(16000) / 16000
     high, low = (0.5 * torch.sin(2 * torch.pi * hz * time)[None] for hz in (6000, 300))
@@ -114,20 +114,20 @@ def test_both_spectrograms_are_in_one_picture(run: Run) -> None:
     assert right.sum(axis=1).argmax() > 0.8 * image.height
 
 
-def test_the_decoded_is_as_dark_as_it_is_softer_than_the_original() -> None:
+def test_side_by_side_keeps_the_level_difference() -> None:
     original = np.array([[1.0, 0.1], [0.01, 0.0]], np.float32)
     shades = side_by_side(original, 0.1 * original)
     assert shades[::2].tolist() == [[127, 0, *[255] * 4, 63, 0], [255, 191, *[255] * 4, 191, 127]]
     assert side_by_side(0 * original, 0 * original)[:, :2].max() == 0
 
 
-def test_histograms_tell_a_book_in_use_from_one_that_collapsed(run: Run) -> None:
+def test_histograms_of_a_used_and_a_collapsed_codebook_differ(run: Run) -> None:
     counts = [np.full(256, 10), np.bincount([7] * 2560, minlength=256)]
     with RunLog(run, 0, 16000) as log:
         log.histograms(5, counts)
     board = EventAccumulator(str(run.tensorboard))
     board.Reload()
-    used, collapsed = (board.Histograms(f"codebook_hits/book_{k}")[0].histogram_value for k in (1, 2))
+    used, collapsed = (board.Histograms(f"codebook_hits/codebook_{k}")[0].histogram_value for k in (1, 2))
     assert [used.num, collapsed.num] == [2560, 2560]
     assert set(used.bucket) == {40.0}
     assert collapsed.bucket[0] == 2560

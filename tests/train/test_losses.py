@@ -1,4 +1,4 @@
-"""The reconstruction losses: zero where nothing is lost, finite where nothing is heard."""
+"""The reconstruction losses: zero for equal signals, finite gradients for any."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_every_loss_is_zero_for_equal_signals(losses: ReconstructionLosses) -> N
 
 @pytest.mark.parametrize("reference", SIGNALS)
 @pytest.mark.parametrize("decoded", SIGNALS)
-def test_gradients_are_finite_whatever_meets(losses: ReconstructionLosses, reference: str, decoded: str) -> None:
+def test_gradients_are_finite_for_any_signals(losses: ReconstructionLosses, reference: str, decoded: str) -> None:
     audio = SIGNALS[decoded].clone().requires_grad_()
     total = torch.stack(list(losses(SIGNALS[reference], audio).values())).sum()
     total.backward()  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ def test_every_loss_grows_with_the_error(losses: ReconstructionLosses) -> None:
     assert all(0 < little[name] < much[name] for name in little)
 
 
-def test_repetition_is_one_waveform_over_and_over_whatever_the_levels() -> None:
+def test_repetition_measures_repeated_waveforms_not_levels() -> None:
     none = dict.fromkeys(("waveform_weight", "spectral_weight", "mel_weight"), 0)
     losses = ReconstructionLosses(LossConfig(**none, repetition_weight=1), RATE, FRAME)
     distance = lambda reference, decoded: float(losses(reference, decoded)["repetition"])  # noqa: E731
@@ -74,7 +74,7 @@ def test_repetition_is_one_waveform_over_and_over_whatever_the_levels() -> None:
     assert distance(repeated, repeated) == 0
 
 
-def test_the_average_spectrum_is_that_of_power_whenever_it_comes(losses: ReconstructionLosses) -> None:
+def test_average_spectrum_ignores_when_power_occurs(losses: ReconstructionLosses) -> None:
     distance = lambda reference, decoded: float(losses(reference, decoded)["average_spectrum"])  # noqa: E731
     signal = noise(0, 0.1, n_samples=32_000)
     assert distance(signal, signal / 2) == pytest.approx(math.log(2), abs=1e-4)
@@ -108,14 +108,14 @@ def test_autocast_changes_nothing(losses: ReconstructionLosses) -> None:
 
 
 @pytest.mark.parametrize("n_samples", [1, 63, 64, 2049])
-def test_any_length_has_a_loss(losses: ReconstructionLosses, n_samples: int) -> None:
+def test_losses_of_any_length_are_finite(losses: ReconstructionLosses, n_samples: int) -> None:
     values = losses(noise(0, 0.1, 1, n_samples), noise(1, 0.1, 1, n_samples))
     assert all(value.isfinite() for value in values.values())
     # `repetition` brings both to one level, where single samples are alike.
     assert all(value > 0 for name, value in values.items() if name != "repetition" or n_samples > 1)
 
 
-def test_the_complex_loss_knows_phase_and_forgets_level() -> None:
+def test_complex_loss_measures_phase_not_level() -> None:
     config = LossConfig(complex_weight=1.0)
     losses = ReconstructionLosses(config, RATE, FRAME)
     speech = noise(3, 0.1)
@@ -126,7 +126,7 @@ def test_the_complex_loss_knows_phase_and_forgets_level() -> None:
     torch.testing.assert_close(losses(4 * speech, 4 * noisy)["complex"], expected, rtol=1e-2, atol=0)
 
 
-def test_the_complex_loss_may_stop_at_a_frequency() -> None:
+def test_complex_loss_stops_at_complex_below_hz() -> None:
     losses = ReconstructionLosses(LossConfig(complex_weight=1.0, complex_below_hz=1400), RATE, FRAME)
     low, high = (torch.cos(2 * math.pi * hertz / RATE * torch.arange(6400)).expand(1, 1, -1) for hertz in (1000, 3000))
     assert losses(low + high, low - high)["complex"] < 0.02 * losses(low + high, high - low)["complex"]

@@ -51,13 +51,15 @@ def step_of(config: Config, costs: Costs) -> Footprint:
     return costs.late.of(config.train.batch_size, config.train.accumulate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", [SMALL, LARGER], ids=["small", "larger"])
-def test_what_is_predicted_is_what_the_allocator_gives(config: Config, costs: Costs) -> None:
+def test_predicted_peak_is_that_of_the_allocator(config: Config, costs: Costs) -> None:
     costs = costs if config is SMALL else measure_costs(config)
     assert step_of(config, costs).peak == pytest.approx(measured_peak(config), rel=0.15)
 
 
-def test_batches_that_add_up_keep_their_gradients_meanwhile() -> None:
+@pytest.mark.slow
+def test_accumulated_batches_keep_gradients_between_them() -> None:
     config = tiny_config(Path("unused"), "train.accumulate=3")
     cost = measure_costs(config).late
     one, three = cost.of(2), cost.of(2, accumulate=3)
@@ -74,7 +76,7 @@ def test_one_step_gives_the_costs_of_every_batch(n_crops: int, costs: Costs) -> 
     assert costs.late.of(n_crops) == full.late.of(n_crops)
 
 
-def test_a_search_in_pieces_of_fixed_size_grows_with_the_batch() -> None:
+def test_a_beam_search_in_chunks_grows_with_the_batch() -> None:
     config = tiny_config(Path("unused"), "model.quantizer.beam_width=3")
     predicted, full = measure_costs(config).late.of(5), measure_costs(config, 5).late.of(5)
     assert predicted.operations == pytest.approx(full.operations, rel=0.01)
@@ -82,7 +84,7 @@ def test_a_search_in_pieces_of_fixed_size_grows_with_the_batch() -> None:
     assert predicted.peak == pytest.approx(full.peak, rel=0.01)
 
 
-def test_parts_are_what_the_networks_hold(costs: Costs) -> None:
+def test_lasting_bytes_are_those_of_the_networks(costs: Costs) -> None:
     state = start_state(SMALL, torch.device("cpu"), steps_per_epoch=1)
     assert state.discriminators is not None
     codec = sum(value.nbytes for value in state.codec.state_dict().values())
@@ -100,7 +102,7 @@ def test_discriminators_cost_memory_and_work(costs: Costs) -> None:
     assert early.operations < late.operations
 
 
-def test_operations_of_a_known_size() -> None:
+def test_operations_of_known_layers() -> None:
     """A matrix product of a linear layer, forward and both ways back: 6 x frames x width x width each."""
     layer = "model.transformer={{width: 8, n_layers: 1, n_heads: 2, feedforward_width: {}, look_back_frames: 5}}"
     narrow, wide = (measure_costs(tiny_config(Path("unused"), layer.format(width))).late.of(2) for width in (8, 108))
@@ -132,7 +134,7 @@ print(of_system("VmHWM") - before)
 
 @pytest.mark.bench
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of a process")
-def test_what_is_predicted_is_what_the_system_gives(capsys: pytest.CaptureFixture[str]) -> None:
+def test_predicted_peak_is_that_of_the_system(capsys: pytest.CaptureFixture[str]) -> None:
     """The resident memory of a fresh process, whose allocator hands back what it does not need."""
     from codecctl.config import load_config
 

@@ -151,7 +151,7 @@ def test_neither_data_nor_card_nor_teacher_is_needed(tmp_path: Path) -> None:
     assert plan.costs.n_parameters["teacher"] == pytest.approx(94.4e6, rel=0.01)
     assert plan.costs.lasting["teacher"] == pytest.approx(4 * 94.4e6, rel=0.01)
     words = describe(plan)
-    assert words["teacher"].endswith("frozen; someone/else@1 is not here: taken for a base WavLM")
+    assert words["teacher"].endswith("frozen; someone/else@1 is not here: the size of a base WavLM")
     assert words["epoch"].startswith(f"unknown: {tmp_path / 'none'}: holds no prepared audio")
     assert words["time and cost"] == "unknown without --gpu"
     assert "fits" not in words

@@ -47,7 +47,7 @@ def bits(state: TrainState) -> list[torch.Tensor]:
     return [value for part in parts for value in part.state_dict().values()]
 
 
-def test_looking_changes_nothing(config: Config, tmp_path: Path) -> None:
+def test_preflight_has_no_effect(config: Config, tmp_path: Path) -> None:
     state = start_state(config, CPU, steps_per_epoch=10)
     context = tiny_context(state, config)
     before, random = copy.deepcopy(bits(state)), torch.get_rng_state()
@@ -61,7 +61,7 @@ def test_looking_changes_nothing(config: Config, tmp_path: Path) -> None:
     assert all("\n" not in line for line in found.values())
 
 
-def test_the_adversaries_are_tried_before_their_time(config: Config, tmp_path: Path) -> None:
+def test_preflight_computes_adversarial_losses(config: Config, tmp_path: Path) -> None:
     state = start_state(config, CPU, steps_per_epoch=10)
     assert state.discriminators is not None
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_the_adversaries_are_tried_before_their_time(config: Config, tmp_path: P
         preflight(state, tiny_context(state, config), config, open_crops(config), tmp_path)
 
 
-def test_the_first_step_is_the_same_with_and_without(config: Config, tmp_path: Path) -> None:
+def test_the_first_step_is_the_same_after_preflight(config: Config, tmp_path: Path) -> None:
     states = [start_state(config, CPU, steps_per_epoch=10) for _ in range(2)]
     crops = open_crops(config)
     for state, looked in zip(states, (True, False), strict=True):
@@ -81,7 +81,7 @@ def test_the_first_step_is_the_same_with_and_without(config: Config, tmp_path: P
     assert all(torch.equal(a, b) for a, b in zip(*map(bits, states), strict=True))
 
 
-def test_a_run_and_its_resumption_say_what_was_found(config: Config, tmp_path: Path) -> None:
+def test_train_and_resume_report_the_findings(config: Config, tmp_path: Path) -> None:
     first, second = Heard(), Heard()
     train(config, tmp_path / "run", CPU, first, stop_step=1)
     resume(tmp_path / "run", CPU, second, stop_step=2)
@@ -94,7 +94,7 @@ def test_a_run_and_its_resumption_say_what_was_found(config: Config, tmp_path: P
 
 
 @pytest.mark.parametrize("begun", [False, True])
-def test_no_room_for_the_checkpoints_is_told_before_the_folder_changes(
+def test_no_room_for_checkpoints_stops_before_the_folder_changes(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     """A disk cannot be made smaller for a test: what is said of it can."""
@@ -109,7 +109,7 @@ def test_no_room_for_the_checkpoints_is_told_before_the_folder_changes(
     assert run.exists() is begun
 
 
-def test_too_few_threads_for_the_loader_are_told() -> None:
+def test_too_few_loader_threads_are_reported() -> None:
     from codecctl.train.preflight import _loader
 
     assert _loader(0.9, 0.5, 1).endswith("data.n_workers=1 is too few; raise it, or use a faster disk")

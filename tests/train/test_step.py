@@ -43,7 +43,7 @@ def state(config: Config) -> TrainState:
 
 
 @pytest.fixture
-def machine(state: TrainState, config: Config) -> StepContext:
+def context(state: TrainState, config: Config) -> StepContext:
     return tiny_context(state, config)
 
 
@@ -63,20 +63,20 @@ def shares(probability: float, n_steps: int = 500, batch_size: int = 16) -> Tens
 
 
 @pytest.mark.parametrize("probability", [0.0, 0.3, 1.0])
-def test_quantizer_dropout_is_the_share_of_crops_that_lose_books(probability: float) -> None:
+def test_quantizer_dropout_is_the_share_of_crops_with_fewer_codebooks(probability: float) -> None:
     expected = torch.full((8,), probability / 8)
     expected[7] += 1 - probability
     assert shares(probability).numpy() == pytest.approx(expected.numpy(), abs=0.015)  # four deviations of 8000 draws
 
 
-def test_what_is_drawn_follows_from_the_step() -> None:
+def test_draws_follow_from_the_step() -> None:
     config = load_config("smoke")
     first, again = draw_n_quantizers(config, 5, 16, ALONE), draw_n_quantizers(config, 5, 16, ALONE)
     assert torch.equal(first, again)
     assert any(not torch.equal(first, draw_n_quantizers(config, step, 16, ALONE)) for step in range(6, 9))
 
 
-def test_discriminators_hear_a_stretch_of_each_crop(crops: Tensor) -> None:
+def test_discriminators_get_heard_seconds_of_each_crop(crops: Tensor) -> None:
     heard: list[tuple[int, ...]] = []
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05")
     state = start_state(config, CPU, steps_per_epoch=1)
@@ -112,7 +112,7 @@ def test_features_of_real_audio_computed_once_give_the_same_gradients_bit_for_bi
     assert len(found[0]) == len(found[1]) > 50
 
 
-def test_discriminators_take_every_second_step_if_told_so(crops: Tensor) -> None:
+def test_teach_every_two_updates_discriminators_every_second_step(crops: Tensor) -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.teach_every=2")
     state = start_state(config, CPU, steps_per_epoch=1)
     context = tiny_context(state, config)
@@ -140,7 +140,8 @@ class HostReads(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-TRANSFORM = ("model.front=transform", "model.low_coefficients=5", "model.high_bands=3", "model.quantizer.gain=true")
+FRONT = "{kind: transform, hop_length: 32, low_coefficients: 5, high_bands: 3, first_band: 5}"
+TRANSFORM = (f"model.front={FRONT}", "model.quantizer.gain=true")
 EVERY_LOSS = tuple(f"loss.{n}_weight=1" for n in ("average_spectrum", "complex", "repetition"))
 
 
@@ -158,7 +159,7 @@ def test_ten_steps_read_no_value_on_the_host(crops: Tensor, changes: tuple[str, 
     assert counter.stats()[0].n_codes == 10 * result.codes[:, 0].numel()
 
 
-def test_a_host_read_is_noticed() -> None:
+def test_host_reads_detects_a_read() -> None:
     with HostReads(), pytest.raises(AssertionError, match="_local_scalar_dense"):
         float(torch.ones(()) + 1)
     with HostReads(), pytest.raises(AssertionError, match="mask"):
@@ -187,12 +188,12 @@ def test_a_skipped_step_leaves_no_trace(crops: Tensor) -> None:
 
 
 @pytest.mark.parametrize("seconds", ["null", "1.0"])
-def test_a_crop_no_longer_than_the_stretch_is_heard_whole(seconds: str) -> None:
+def test_discriminators_get_short_crops_whole(seconds: str) -> None:
     config = load_config("smoke", overrides=[f"train.adversarial.heard_seconds={seconds}"])
     assert all(draw_heard(config, step, 3200) == slice(0, 3200) for step in range(9))
 
 
-def test_a_step_says_what_it_did(state: TrainState, crops: Tensor, context: StepContext, config: Config) -> None:
+def test_step_result(state: TrainState, crops: Tensor, context: StepContext, config: Config) -> None:
     before = torch.nn.utils.parameters_to_vector(state.codec.parameters()).detach().clone()
     result = train_step(state, [crops], context, config)
     after = torch.nn.utils.parameters_to_vector(state.codec.parameters()).detach()
@@ -216,7 +217,7 @@ def test_the_same_step_twice_is_the_same_step(crops: Tensor, config: Config) -> 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_it_learns_what_it_hears_again_and_again(
+def test_repeated_steps_on_a_crop_lower_its_loss(
     state: TrainState, crops: Tensor, context: StepContext, config: Config
 ) -> None:
     totals = [float(train_step(state, [crops], context, config).total) for _ in range(60)]
@@ -224,7 +225,7 @@ def test_it_learns_what_it_hears_again_and_again(
 
 
 @pytest.mark.parametrize("level", [0.0, 1.0])
-def test_silence_and_full_scale_leave_the_codec_sound(
+def test_silence_and_full_scale_leave_weights_finite(
     state: TrainState, context: StepContext, config: Config, level: float
 ) -> None:
     for _ in range(3):
@@ -233,7 +234,7 @@ def test_silence_and_full_scale_leave_the_codec_sound(
     assert all(value.isfinite().all() for value in state.codec.state_dict().values())
 
 
-def test_bfloat16_keeps_weights_and_books_in_float32(state: TrainState, crops: Tensor, config: Config) -> None:
+def test_bfloat16_keeps_weights_and_codebooks_in_float32(state: TrainState, crops: Tensor, config: Config) -> None:
     half = config.model_copy(update={"train": config.train.model_copy(update={"precision": "bfloat16"})})
     result = train_step(state, [crops], tiny_context(state, half), half)
     assert result.total.isfinite()
