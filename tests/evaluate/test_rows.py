@@ -63,5 +63,5 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     with pytest.raises(CodecctlError, match="line 2"):
         list(file.rows())
     file.path.write_bytes(line.replace(b"{}", b"no JSON") + b"\n")
-    with pytest.raises(CodecctlError, match="line 1: .* remove it and measure anew"):
+    with pytest.raises(CodecctlError, match=r"line 1: .* remove it and measure anew"):
         file.settings()
