@@ -82,9 +82,11 @@ def _try(tally: Tally, when: str, call: Callable[P, None], *args: P.args, **kwar
 
 
 def _temporary(folder: Path) -> list[Path]:
-    """Files under names that are not final."""
+    """Files and folders under names that are not final."""
+    endings = (".partial", ".part", ".part.json")
     try:
-        return [path for path in folder.rglob("*") if path.name.endswith((".partial", ".part", ".part.json"))]
+        found = folder.rglob("*")
+        return [path for path in found if path.name.endswith(endings) or path.name.startswith(".unpacking-")]
     except FileNotFoundError:
         return []  # a folder went away on the way
 
