@@ -116,10 +116,11 @@ class _Loader(yaml.BaseLoader):
         self._depth = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            self._refuse("an alias (*name); write the value out", self.peek_event().start_mark)
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse("an alias (*name); write the value out", event.start_mark)
         if self._depth > _DEEPEST:
-            self._refuse(f"more than {_DEEPEST} sections within one another", self.peek_event().start_mark)
+            self._refuse(f"more than {_DEEPEST} sections within one another", event.start_mark)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
+import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from codecctl.files import replacing, to_json
+from codecctl.files import partial_path, read_json, remove_partials, replacing, to_json, write_json
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -34,6 +40,55 @@ def test_replacing_keeps_the_old_file_after_a_failure(tmp_path: Path) -> None:
         write_half()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        pass
+    own = partial_path(tmp_path / "a.npy").name
+    names = {
+        "dead": own.replace(f".{os.getpid()}.", f".{process.pid}."),
+        "alive": own.replace(f".{os.getpid()}.", f".{os.getppid()}."),
+        "elsewhere": re.sub(r"\.[0-9a-f]{8}\.\d+\.partial", f".01234567.{process.pid}.partial", own),
+        "elsewhere, long ago": re.sub(r"\.[0-9a-f]{8}\.\d+\.partial", ".76543210.1.partial", own),
+        "somebody's": ".x.partial.txt",
+    }
+    for name in names.values():
+        (tmp_path / name).write_text("")
+    os.utime(tmp_path / names["elsewhere, long ago"], (0, 0))
+    remove_partials(tmp_path)
+    left = {what for what, name in names.items() if (tmp_path / name).exists()}
+    assert left == {"alive", "elsewhere", "somebody's"}
+
+
+def test_a_long_name_can_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / (250 * "n")
+    with replacing(path) as partial:
+        partial.write_text("new")
+    assert path.read_text() == "new"
+
+
+def test_names_that_are_not_utf8_come_back_from_json(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    write_json(tmp_path / "a.json", {"name": name, "nan": math.nan})
+    assert read_json(tmp_path / "a.json", dict) == {"name": name, "nan": None}
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["name"] == name
+
+
+def test_a_file_system_without_fsync_of_folders_is_logged_once(tmp_path: Path) -> None:
+    library = tmp_path / "network_folder.so"
+    source = Path(__file__).parent / "inputs" / "network_folder.c"
+    if shutil.which("gcc") is None:
+        pytest.skip("no C compiler")
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    script = "import sys; from pathlib import Path; from codecctl.files import write_json\n"
+    script += "for n in range(3): write_json(Path(sys.argv[1], f'{n}.json'), {})"
+    environment = {**os.environ, "LD_PRELOAD": str(library), "NO_DIRSYNC": "1"}
+    command = [sys.executable, "-c", script, tmp_path]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert len(list(tmp_path.glob("*.json"))) == 3
+    assert done.stderr.count("\n") == 1
+    assert "fsync of a folder fails on this file system (Invalid argument)" in done.stderr
 
 
 def test_replacing_without_a_file_is_an_error(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ The utterances of a speaker are adjacent, so that a crop is one slice of a shard
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b, sha256
@@ -149,7 +150,8 @@ def read_index(folder: str | Path) -> Index:
     about = read_about(folder)
     where = Path(folder) / "prepared.json"
     names = {key: _names(about.get(key), key, where) for key in ("shards", "datasets", "languages", "licences")}
-    path = where.with_name(Path(str(about.get("index"))).name)
+    (name,) = _names([about.get("index")], "index", where)
+    path = where.with_name(name)
     try:
         rows = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
@@ -164,8 +166,11 @@ def read_index(folder: str | Path) -> Index:
 def _names(value: Any, key: str, where: Path) -> tuple[Any, ...]:
     """What the rows of the index number: text, where a language or a licence is unknown None."""
     kinds = (str, NoneType) if key in ("languages", "licences") else str
-    if not isinstance(value, list) or not all(isinstance(name, kinds) for name in value):
-        raise CodecctlError(f"{where}: '{key}' is not a list of names; run prepare again")
+    is_right = isinstance(value, list) and all(isinstance(name, kinds) for name in value)
+    if is_right and key in ("shards", "index"):  # files in the folder
+        is_right = all(re.fullmatch(r"(shards/)?[\w-][\w.-]*", name) for name in value)
+    if not is_right:
+        raise CodecctlError(f"{where}: '{key}' is not what prepare writes there; run prepare again")
     return tuple(value)
 
 

@@ -62,9 +62,9 @@ class StreamEncoder:
         """Encode as many multiples of `n_together` samples as there are."""
         if self._flushed:
             raise UsageError("this stream was flushed and has ended; start a new StreamEncoder")
-        audio = self._codec.check_audio(audio)
         if audio.dim() != 3 or audio.shape[:2] != self._rest.shape[:2]:
             raise UsageError(f"audio must be [{len(self._rest)}, 1, L] in this stream, got {list(audio.shape)}")
+        audio = self._codec.check_audio(audio)
         self.n_samples += audio.shape[-1]
         audio = torch.cat([self._rest, audio.to(self._parameter)], dim=-1)
         n_whole = audio.shape[-1] - audio.shape[-1] % n_together

@@ -78,7 +78,9 @@ def test_reader_errors_say_what_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match=r"prepared by an older version of codecctl; run prepare again"):
         read_index(tmp_path)
     (tmp_path / "prepared.json").write_text('{"format": "codecctl.prepared", "version": 2}')
-    with pytest.raises(CodecctlError, match=r"prepared\.json: 'shards' is not a list of names; run prepare again"):
+    with pytest.raises(
+        CodecctlError, match=r"prepared\.json: 'shards' is not what prepare writes there; run prepare again"
+    ):
         read_index(tmp_path)
     (tmp_path / "a.pcm").write_bytes(bytes(20))
     with pytest.raises(CodecctlError, match=r"a\.pcm: is cut off"):

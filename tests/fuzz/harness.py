@@ -30,6 +30,27 @@ class Target:
     def inputs(self) -> Mapping[str, bytes]:
         return self.make_inputs()
 
+    def find_fault(self, name: str, data: bytes, folder: Path) -> str | None:
+        """What is wrong with how this content of a file is taken, or None."""
+        path = folder / name
+        path.write_bytes(data)
+        memory, started = _peak_bytes(), time.process_time()
+        try:
+            self.read(path)
+        except CodecctlError as error:
+            if "\n" in str(error):
+                return f"a message of several lines: {error!r}"
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+        finally:
+            seconds = time.process_time() - started
+            path.unlink(missing_ok=True)
+        if seconds > MOST_SECONDS:
+            return f"took {seconds:.1f} s"
+        if (n_bytes := _peak_bytes() - memory) > MOST_BYTES:
+            return f"took {n_bytes / 2**20:.0f} MB"
+        return None
+
 
 @dataclass(frozen=True)
 class Case:
@@ -51,25 +72,7 @@ class Case:
 
     def run(self, folder: Path) -> str | None:
         """What is wrong with how the target took the input, or None."""
-        name, data = self.build()
-        path = folder / name
-        path.write_bytes(data)
-        memory, started = _peak_bytes(), time.process_time()
-        try:
-            self.target.read(path)
-        except CodecctlError as error:
-            if "\n" in str(error):
-                return f"a message of several lines: {error!r}"
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        finally:
-            seconds = time.process_time() - started
-            path.unlink(missing_ok=True)
-        if seconds > MOST_SECONDS:
-            return f"took {seconds:.1f} s"
-        if (n_bytes := _peak_bytes() - memory) > MOST_BYTES:
-            return f"took {n_bytes / 2**20:.0f} MB"
-        return None
+        return self.target.find_fault(*self.build(), folder)
 
 
 def _peak_bytes() -> int:

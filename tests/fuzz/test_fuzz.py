@@ -10,7 +10,8 @@ import pytest
 from tests.fuzz.harness import Case
 from tests.fuzz.targets import TARGETS
 
-_SECONDS, _MOST_CASES = 4.0, 400
+_FAILED = Path(__file__).parent / "failed"
+_SECONDS, _MOST_CASES = 2.2, 400
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
@@ -21,6 +22,12 @@ def test_damaged_input_gives_a_value_or_one_line(tmp_path: Path, name: str) -> N
         assert case.run(tmp_path) is None, f"case {number}: {case.build()[0]}"
         if time.monotonic() > end:
             break
+
+
+@pytest.mark.parametrize("path", sorted(_FAILED.iterdir()), ids=lambda path: path.name)
+def test_what_failed_once_is_taken_rightly(tmp_path: Path, path: Path) -> None:
+    name, _, file = path.name.partition("-")
+    assert TARGETS[name].find_fault(file, path.read_bytes(), tmp_path) is None
 
 
 def test_a_case_is_the_same_each_time() -> None:

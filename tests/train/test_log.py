@@ -68,6 +68,19 @@ def test_a_line_that_was_cut_short_is_dropped(run: Run, broken: str) -> None:
     assert [line["step"] for line in lines(run)] == [1, 2, 3]
 
 
+def test_bytes_that_are_no_text_at_the_end_are_dropped(run: Run) -> None:
+    write(run, 1, 3)
+    with run.metrics.open("ab") as file:
+        file.write(b'{"step": 2, "kind"\xff\xfe\x00\x00')
+    write(run, 4, 4)
+    assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
+
+
+def test_names_of_files_that_are_not_utf8_are_tags(run: Run) -> None:
+    with RunLog(run, 0, 16_000) as log:
+        log.audio(1, "caf\udce9/decoded", torch.zeros(1, 100))
+
+
 def test_tensorboard_has_the_same_values(run: Run) -> None:
     write(run, 1, 6)
     write(run, 4, 5, value=10.0)

@@ -163,7 +163,9 @@ def _unpack_zip(archive: Path, folder: Path, guard: _Guard, advance: Callable[[i
             )
         done = 0
         for entry in entries:
-            packed.extract(entry, folder)  # checks the CRC
+            path = packed.extract(entry, folder)  # checks the CRC
+            if not entry.is_dir() and os.path.getsize(path) != entry.file_size:
+                raise zipfile.BadZipFile(f"entry {entry.filename[:200]!r} is shorter than stated")
             done += entry.compress_size
             advance(done)
 
