@@ -1,5 +1,5 @@
-"""How many steps of a config fit into so many seconds here: `python -m tests.cuda.pace CONFIG SECONDS` prints the options
-for `codecctl train`. If the config starts its discriminators later, they start at half of the steps.
+"""How many steps of a config fit into so many seconds here: `python -m tests.cuda.pace CONFIG SECONDS` prints the
+options for `codecctl train`. If the config starts its discriminators later, they start at half of the steps.
 """
 
 from __future__ import annotations
