@@ -26,7 +26,7 @@ from codecctl.model.sequential import CausalSequential
 
 _KERNEL_SIZE, _EXPANSION = 7, 3  # of the blocks (Liu et al. 2022)
 _START_LEVEL = -4.0  # logarithm of all magnitudes before the first step: soft speech
-_COEFFICIENT = 1.24  # that a latent of 1 stands for, where crops are at -20 dB; training corrects it
+_COEFFICIENT = 0.62  # that a latent of 1 stands for in the codes of the starter; training corrects it
 _MAX_LEVEL = 3.0  # 26 dB above white noise of full scale; keeps the exponential finite
 
 
