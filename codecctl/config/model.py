@@ -21,6 +21,8 @@ MAX_CODEBOOKS = 255  # the packed file stores their number in one byte
 class FrontSection(Section):
     """What all fronts have."""
 
+    kind: str
+
     @property
     def encoder(self) -> FrontSection:
         """The section that decides the codes: this one, unless only the decoder differs from another front's."""

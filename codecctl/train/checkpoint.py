@@ -265,7 +265,7 @@ def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: floa
 
 
 def _check_latents(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:
-    for name in _LATENT_KEYS if theirs.front.kind == ours.front.kind else ():
+    for name in _LATENT_KEYS if theirs.front.encoder.kind == ours.front.encoder.kind else ():
         there, here = (json.dumps(getattr(config.front, name, None)) for config in (theirs, ours))
         if there != here:
             raise CodecctlError(

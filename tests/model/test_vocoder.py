@@ -11,6 +11,7 @@ from codecctl.config.model import ModelConfig, VocoderConfig
 from codecctl.inference.identity import fingerprint
 from codecctl.inference.stream import StreamDecoder
 from codecctl.model.codec import Codec
+from codecctl.model.cosine import CosineTransform
 from codecctl.model.fronts.vocoder import Synthesis
 from tests.conftest import TINY_TRANSFORM, TINY_VOCODER, lively
 
@@ -53,6 +54,18 @@ def test_a_stream_is_late_by_the_delay_and_flush_returns_the_rest(tiny: ModelCon
     torch.testing.assert_close(torch.cat(parts, -1), codec.decode(codes), rtol=0, atol=1e-12)
     torch.testing.assert_close(codec.decode(codes, length=100), codec.decode(codes)[..., :100])
     assert StreamDecoder(codec).flush().shape == (1, 1, 0)
+
+
+@torch.no_grad()
+def test_what_is_coded_one_by_one_is_decoded_from_the_start(tiny: ModelConfig, speech: Tensor) -> None:
+    codec, audio = Codec(with_front(tiny, TINY_VOCODER)).double(), speech[..., :12000].double()
+    codec.fit_front(audio)
+    codec.decoder.polar.bias[: 12 // 2 + 1] = -40  # nothing from the network
+    before, after = (
+        CosineTransform(12)(x.reshape(1, -1, 12))[..., :5].flatten()
+        for x in (audio, codec.decode_latents(codec.encoder(audio)))
+    )
+    assert (before @ after) / (before.norm() * after.norm()) > 0.9999
 
 
 def test_every_part_of_the_decoder_learns(tiny: ModelConfig, speech: Tensor) -> None:

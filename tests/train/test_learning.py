@@ -93,6 +93,9 @@ def test_a_new_decoder_keeps_the_codes_of_another_and_its_own_start(tmp_path: Pa
             UsageError, match=r"a vocoder decoder starts anew.*--set train\.freeze=\[encoder,quantizer\]"
         ):
             take_weights(state, path, frozen)
+    other = tiny_config(Path("unused"), f"model.front={{kind: vocoder, {front}, {sizes}, level_prediction: 0}}")
+    with pytest.raises(CodecctlError, match=r"level_prediction is 0\.4 there"):
+        take_weights(start_state(other, CPU), path, ("encoder", "quantizer"))
     said = take_weights(state, path, ("encoder", "quantizer"))
     assert said == f"encoder and codebooks are those of {path}; the decoder starts anew"
     save_codec(state.codec, tmp_path / "new.pt")

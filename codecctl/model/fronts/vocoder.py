@@ -15,16 +15,18 @@ from typing import cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from codecctl.config.model import ModelConfig, VocoderConfig
 from codecctl.model.causal import StreamState, prepend_past
-from codecctl.model.cosine import LevelPrediction, expand, table
+from codecctl.model.cosine import CosineTransform, LevelPrediction, expand, table
 from codecctl.model.fronts.front import Front
 from codecctl.model.fronts.transform import FrameUnit, TransformEncoder
 from codecctl.model.sequential import CausalSequential
 
 _KERNEL_SIZE, _EXPANSION = 7, 3  # of the blocks (Liu et al. 2022)
 _START_LEVEL = -4.0  # logarithm of all magnitudes before the first step: soft speech
+_COEFFICIENT = 0.62  # that a latent of 1 stands for in the codes of the starter; training corrects it
 _MAX_LEVEL = 3.0  # 26 dB above white noise of full scale; keeps the exponential finite
 
 
@@ -45,7 +47,8 @@ class VocoderDecoder(nn.Module):
         self.polar = nn.Linear(fine_width, 2 * n_bins)
         self.coded = nn.Linear(2 * self.n_low, self.n_spectra * 2 * n_bins, bias=False)
         self.synthesis = Synthesis(front.hop_length, self.n_spectra)
-        nn.init.zeros_(self.coded.weight)
+        sizes = (front.hop_length, self.n_low, self.n_spectra)
+        self.coded.weight = nn.Parameter(table(tuple(self.coded.weight.shape), _spectra_of_coefficients, *sizes))
         nn.init.constant_(self.polar.bias[:n_bins], _START_LEVEL)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
@@ -59,9 +62,9 @@ class VocoderDecoder(nn.Module):
             return self.synthesis(spectra, state)
 
     def _coded_spectra(self, latents: Tensor, state: StreamState | None) -> Tensor:
-        """[B, D, T] -> complex [B, T x n, F]: what the coded coefficients of a frame and of the one before add.
+        """[B, D, T] -> complex [B, T x n, F]: those of the coded coefficients of a frame and of the one before.
 
-        Spectra are linear in these: at low frequencies the network need not learn phases.
+        They are linear in these, and start as the exact transform: the network need not learn phases that are coded.
         """
         coefficients = expand(latents[:, : self.n_low].to(self.coded.weight.dtype))
         both = prepend_past(self.coded, coefficients, 1, state)
@@ -91,9 +94,22 @@ class Synthesis(nn.Module):
 
 
 def _window(n: int, hop: int) -> Tensor:
-    """[N]: after an analysis with a window of unit energy this one gives the signal back."""
+    """[N]: after an analysis with `_unit_window` this one gives the signal back."""
+    return (_unit_window(n) * hop).float()
+
+
+def _unit_window(n: int) -> Tensor:
+    """[N], of unit energy, float64."""
     hann = torch.hann_window(n, dtype=torch.float64)
-    return (hann / hann.norm() * hop).float()
+    return hann / hann.norm()
+
+
+def _spectra_of_coefficients(n: int, n_low: int, n_spectra: int) -> Tensor:
+    """[n_spectra x F x 2, 2 x n_low]: the frame's spectra from the coefficients of the frame before and of its own."""
+    cosines = CosineTransform(n).basis[:n_low].double()
+    frames = torch.cat([F.pad(cosines, (0, n)), F.pad(cosines, (n, 0))])  # [2 x n_low, 2 x N]
+    spectra = torch.fft.rfft(frames.unfold(1, n, n // n_spectra)[:, 1:] * _unit_window(n))
+    return rearrange(_COEFFICIENT * torch.view_as_real(spectra), "k n f c -> (n f c) k").float()
 
 
 def _blocks(width: int, n: int) -> CausalSequential:
