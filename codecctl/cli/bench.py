@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecctl.cli.console import show
-from codecctl.cli.options import CheckpointOption, SetOption
+from codecctl.cli.options import CheckpointOption, GpuOption, JsonOption, SetOption
 from codecctl.errors import UsageError
 from codecctl.files import to_json
 from codecctl.inference.find import find_checkpoint
@@ -51,15 +51,10 @@ def bench(
             "--config", "-c", metavar="NAME|PATH", help="With --train: what to train.", show_default="production"
         ),
     ] = None,
-    gpu: Annotated[
-        str | None,
-        typer.Option(
-            "--gpu", metavar="NAME|PATH", help="With --train: a card's profile, e.g. rtx4090.", show_default="none"
-        ),
-    ] = None,
+    gpu: GpuOption = None,
     overrides: SetOption = None,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="With --train: steps to time.")] = 40,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Time a model on bundled speech: whole files, and streams a frame at a time. Or, with --train, training steps.
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from codecctl.cli.console import show, show_facts
+from codecctl.cli.options import JsonOption
 from codecctl.cli.pipes import as_file, check_inputs
 from codecctl.files import to_json
 from codecctl.inference.find import find_checkpoint, is_shipped
@@ -20,7 +21,7 @@ def info(
             metavar="FILE", help="A checkpoint or a shipped model's name, codes (.cctl, .npy) or audio; - is stdin."
         ),
     ] = "starter",
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Describe a checkpoint, a file of codes or an audio file: rates, lengths, sizes, fingerprint.
 

@@ -46,3 +46,8 @@ MaxMinutesOption = Annotated[
 ]
 DevicesOption = Annotated[int, typer.Option("--devices", min=1, metavar="N", help="Cards (or processes) a machine.")]
 NodesOption = Annotated[int, typer.Option("--nodes", min=1, metavar="N", help="Machines.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
+GpuOption = Annotated[
+    str | None,
+    typer.Option("--gpu", metavar="NAME|PATH", help="A card's profile, e.g. rtx4090.", show_default="none"),
+]

@@ -13,6 +13,7 @@ from codecctl.cli.options import (
     ConfigOption,
     DeviceOption,
     DevicesOption,
+    GpuOption,
     MaxMinutesOption,
     NodesOption,
     SetOption,
@@ -28,10 +29,7 @@ if TYPE_CHECKING:
 
 def train(
     config: ConfigOption = "production",
-    gpu: Annotated[
-        str | None,
-        typer.Option("--gpu", metavar="NAME|PATH", help="A card's profile, e.g. rtx4090.", show_default="none"),
-    ] = None,
+    gpu: GpuOption = None,
     data: Annotated[
         Path | None,
         typer.Option(

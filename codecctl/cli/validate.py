@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecctl.cli.console import number, progress_bar, say, show, show_table
-from codecctl.cli.options import CheckpointOption, DeviceOption, SetOption
+from codecctl.cli.options import CheckpointOption, DeviceOption, JsonOption, SetOption
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.inference.find import find_checkpoint
 
@@ -65,7 +65,7 @@ def validate(
         int,
         typer.Option("--workers", min=0, metavar="N", help="Processes for PESQ and the like; 0: only this one."),
     ] = 2,
-    as_json: Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")] = False,
+    as_json: JsonOption = False,
     device: DeviceOption = "auto",
 ) -> None:
     """Measure a codec on recordings, beside Opus: quality metrics, and the use of its codebooks.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from codecctl.cli.bars import Bars
 from tests.cli.conftest import Finished
 from tests.data.server import Fault, FaultyServer, Resource
 
@@ -176,3 +177,17 @@ def read_until(terminal: int, text: str, *, seconds: float) -> str:
         except OSError:
             break  # the other end is closed
     return shown
+
+
+def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("codecctl.cli.bars.LINE_SECONDS", -1)
+    with Bars(3_000_000) as bars:
+        bars.begin("[a]\x1b.zip", 0, 2_000_000, verb="fetch")
+        bars.advance("[a]\x1b.zip", 1_000_000)
+        bars.end("[a]\x1b.zip")
+        bars.begin("[a]\x1b.zip", 0, 10, verb="unpack")
+        bars.advance("[a]\x1b.zip", 5)
+    lines = capfd.readouterr().err.splitlines()
+    assert (lines[0], lines[2]) == (r"fetch [a]\x1b.zip (2.0 MB)", r"unpack [a]\x1b.zip (10 B)")
+    assert lines[1].startswith("1.0 MB of 3.0 MB")
+    assert len(lines) == 3

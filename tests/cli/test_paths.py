@@ -72,7 +72,7 @@ def test_closed_stdin_and_stderr(codes: Path) -> None:
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
 def test_a_full_stdout_stops_before_the_work(codecctl: Program, model: Path, wav: Path) -> None:
     with FULL.open("wb") as full:
-        command = [*COMMAND, "encode", wav, "--checkpoint", model]
+        command = [*COMMAND, "encode", str(wav), "--checkpoint", str(model)]
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
 
