@@ -11,6 +11,8 @@ import typer
 from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, say
 from codecctl.cli.pipes import as_file, binary_stdout, naming_stdout
+from codecctl.cli.stream import PrecisionOption, StreamOption, decode_stream
+from codecctl.errors import UsageError
 
 
 def decode(
@@ -18,10 +20,16 @@ def decode(
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT.wav|OUT.flac", help="Where to; else WAV on stdout.")
     ] = None,
+    stream: StreamOption = False,
+    precision: PrecisionOption = "auto",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
     """Decode codes to audio, WAV or FLAC."""
+    if stream and output:
+        raise UsageError("--stream writes a WAV to stdout; leave out -o")
+    if stream:
+        return decode_stream([codes], precision, checkpoint, device)
     target = output or binary_stdout(f"codecctl decode {codes} -o out.wav")
     model = find_checkpoint(checkpoint)
 

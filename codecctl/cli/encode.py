@@ -13,6 +13,7 @@ import typer
 from codecctl.cli.checkpoint import CheckpointOption, find_checkpoint
 from codecctl.cli.options import DeviceOption, say
 from codecctl.cli.pipes import as_file, binary_stdout, naming_stdout
+from codecctl.cli.stream import ChannelsOption, PrecisionOption, RateOption, StreamOption, encode_stream
 from codecctl.errors import CodecctlError, UsageError
 
 if TYPE_CHECKING:
@@ -34,6 +35,10 @@ def encode(
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of audio that is cut off.")] = False,
     n_quantizers: Annotated[int | None, typer.Option(metavar="K", help="Use the first K codebooks only.")] = None,
+    stream: StreamOption = False,
+    rate: RateOption = None,
+    channels: ChannelsOption = 1,
+    precision: PrecisionOption = "auto",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -41,6 +46,12 @@ def encode(
 
     One input goes to -o or to stdout; several, or a folder, go to --out-dir.
     """
+    if stream and (output or out_dir or form or partial):
+        raise UsageError("--stream writes packed frames to stdout; leave out -o, --out-dir, --format and --partial")
+    if rate and not stream:
+        raise UsageError("--rate is of raw samples on stdin; add --stream")
+    if stream:
+        return encode_stream(inputs, rate, channels, precision, n_quantizers, checkpoint, device)
     suffix = f".{form or 'npy'}"
     _check_request(inputs, output, out_dir, form)
     stdout = None if output or out_dir else binary_stdout(f"codecctl encode {inputs[0]} -o codes{suffix}")

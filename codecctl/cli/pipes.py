@@ -7,7 +7,7 @@ import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +21,15 @@ def binary_stdout(hint: str) -> BinaryIO:
     if sys.stdout.isatty():
         raise UsageError(f"the result is binary and stdout is a terminal; type `{hint}`")
     return sys.stdout.buffer
+
+
+def binary_stdin(inputs: Sequence[Path]) -> BinaryIO:
+    """stdin for bytes. Raises `UsageError` for other inputs than `-`, and if it is a terminal."""
+    if [str(path) for path in inputs] != ["-"]:
+        raise UsageError("--stream reads from stdin: the input is -")
+    if sys.stdin.isatty():
+        raise UsageError("'-' reads from stdin, which is a terminal; pipe a stream into this command")
+    return sys.stdin.buffer
 
 
 @contextlib.contextmanager
