@@ -41,6 +41,7 @@ VERSION = 1
 FRAMES_PER_BLOCK = 400  # 8 seconds at 50 frames a second
 MAX_FRAMES_PER_BLOCK = 8192  # with 255 codebooks of 16 bits a block stays below 5 MB, whatever a header claims
 MAX_CODEBOOKS = 255
+STREAMED = 2**64 - 1  # number of samples in the header of a stream: its end mark has the true one
 
 _START = struct.Struct("<4sHH")
 _FIELDS = struct.Struct("<8sIIQIB")
@@ -263,13 +264,16 @@ class PackedReader:
         self.name = name or (str(source) if self._owns_file else "packed codes")
         self._file = open(source, "rb") if isinstance(source, Path | str) else source  # noqa: SIM115  closed by close
         try:
-            self.header = _read_header(self._file, self.name)
+            self._file.seek(0)
+            self.header = read_header(self._file, self.name)
             self._check_size()
         except BaseException:
             self.close()
             raise
 
     def _check_size(self) -> None:
+        if self.header.n_samples == STREAMED:
+            raise CodecctlError(f"{self.name}: a stream; decode it with `codecctl decode - --stream < {self.name}`")
         size, expected = self._file.seek(0, os.SEEK_END), self.header.n_file_bytes
         if size < expected:
             seconds = self.header.seconds
@@ -346,8 +350,8 @@ def check_codes(codes: NDArray[Any], codebook_sizes: tuple[int, ...], *, name: s
             )
 
 
-def _read_header(file: BinaryIO, name: str) -> PackedHeader:
-    file.seek(0)
+def read_header(file: BinaryIO, name: str) -> PackedHeader:
+    """The header, read up to its last byte. Raises `CodecctlError` that says what is wrong with it."""
     start = file.read(_START.size)
     if not is_packed(start):
         raise CodecctlError(f"{name}: not a packed file: it does not start with {MAGIC.decode()}")

@@ -157,8 +157,8 @@ def test_trailing_bytes_and_swapped_blocks_are_errors(small: bytes) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        PackedHeader("0" * 16, 1, 1, (65536,) * 255, 2**64 - 1, 8192),
-        PackedHeader("0" * 16, 1, 2**32 - 1, (65536,) * 255, 2**64 - 1, 8192),
+        PackedHeader("0" * 16, 1, 1, (65536,) * 255, 2**64 - 2, 8192),
+        PackedHeader("0" * 16, 1, 2**32 - 1, (65536,) * 255, 2**64 - 2, 8192),
     ],
 )
 def test_a_lying_header_allocates_nothing(header: PackedHeader) -> None:

@@ -11,6 +11,8 @@ from codecctl.cli.batch import check_request, convert_all
 from codecctl.cli.console import say
 from codecctl.cli.options import CheckpointOption, DeviceOption, OutputDirOption
 from codecctl.cli.pipes import as_file, binary_stdout, check_inputs, naming_stdout
+from codecctl.cli.stream import PrecisionOption, StreamOption, decode_stream
+from codecctl.errors import UsageError
 from codecctl.inference.find import find_checkpoint
 
 _SUFFIXES = (".wav", ".flac")
@@ -28,6 +30,8 @@ def decode(
     form: Annotated[
         str | None, typer.Option("--format", metavar="wav|flac", help="For --out-dir.", show_default="wav")
     ] = None,
+    stream: StreamOption = False,
+    precision: PrecisionOption = "auto",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -37,6 +41,10 @@ def decode(
 
     Example: codecctl decode speech.cctl -o speech.wav
     """
+    if stream and (output or out_dir or form):
+        raise UsageError("--stream writes a WAV to stdout; leave out -o, --out-dir and --format")
+    if stream:
+        return decode_stream(inputs, precision, checkpoint, device)
     check_inputs(inputs)
     check_request(inputs, output, out_dir, form, _SUFFIXES)
     stdout = None if output or out_dir else binary_stdout(f"codecctl decode {inputs[0]} -o out.wav")

@@ -14,7 +14,8 @@ from codecctl.cli.batch import check_request, convert_all
 from codecctl.cli.console import say
 from codecctl.cli.options import CheckpointOption, DeviceOption, OutputDirOption
 from codecctl.cli.pipes import as_file, binary_stdout, check_inputs, naming_stdout
-from codecctl.errors import CodecctlError
+from codecctl.cli.stream import ChannelsOption, PrecisionOption, RateOption, StreamOption, encode_stream
+from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.find import find_checkpoint
 
 if TYPE_CHECKING:
@@ -41,6 +42,10 @@ def encode(
             show_default="all",
         ),
     ] = None,
+    stream: StreamOption = False,
+    rate: RateOption = None,
+    channels: ChannelsOption = 1,
+    precision: PrecisionOption = "auto",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -50,6 +55,12 @@ def encode(
 
     Example: codecctl encode speech.wav -o speech.cctl
     """
+    if stream and (output or out_dir or form or partial):
+        raise UsageError("--stream writes packed frames to stdout; leave out -o, --out-dir, --format and --partial")
+    if rate and not stream:
+        raise UsageError("--rate is of raw samples on stdin; add --stream")
+    if stream:
+        return encode_stream(inputs, rate, channels, precision, n_quantizers, checkpoint, device)
     check_inputs(inputs)
 
     from codecctl.inference.containers import CONTAINERS

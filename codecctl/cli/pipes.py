@@ -34,6 +34,15 @@ def binary_stdout(hint: str) -> BinaryIO:
     return sys.stdout.buffer
 
 
+def binary_stdin(inputs: Sequence[Path]) -> BinaryIO:
+    """stdin for bytes. Raises `UsageError` for other inputs than `-`, and if it is a terminal."""
+    if [str(path) for path in inputs] != ["-"]:
+        raise UsageError("--stream reads from stdin: the input is -")
+    if sys.stdin.isatty():
+        raise UsageError("'-' reads from stdin, which is a terminal; pipe a stream into this command")
+    return sys.stdin.buffer
+
+
 @contextlib.contextmanager
 def naming_stdout() -> Iterator[None]:
     """Around writes to stdout: adds the name to errors such as that of a full disk, which the system gives without."""

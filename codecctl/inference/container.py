@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError
+
+if TYPE_CHECKING:
+    from codecctl.inference.load import Codec
 
 FRAMES_PER_CHUNK = 250  # what goes through the model at a time
 
@@ -22,6 +25,11 @@ class CodesFormat:
     sample_rate: int  # Hz
     hop_length: int  # samples per frame
     codebook_sizes: tuple[int, ...]  # of the codebooks used
+
+    @classmethod
+    def of(cls, codec: Codec, n_quantizers: int | None = None) -> CodesFormat:
+        sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
+        return cls(codec.fingerprint, codec.sample_rate, codec.hop_length, sizes)
 
 
 @dataclass(frozen=True)

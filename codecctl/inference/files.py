@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import struct
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.container import FRAMES_PER_CHUNK, CodesFormat, StoredCodes, first_bytes
 from codecctl.inference.containers import CONTAINERS, recognise
+from codecctl.inference.live import wav_header
 from codecctl.inference.load import Codec
 from codecctl.inference.outputs import check_output
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
@@ -129,7 +129,7 @@ def encode_file(
     check_output(output, CONTAINERS, inputs=[path])
     codec.check_n_quantizers(n_quantizers)
     container = CONTAINERS[output.suffix.lower()]
-    with _naming(output), container.create(output, _format(codec, n_quantizers)) as writer:
+    with _naming(output), container.create(output, CodesFormat.of(codec, n_quantizers)) as writer:
         encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name, partial=partial)
         writer.n_samples = encoded.n_samples
     return encoded
@@ -172,12 +172,7 @@ def open_codes(
     container = recognise(first_bytes(path, name))
     if container is None:
         raise CodecctlError(f"{name}: neither packed codes (.cctl) nor an array (.npy); `codecctl encode` makes both")
-    return container.open(path, name, _format(codec))
-
-
-def _format(codec: Codec, n_quantizers: int | None = None) -> CodesFormat:
-    sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
-    return CodesFormat(codec.fingerprint, codec.sample_rate, codec.hop_length, sizes)
+    return container.open(path, name, CodesFormat.of(codec))
 
 
 def _mono_blocks(reader: AudioReader, codec: Codec) -> Iterator[Audio]:
@@ -209,11 +204,7 @@ def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
 
 def _write_wav(file: BinaryIO, sample_rate: int, n_samples: int, blocks: Iterable[Audio]) -> None:
     """A WAV of 16 bits, mono, to a stream that cannot seek: the length is known, so the header is written once."""
-    n_bytes = 2 * n_samples
-    # PCM, mono, samples and bytes a second, bytes and bits a sample
-    form = struct.pack("<HHIIHH", 1, 1, sample_rate, 2 * sample_rate, 2, 16)
-    file.write(b"RIFF" + struct.pack("<I", 36 + n_bytes) + b"WAVE")
-    file.write(b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", n_bytes))
+    file.write(wav_header(sample_rate, n_samples))
     for block in blocks:
         file.write(to_pcm16(block).astype("<i2").tobytes())
     file.flush()

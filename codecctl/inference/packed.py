@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from codecctl.bitstream import VERSION, PackedReader, PackedWriter, is_packed
+from codecctl.bitstream import VERSION, PackedHeader, PackedReader, PackedWriter, is_packed
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.container import CodesFormat, Container, StoredCodes
 
@@ -27,7 +27,7 @@ def _create(path: Path, form: CodesFormat) -> PackedWriter:
 @contextmanager
 def _open(path: Path, name: str, form: CodesFormat) -> Iterator[StoredCodes]:
     with PackedReader(path, name=name) as reader:
-        _check_model(reader, form)
+        check_model(reader.header, name, form)
         reader.check()
         yield StoredCodes(reader.header.n_quantizers, reader.header.n_samples, reader)
 
@@ -56,18 +56,17 @@ def _describe(path: Path, name: str) -> dict[str, Any]:
     }
 
 
-def _check_model(reader: PackedReader, form: CodesFormat) -> None:
-    header = reader.header
+def check_model(header: PackedHeader, name: str, form: CodesFormat) -> None:
+    """Raises `CodecctlError` unless the codes are of this codec."""
     if header.fingerprint != form.fingerprint:
         raise CodecctlError(
-            f"{reader.name}: made by the model {header.fingerprint}, but the given one is {form.fingerprint}; "
+            f"{name}: made by the model {header.fingerprint}, but the given one is {form.fingerprint}; "
             f"pass --checkpoint with the one for which `codecctl info` shows {header.fingerprint}"
         )
     ours = (form.sample_rate, form.hop_length, form.codebook_sizes[: header.n_quantizers])
     if (header.sample_rate, header.hop_length, header.codebook_sizes) != ours:
         raise CodecctlError(
-            f"{reader.name}: the header names this model, but not its sample rate, hop length and codebooks; "
-            "it is damaged"
+            f"{name}: the header names this model, but not its sample rate, hop length and codebooks; it is damaged"
         )
 
 

@@ -12,7 +12,6 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +22,7 @@ from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d
 from codecctl.model.codec import Codec
 from codecctl.model.transformer import TransformerLayer
 
-Arithmetic = Literal["float32", "bfloat16", "int8"]
+ARITHMETICS = ("float32", "bfloat16", "int8")
 _PROBE_RUNS = 7
 _LARGE = 2**18  # values of a matrix outside of the transformers: of smaller ones the reading does not count
 _UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)  # a build without the kernels, or a torch without
@@ -69,19 +68,21 @@ class BFloat16Matrix(nn.Module):
 _MATRICES: dict[str, Callable[[Tensor], nn.Module]] = {"bfloat16": BFloat16Matrix, "int8": Int8Matrix}
 
 
-def set_precision(codec: Codec, precision: str = "auto") -> Arithmetic:
+def set_precision(codec: Codec, precision: str = "auto") -> str:
     """Compute the large matrices of a float32 codec on the CPU in this arithmetic from now on; `auto`: in the one that
     is fastest for a single frame. Returns the arithmetic.
 
-    Raises `UsageError` for another name, and if this build of torch cannot compute it.
+    Raises `UsageError` for another name, for a codec elsewhere, and if this build of torch cannot compute it.
     """
+    weight = next(codec.parameters())
+    is_plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
     if precision == "auto":
-        weight = next(codec.parameters())
-        is_plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
         precision = _fastest(codec) if is_plain else "float32"
-    if precision not in get_args(Arithmetic):
-        raise UsageError(f"--precision {precision}: expected auto, {', '.join(get_args(Arithmetic))}")
+    if precision not in ARITHMETICS:
+        raise UsageError(f"--precision {precision}: expected auto, {', '.join(ARITHMETICS)}")
     if precision != "float32":
+        if not is_plain:
+            raise UsageError(f"--precision {precision}: only on the CPU, for a model in float32; try --device cpu")
         try:
             _replace_matrices(codec, _MATRICES[precision])
         except _UNSUPPORTED as error:
@@ -94,7 +95,7 @@ def _replace_matrices(codec: Codec, make: Callable[[Tensor], nn.Module]) -> None
         if isinstance(module, TransformerLayer):
             for part in module.children():
                 for name, linear in part.named_children():
-                    setattr(part, name, make(linear.weight))
+                    setattr(part, name, make(linear.get_parameter("weight")))
         elif isinstance(module, (CausalConv1d, CausalConvTranspose1d)) and module.matrix.numel() >= _LARGE:
             module.product = make(module.matrix)
 
@@ -102,7 +103,9 @@ def _replace_matrices(codec: Codec, make: Callable[[Tensor], nn.Module]) -> None
 @torch.inference_mode()
 def _fastest(codec: Codec) -> str:
     """By the time of one transformer layer's matrices for one frame."""
-    layer = next(module for module in codec.modules() if isinstance(module, TransformerLayer))
+    layer = next((module for module in codec.modules() if isinstance(module, TransformerLayer)), None)
+    if layer is None:
+        return "float32"
     weights = [linear.weight for linear in layer.modules() if isinstance(linear, nn.Linear)]
     frames = [torch.ones(1, 1, weight.shape[1]) for weight in weights]
     products: dict[str, list[Callable[[Tensor], Tensor]]] = {"float32": [partial(_linear, w) for w in weights]}

@@ -183,4 +183,4 @@ class Codec(nn.Module):
         for module in self.modules():
             if parametrize.is_parametrized(module, "weight"):
                 parametrize.remove_parametrizations(module, "weight")
-                module.weight = nn.Parameter(with_channels_last(module.weight))
+                module.weight = nn.Parameter(with_channels_last(module.get_parameter("weight")))

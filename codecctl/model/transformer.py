@@ -28,7 +28,7 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if state is None:
             return self.layers(x.mT).mT
-        return torch.cat([self._advance(chunk.mT, state) for chunk in x.split(MAX_CHUNK, dim=-1)], dim=1).mT
+        return torch.cat([self._advance(chunk.mT, state) for chunk in torch.split(x, MAX_CHUNK, dim=-1)], dim=1).mT
 
     def _advance(self, x: Tensor, state: StreamState) -> Tensor:
         """[B, T, D] -> [B, T, D], the next T <= `MAX_CHUNK` frames of a stream."""
@@ -164,7 +164,7 @@ def _slot_angles(n_slots: int, width: int, dtype: torch.dtype, device: torch.dev
     with torch.inference_mode(False):
         cosine, sine = rotary_angles(2 * n_slots, width, torch.empty(0, dtype=torch.float64, device=device))
         both = torch.stack([torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)])
-        first, second = both.split(n_slots, dim=1)
+        first, second = both.chunk(2, dim=1)
         return torch.stack([first, first * width**-0.5, second * width**-0.5], dim=2).to(dtype)
 
 

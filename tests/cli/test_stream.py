@@ -1,0 +1,67 @@
+"""`encode - --stream | decode - --stream` as processes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Finished
+
+CODECCTL = [sys.executable, "-m", "codecctl.cli.main"]
+
+
+def test_sound_comes_out_before_the_input_ends() -> None:
+    raw = ["--stream", "--rate", "16000"]
+    encode = subprocess.Popen([*CODECCTL, "encode", "-", *raw], stdin=-1, stdout=-1, stderr=-1)
+    decode = subprocess.Popen([*CODECCTL, "decode", "-", "--stream"], stdin=encode.stdout, stdout=-1, stderr=-1)
+    assert encode.stdin
+    assert encode.stdout
+    assert decode.stdout
+    encode.stdin.write(bytes(2 * 3200))
+    encode.stdin.flush()
+    assert decode.stdout.read(44 + 2 * 3200)[:4] == b"RIFF"  # ten frames, while the input is open
+    encode.stdout.close()
+    encode.stdin.close()
+    assert decode.stdout.read() == b""
+    for process in (encode, decode):
+        assert process.stderr
+        assert b"10 frames; " in process.stderr.read()
+        assert process.wait() == 0
+
+
+def test_a_reader_that_leaves_ends_the_encoder_quietly() -> None:
+    encode = subprocess.Popen([*CODECCTL, "encode", "-", "--stream", "--rate", "16000"], stdin=-1, stdout=-1, stderr=-1)
+    assert encode.stdout
+    encode.stdout.close()
+    _, said = encode.communicate(bytes(64000))
+    assert encode.returncode == 1
+    assert b"error" not in said
+    assert b"Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["encode", "x.wav", "--stream"], "--stream reads from stdin"),
+        (["encode", "-", "--stream", "-o", "x.cctl"], "leave out -o"),
+        (["encode", "x.wav", "--rate", "8000"], "add --stream"),
+        (["decode", "-", "--stream", "-o", "x.wav"], "leave out -o"),
+    ],
+)
+def test_wrong_use_is_one_line(codecctl: Callable[..., Finished], arguments: list[str], said: str) -> None:
+    done = codecctl(*arguments)
+    assert (done.code, done.stderr.count("\n")) == (2, 1)
+    assert said in done.stderr
+
+
+def test_a_saved_stream_is_no_packed_file(codecctl: Callable[..., Finished], tmp_path: Path) -> None:
+    encode = [*CODECCTL, "encode", "-", "--stream", "--rate", "16000"]
+    saved = tmp_path / "saved.cctl"
+    saved.write_bytes(subprocess.run(encode, input=bytes(6400), stdout=-1, stderr=-1, check=True).stdout)
+    done = codecctl("decode", saved, "-o", tmp_path / "out.wav")
+    assert (done.code, done.stderr.count("\n")) == (1, 1)
+    assert "decode - --stream <" in done.stderr

@@ -1,0 +1,124 @@
+"""Pipes: what comes out is that of files, comes out at once, and damage costs the damaged frames only."""
+
+from __future__ import annotations
+
+import io
+import os
+import threading
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from codecctl.errors import CodecctlError
+from codecctl.inference.live import Live, decode_live, encode_live
+from codecctl.inference.load import Codec
+
+RECORD_BYTES = 1 + 2 + 2 + 2  # 13 bits of the three codebooks
+HEADER_BYTES = 44
+
+
+@pytest.fixture(scope="module")
+def samples() -> np.ndarray:
+    return np.random.default_rng(0).integers(-8000, 8000, 1234).astype("<i2")
+
+
+@pytest.fixture(scope="module")
+def packed(codec: Codec, samples: np.ndarray) -> bytes:
+    return encoded(codec, wav(samples))
+
+
+def wav(samples: np.ndarray, rate: int = 16000, subtype: str = "PCM_16") -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, subtype, format="WAV")
+    return file.getvalue()
+
+
+def encoded(codec: Codec, source: bytes, rate: int | None = None, n_channels: int = 1) -> bytes:
+    sink = io.BytesIO()
+    encode_live(codec, io.BytesIO(source), sink, Live(), rate=rate, n_channels=n_channels)
+    return sink.getvalue()
+
+
+def decoded(codec: Codec, packed: bytes) -> tuple[np.ndarray, Live]:
+    sink, live = io.BytesIO(), Live()
+    decode_live(codec, io.BytesIO(packed), sink, live)
+    return np.frombuffer(sink.getvalue()[HEADER_BYTES:], "<i2"), live
+
+
+def test_there_and_back_is_that_of_files_in_whole_frames(codec: Codec, samples: np.ndarray, packed: bytes) -> None:
+    audio, live = decoded(codec, packed)
+    whole = codec.decode(codec.encode(torch.from_numpy(samples / np.float32(2**15))[None, None]))
+    assert np.abs(audio - 2**15 * whole[0, 0].numpy()).max() <= 1
+    assert (live.n_frames, live.n_lost, live.is_complete) == (31, 0, True)
+    assert len(packed) == 44 + 31 * RECORD_BYTES + 13
+
+
+def test_raw_samples_of_two_channels_are_mixed(codec: Codec, samples: np.ndarray, packed: bytes) -> None:
+    stereo = np.stack([samples, samples], axis=1)
+    assert encoded(codec, stereo.tobytes(), 16000, 2) == packed
+    assert encoded(codec, wav(stereo)) == packed
+    assert encoded(codec, wav(samples / np.float32(2**15), subtype="FLOAT")) == packed
+
+
+def test_other_rates_are_resampled(codec: Codec, samples: np.ndarray) -> None:
+    audio, _ = decoded(codec, encoded(codec, wav(samples, 8000)))
+    assert len(audio) == 62 * codec.hop_length  # twice 1234 samples
+
+
+def test_frames_come_out_before_the_input_ends(codec: Codec) -> None:
+    (source, end_in), (end_out, sink) = os.pipe(), os.pipe()
+    with os.fdopen(source, "rb") as audio, os.fdopen(sink, "wb") as packed, os.fdopen(end_out, "rb") as out:
+        thread = threading.Thread(target=encode_live, args=(codec, audio, packed, Live()), kwargs={"rate": 16000})
+        thread.start()
+        assert len(out.read(44)) == 44
+        for _ in range(3):
+            os.write(end_in, bytes(2 * codec.hop_length))
+            assert out.read(RECORD_BYTES)[:1] == b"F"  # blocks for ever if the frame waits for the next one
+        os.close(end_in)
+        assert out.read(13)[:1] == b"E"
+        thread.join()
+
+
+def test_damage_costs_the_damaged_frames_only(codec: Codec, packed: bytes) -> None:
+    start = 44 + 10 * RECORD_BYTES
+    without = packed[: start + 3] + packed[start + 2 * RECORD_BYTES :]  # the rest of a frame and the next one
+    flipped = packed[: start + 4] + bytes([packed[start + 4] ^ 1]) + packed[start + 5 :]
+    for damaged, n_lost in ((without, 2), (flipped, 1)):
+        audio, live = decoded(codec, damaged)
+        assert (live.n_frames, live.n_lost, live.is_complete) == (31 - n_lost, n_lost, True)
+        assert len(audio) == (31 - n_lost) * codec.hop_length
+
+
+def test_a_stream_that_is_cut_is_decoded_as_far_as_it_goes(codec: Codec, packed: bytes) -> None:
+    audio, live = decoded(codec, packed[: 44 + 5 * RECORD_BYTES + 3])
+    assert (live.n_frames, live.is_complete, len(audio)) == (5, False, 5 * codec.hop_length)
+
+
+def test_an_interrupt_ends_the_stream_with_its_mark(codec: Codec) -> None:
+    class Interrupted(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            data = super().read1(size)
+            if not data:
+                raise KeyboardInterrupt
+            return data
+
+    sink, live = io.BytesIO(), Live()
+    with pytest.raises(KeyboardInterrupt):
+        encode_live(codec, Interrupted(bytes(500)), sink, live, rate=16000)
+    assert decoded(codec, sink.getvalue())[1].is_complete
+    assert live.n_samples == 250
+
+
+@pytest.mark.parametrize("garbage", [b"", b"hello", bytes(100), b"RIFF\0\0\0\0WAVE" + bytes(100)])
+def test_garbage_is_refused(codec: Codec, garbage: bytes) -> None:
+    with pytest.raises(CodecctlError, match="stdin: "):
+        encoded(codec, garbage)
+    with pytest.raises(CodecctlError, match="stdin: "):
+        decoded(codec, garbage)
+
+
+def test_a_stream_of_another_model_is_refused(packed: bytes) -> None:
+    with pytest.raises(CodecctlError, match="made by the model"):
+        decoded(Codec.load("starter", "cpu"), packed)
