@@ -10,7 +10,6 @@ import torch
 from codecctl.inference.timing import median_seconds, speech
 
 _N_CODEBOOKS = 8
-_DAC_16_KHZ = {"sampling_rate": 16000, "n_codebooks": 12}  # of descript/dac_16khz
 
 
 def measure_peers(seconds: float) -> dict[str, dict[str, float]]:
@@ -21,10 +20,13 @@ def measure_peers(seconds: float) -> dict[str, dict[str, float]]:
 def _models() -> Iterator[tuple[str, Any]]:
     import transformers
 
-    transformers.logging.set_verbosity_error()
+    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     yield "EnCodec 24 kHz", transformers.EncodecModel(transformers.EncodecConfig())
     yield "Mimi, 8 codebooks", transformers.MimiModel(transformers.MimiConfig())
-    yield "DAC 16 kHz", transformers.DacModel(transformers.DacConfig(**_DAC_16_KHZ))
+    yield (
+        "DAC 16 kHz",
+        transformers.DacModel(transformers.DacConfig(sampling_rate=16000, n_codebooks=12)),
+    )  # descript/dac_16khz
 
 
 @torch.inference_mode()
