@@ -1,5 +1,7 @@
-"""How many steps of a config fit into so many seconds here: `python -m tests.cuda.pace CONFIG SECONDS` prints the
-options for `codecctl train`. If the config starts its discriminators later, they start at half of the steps.
+"""The options of `codecctl train` for as many steps of a config as fit into some seconds on this machine.
+
+`python -m tests.cuda.pace CONFIG SECONDS` prints them. Discriminators that the config starts later start at half of the
+steps.
 """
 
 from __future__ import annotations
