@@ -46,7 +46,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """A markdown table of what tests recorded, see `record`; also from other processes."""
-    reports = [report for reports in terminalreporter.stats.values() for report in reports if hasattr(report, "when")]
+    reports = [
+        report
+        for reports in terminalreporter.stats.values()
+        for report in reports
+        if hasattr(report, "user_properties")
+    ]
     rows = [
         (report.nodeid, text)
         for report in reports
