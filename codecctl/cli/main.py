@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.flush()  # what is asked of the program itself is printed outside of any command
     except OSError as error:
         if message := explain_memory(error):
-            _say_error(message)
+            sys.stderr.write(message)
             return 1
         if error.errno not in _USERS_TROUBLE:
             raise
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
     except (MemoryError, RuntimeError, ImportError) as error:
         if (message := explain_memory(error)) is None:
             raise
-        _say_error(message)
+        sys.stderr.write(message)
         return 1
     return code
 
