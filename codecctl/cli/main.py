@@ -55,13 +55,13 @@ def run(arguments: list[str]) -> int:
         _flush_stdout()  # help and version are printed outside of any command
     except OSError as error:
         if message := explain_memory(error):
-            say_error(message)
+            sys.stderr.write(message)
             return 1
         return _fail(error)
     except (MemoryError, RuntimeError, ImportError) as error:
         if (message := explain_memory(error)) is None:
             raise
-        say_error(message)
+        sys.stderr.write(message)
         return 1
     return code
 

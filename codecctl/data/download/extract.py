@@ -92,6 +92,8 @@ class _Guard:
         self._bytes_left -= n_bytes
         if self._n_left < 0 or self._bytes_left < 0:
             raise self.refusal(name, f"exceeds the limits for an archive of this size ({n_bytes:,} bytes): a bomb")
+        if not name:
+            raise self.refusal(name, "has no name")
         if name.startswith("/") or re.match(r"[A-Za-z]:", name):
             raise self.refusal(name, "has an absolute path")
         if ".." in name.split("/"):
