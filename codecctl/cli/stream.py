@@ -40,7 +40,7 @@ def encode_stream(
     n_channels: int,
     precision: str,
     n_quantizers: int | None,
-    checkpoint: Path | None,
+    checkpoint: str | None,
     device: str,
 ) -> None:
     """Say at the end what went through."""
@@ -55,7 +55,7 @@ def encode_stream(
     _run(run, "samples", checkpoint, device, precision)
 
 
-def decode_stream(inputs: list[Path], precision: str, checkpoint: Path | None, device: str) -> None:
+def decode_stream(inputs: list[Path], precision: str, checkpoint: str | None, device: str) -> None:
     """Say at the end what went through."""
 
     def run(codec: Codec, live: Live) -> None:
@@ -67,7 +67,7 @@ def decode_stream(inputs: list[Path], precision: str, checkpoint: Path | None, d
     _run(run, "frames", checkpoint, device, precision)
 
 
-def _run(run: Callable[[Codec, Live], None], what: str, checkpoint: Path | None, device: str, precision: str) -> None:
+def _run(run: Callable[[Codec, Live], None], what: str, checkpoint: str | None, device: str, precision: str) -> None:
     model = find_checkpoint(checkpoint)
 
     import torch

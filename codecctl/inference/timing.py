@@ -83,7 +83,7 @@ def _frame_times(codec: Codec, audio: Tensor) -> tuple[list[float], list[float]]
     n_before = codec.config.transformer.look_back_frames
     whole = audio.repeat(1, 1, -(-n_before * codec.hop_length // audio.shape[-1]))
     decoder.push(encoder.push(whole))
-    frames = audio.split(codec.hop_length, dim=-1)
+    frames = torch.split(audio, codec.hop_length, dim=-1)
     encode, decode = [], []
     for t in range(_STREAM_FRAMES + 10):
         started = time.perf_counter()
