@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,13 +21,10 @@ def measure_peers(seconds: float) -> dict[str, dict[str, float]]:
 def _models() -> Iterator[tuple[str, Any]]:
     import transformers
 
-    transformers.logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     yield "EnCodec 24 kHz", transformers.EncodecModel(transformers.EncodecConfig())
     yield "Mimi, 8 codebooks", transformers.MimiModel(transformers.MimiConfig())
-    yield (
-        "DAC 16 kHz",
-        transformers.DacModel(transformers.DacConfig(sampling_rate=16000, n_codebooks=12)),
-    )  # descript/dac_16khz
+    yield "DAC 16 kHz", transformers.DacModel(transformers.DacConfig(sampling_rate=16000, n_codebooks=12))
 
 
 @torch.inference_mode()
