@@ -58,13 +58,13 @@ class Layers(nn.ModuleList):
     """Convolutions with a leaky ReLU each -> all their outputs."""
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        # Tensor cores need channels last.
+        # Tensor cores need channels last. On the CPU a spectrum's strides look like channels last, and oneDNN's
+        # convolutions of so few channels and columns may then return NaN.
         channels_last = x.is_cuda and torch.is_autocast_enabled("cuda")
+        form = torch.channels_last if channels_last else torch.contiguous_format
         features = []
         for layer in self:
-            if channels_last:
-                x = x.contiguous(memory_format=torch.channels_last)
-            x = F.leaky_relu(layer(x), 0.1, inplace=True)
+            x = F.leaky_relu(layer(x.contiguous(memory_format=form)), 0.1, inplace=True)
             features.append(x)
         return features
 
