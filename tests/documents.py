@@ -122,5 +122,5 @@ def is_printed(shown: str, output: str, *, exactly: bool) -> bool:
 def _plain(line: str, exactly: bool) -> str:
     if not exactly:
         line = re.sub(r", [\d.]+ (s|min|h) left|; mel_distance .*", " ", line)  # the speed, and whether it got better
-        line = _NUMBER.sub(" ", line)
+        line = re.sub(r"\b[kMG]B\b", "B", _NUMBER.sub(" ", line))
     return " ".join(_FRAMES.sub(" ", line).split())

@@ -55,7 +55,7 @@ def explain_batch(state: TrainState, context: StepContext, config: Config, audio
     output, semantics = context.generator(audio, plan.n_quantizers)
     losses = codec_losses(audio, output, semantics, context)
     if context.adversary is not None:
-        real, decoded = audio[..., plan.heard], output.audio[..., plan.heard]
+        real, decoded = audio[..., plan.stretch], output.audio[..., plan.stretch]
         losses |= adversarial_losses(real, decoded, context.adversary.discriminators, context.fabric)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     total = sum(values[name] * weight for name, weight in plan.weights.items())

@@ -57,7 +57,7 @@ def count_ranks(n_devices: int = 1, n_nodes: int = 1) -> Ranks:
         per_node = int(os.environ["LOCAL_WORLD_SIZE"])
         return Ranks(per_node, int(os.environ["WORLD_SIZE"]) // per_node, TorchElasticEnvironment())
     n_tasks = int(os.environ.get("SLURM_NTASKS", 1))
-    # A batch script has SLURM_NTASKS, too, but nobody has started that many processes: only srun numbers its steps.
+    # A batch script has SLURM_NTASKS, too, but no such processes are started yet: only srun numbers its steps.
     if n_tasks > 1 and "SLURM_STEP_ID" in os.environ:
         nodes = int(os.environ.get("SLURM_NNODES", 1))
         if n_devices not in (1, n_tasks // nodes) or n_nodes not in (1, nodes):

@@ -63,7 +63,7 @@ class StepPlan:
     n_quantizers: Tensor  # [B] of this rank's crops, on the device
     adversary: Adversary | None  # None before the discriminators' first step
     updates_discriminators: bool
-    heard: slice  # samples of each crop that the discriminators get
+    stretch: slice  # samples of each crop that the discriminators get
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def plan_step(state: TrainState, batches: Sequence[Tensor], context: StepContext
         n_quantizers=sent(pinned(drawn, device), device),
         adversary=context.adversary if n_updates >= 0 else None,
         updates_discriminators=n_updates % settings.adversarial.teach_every == 0,
-        heard=draw_heard(config, state.step, batches[0].shape[-1]),
+        stretch=draw_stretch(config, state.step, batches[0].shape[-1]),
     )
 
 
@@ -184,15 +184,15 @@ def draw_n_quantizers(config: Config, step: int, batch_size: int, fabric: Fabric
     return torch.where(dropped, drawn, n_codebooks).chunk(fabric.world_size)[fabric.global_rank]
 
 
-def draw_heard(config: Config, step: int, n_samples: int) -> slice:
+def draw_stretch(config: Config, step: int, n_samples: int) -> slice:
     """The samples of crops of `n_samples` that the discriminators get; may begin anywhere. Transformers need long
     crops; discriminators see tenths of a second at a time and cost more than a small codec."""
     seconds = config.train.adversarial.heard_seconds
     if seconds is None:
         return slice(0, n_samples)
-    n_heard = min(round(seconds * config.model.sample_rate), n_samples)
-    start = int(host_generator(config.train.seed, step, _STRETCH).integers(n_samples - n_heard + 1))
-    return slice(start, start + n_heard)
+    n_stretch = min(round(seconds * config.model.sample_rate), n_samples)
+    start = int(host_generator(config.train.seed, step, _STRETCH).integers(n_samples - n_stretch + 1))
+    return slice(start, start + n_stretch)
 
 
 @part("losses")
@@ -239,7 +239,7 @@ def _backward(
             output, semantics = context.generator(audio, n_quantizers)
         losses = codec_losses(audio, output, semantics, context)
         if adversary is not None:
-            real, decoded, judged = audio[..., plan.heard], output.audio[..., plan.heard], None
+            real, decoded, judged = audio[..., plan.stretch], output.audio[..., plan.stretch], None
             if plan.updates_discriminators:
                 with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
                     losses[_DISCRIMINATOR_LOSS], judged = _backward_discriminators(

@@ -155,7 +155,9 @@ def test_set_without_a_key_or_a_value_shows_how() -> None:
 
 
 def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:
-    assert refused("smok").endswith("neither a file nor one of production, smoke, starter; did you mean 'smoke'?")
+    assert refused("smok").endswith(
+        "neither a file nor one of production, smoke, starter, starter-adversarial, vocoder; did you mean 'smoke'?"
+    )
     assert "no gpu profile 'rtx409'" in refused("smoke", gpu="rtx409")
     assert "did you mean 'rtx4090'?" in refused("smoke", gpu="rtx409")
     assert str(tmp_path / "none.yaml") in refused(tmp_path / "none.yaml")

@@ -90,7 +90,7 @@ def test_flush_fills_the_last_frame_and_ends_the_stream(codec: Codec, n_samples:
 def test_wrong_shapes_and_numbers_of_codebooks_are_refused(codec: Codec) -> None:
     with pytest.raises(UsageError, match=r"audio must be \[2, 1, L\]"):
         StreamEncoder(codec, batch_size=2).push(noise(10))
-    with pytest.raises(UsageError, match=r"audio must be \[B, 1, L\]"):
+    with pytest.raises(UsageError, match=r"audio must be \[1, 1, L\]"):
         StreamEncoder(codec).push(torch.zeros(10))
     with pytest.raises(UsageError, match=r"codes must be \[2, K, T\]"):
         StreamDecoder(codec, batch_size=2).push(torch.zeros(1, 3, 5, dtype=torch.int64))

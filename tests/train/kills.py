@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -30,6 +31,12 @@ def run_or_resume(config: str, run: Path) -> None:
         train(load_config(config), run, CPU, TrainingCallbacks())
 
 
+def clear_leftovers(run: Path) -> None:
+    """What a run leaves that was killed before its first save is in the way of the next one, which says so."""
+    if not (run / "last.pt").exists():
+        shutil.rmtree(run, ignore_errors=True)
+
+
 def on_a_slow_disk(config: str, run: Path) -> None:
     os.fsync = lambda file: (time.sleep(0.1), sync(file))  # type: ignore[assignment, return-value]
     run_or_resume(config, run)
@@ -37,6 +44,7 @@ def on_a_slow_disk(config: str, run: Path) -> None:
 
 def kill(config: str, run: Path, n_ranks: int, inside_a_save: bool, delay: float) -> bool:
     """One attempt, killed; whether half a checkpoint is left."""
+    clear_leftovers(run)
     children = fork_ranks(lambda rank: on_a_slow_disk(config, run), n_ranks)
     deadline = time.monotonic() + 120
     while not any(run.glob(".last.pt*.partial")) if inside_a_save else not (run / "metrics.jsonl").exists():
@@ -51,6 +59,7 @@ def kill(config: str, run: Path, n_ranks: int, inside_a_save: bool, delay: float
 
 
 def finish(config: str, run: Path, n_ranks: int) -> None:
+    clear_leftovers(run)
     for child in fork_ranks(lambda rank: run_or_resume(config, run), n_ranks):
         assert os.waitpid(child, 0)[1] == 0
 

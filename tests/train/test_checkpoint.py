@@ -151,7 +151,8 @@ def test_a_run_folder_is_made_once(state: TrainState, tmp_path: Path) -> None:
     run, config = Run(tmp_path / "deep" / "run"), load_config("smoke")
     run.create(config)
     assert load_config(run.config) == config
-    run.create(config)  # no checkpoint yet: nothing is lost
+    with pytest.raises(UsageError, match=r"config.yaml: is of another run, which has no last.pt"):
+        run.create(config)
     save_state(state, config, run.last, 1)
     with pytest.raises(UsageError, match=r"holds a run; `codecctl resume .*run` goes on, --run names another"):
         run.create(config)

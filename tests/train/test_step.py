@@ -20,8 +20,8 @@ from codecctl.train.step import (
     StepContext,
     adversarial_losses,
     at_full_weight,
-    draw_heard,
     draw_n_quantizers,
+    draw_stretch,
     gradients,
     plan_step,
     train_step,
@@ -85,7 +85,7 @@ def test_discriminators_get_heard_seconds_of_each_crop(crops: Tensor) -> None:
     state.discriminators.register_forward_pre_hook(lambda _, inputs: heard.append(tuple(inputs[0].shape)))
     train_step(state, [crops], context, config)
     assert heard == [(2, 1, 800)] * 3  # the original once, the decoded crop to learn and to judge
-    starts = {draw_heard(config, step, 3200).start for step in range(400)}
+    starts = {draw_stretch(config, step, 3200).start for step in range(400)}
     assert min(starts) < 50
     assert 2350 < max(starts) <= 2400
 
@@ -190,7 +190,7 @@ def test_a_skipped_step_leaves_no_trace(crops: Tensor) -> None:
 @pytest.mark.parametrize("seconds", ["null", "1.0"])
 def test_discriminators_get_short_crops_whole(seconds: str) -> None:
     config = load_config("smoke", overrides=[f"train.adversarial.heard_seconds={seconds}"])
-    assert all(draw_heard(config, step, 3200) == slice(0, 3200) for step in range(9))
+    assert all(draw_stretch(config, step, 3200) == slice(0, 3200) for step in range(9))
 
 
 def test_step_result(state: TrainState, crops: Tensor, context: StepContext, config: Config) -> None:

@@ -52,6 +52,8 @@ class VocoderDecoder(nn.Module):
         nn.init.constant_(self.polar.bias[:n_bins], _START_LEVEL)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        if x.dtype.itemsize < 4:
+            raise NotImplementedError("Fourier transforms need float32")
         latents = self.level_prediction.inverse(x, state)
         features = self.upsample(self.blocks(self.first(latents.mT), state))
         features = rearrange(features, "b t (n c) -> b (t n) c", n=self.n_spectra)
