@@ -12,6 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from codecctl.errors import CodecctlError
+from codecctl.workers import end_with_parent
 
 if TYPE_CHECKING:
     from codecctl.audio.files import Audio
@@ -63,6 +64,7 @@ class PerceptualPool:
 
 def _start_worker() -> None:
     """Ctrl-C is handled by the main process, which ends the workers. One core each."""
+    end_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"

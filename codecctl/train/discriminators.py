@@ -18,7 +18,7 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from codecctl.audio.spectrum import Stft
 from codecctl.config.schema import AdversarialConfig
-from codecctl.train.distance import l1_sums
+from codecctl.train.distance import l1_means
 
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Edges of the bands, as shares of the spectrum."""
@@ -34,6 +34,12 @@ class Judgement:
     def __init__(self, score: Tensor, features: list[Tensor]) -> None:
         self.score = score  # [B, 1, ...] near 1: judged as real; near 0: as decoded
         self.features = features  # [B, C, ...] each hidden layer
+
+    def halves(self) -> tuple[Judgement, Judgement]:
+        """Of the first half of the batch, and of the second."""
+        scores, features = self.score.chunk(2), [feature.chunk(2) for feature in self.features]
+        first, second = (Judgement(scores[i], [pair[i] for pair in features]) for i in (0, 1))
+        return first, second
 
 
 class Discriminators(nn.Module):
@@ -124,13 +130,13 @@ def adversarial_loss(decoded: Sequence[Judgement]) -> Tensor:
 def feature_loss(real: Sequence[Judgement], decoded: Sequence[Judgement]) -> Tensor:
     """L1 of the hidden layers (Kong et al. 2020, eq. 4), each relative to the mean magnitude of the map of real speech
     (Defossez et al. 2022, section 3.4), mean over a discriminator's maps. `real` is a target: no gradient goes there.
+
+    A map is relative item by item, so that the mean over a batch is that over its halves.
     """
-    return torch.stack(
-        [
-            torch.stack([_relative_l1(a.detach(), b) for a, b in zip(r.features, d.features, strict=True)]).mean()
-            for r, d in zip(real, decoded, strict=True)
-        ]
-    ).sum()
+    pairs = [zip(r.features, d.features, strict=True) for r, d in zip(real, decoded, strict=True)]
+    means = torch.stack([l1_means(a.detach(), b) for of_one in pairs for a, b in of_one])  # [n_maps, 2, B]
+    relative = (means[:, 0] / means[:, 1].clamp(min=_FLOOR)).mean(dim=1)
+    return torch.stack([maps.mean() for maps in torch.split(relative, [len(r.features) for r in real])]).sum()
 
 
 @contextmanager
@@ -167,9 +173,3 @@ def _conv(n_in: int, n_out: int, kernel: tuple[int, int], stride: tuple[int, int
 
 def _square(x: Tensor) -> Tensor:
     return x.float().square().mean()
-
-
-def _relative_l1(real: Tensor, decoded: Tensor) -> Tensor:
-    """[B, ...] twice; relative item by item, so that the mean over a batch is that over its halves."""
-    distance, size = l1_sums(real, decoded).unbind()  # [B] each
-    return (distance / size.clamp(min=_FLOOR * real[0].numel())).mean()

@@ -1,4 +1,4 @@
-"""The L1 distance of feature maps as one operator, `codecctl::l1_sums`, that keeps nothing but its inputs.
+"""The L1 distance of feature maps as one operator, `codecctl::l1_means`, that keeps nothing but its inputs.
 
 The maps of the discriminators are many times the audio. In plain torch their distance is ten kernels, forward and
 backward, over float32 copies of them.
@@ -14,35 +14,45 @@ from torch import Tensor
 from codecctl.model.snake import fastest
 
 
-def l1_sums(target: Tensor, x: Tensor) -> Tensor:
-    """[B, ...] twice -> [2, B] in float32 or wider: sums of |target - x| and of |target|, item by item. Only `x` gets
+def l1_means(target: Tensor, x: Tensor) -> Tensor:
+    """[B, ...] twice -> [2, B] in float32 or wider: means of |target - x| and of |target|, item by item. Only `x` gets
     a gradient, and only from the first."""
     if torch.compiler.is_compiling():
-        return _sums(target, x)
-    sums: Tensor = _operator(target, x)
-    return sums
+        return _means(target.flatten(1), x.flatten(1))
+    means: Tensor = _operator(target, x)
+    return means
 
 
-def _sums(target: Tensor, x: Tensor) -> Tensor:
-    wide, others = torch.promote_types(x.dtype, torch.float32), tuple(range(1, x.dim()))
+def _rows(like: Tensor, *maps: Tensor) -> list[Tensor]:
+    """Each map [B, ...] -> [B, N] in the order of `like` in memory, so that one kernel serves all of them.
+
+    Not as views, from which the compiler would find the shapes of the maps: `data` shares the memory alone."""
+    channels_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return [(m.permute(0, 2, 3, 1) if channels_last else m).flatten(1).data for m in maps]
+
+
+def _means(target: Tensor, x: Tensor) -> Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
     target, x = target.detach().to(wide), x.to(wide)
-    return torch.stack([(target - x).abs().sum(dim=others), target.abs().sum(dim=others)])
+    return torch.stack([(target - x).abs().mean(dim=1), target.abs().mean(dim=1)])
 
 
 def _gradient(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
-    """Of `x`, from that of the first sums [B]."""
-    return (x - target).sign() * gradient.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    """Of `x` [B, N], from that of the first means [B]."""
+    return (x - target).sign() * (gradient / x.shape[1]).to(x.dtype)[:, None]
 
 
-@torch.library.custom_op("codecctl::l1_sums", mutates_args=())
+@torch.library.custom_op("codecctl::l1_means", mutates_args=())
 def _operator(target: Tensor, x: Tensor) -> Tensor:
-    sums: Tensor = fastest(_sums, x)(target, x)
-    return sums
+    means: Tensor = fastest(_means, x)(*_rows(x, target, x))
+    return means
 
 
-@torch.library.custom_op("codecctl::l1_sums_backward", mutates_args=())
+@torch.library.custom_op("codecctl::l1_means_backward", mutates_args=())
 def _operator_backward(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
-    x_gradient: Tensor = fastest(_gradient, x)(gradient, target, x)
+    x_gradient = torch.empty_like(x)
+    (rows,) = _rows(x, x_gradient)
+    rows.copy_(fastest(_gradient, x)(gradient, *_rows(x, target, x)))
     return x_gradient
 
 
