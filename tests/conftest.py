@@ -17,7 +17,7 @@ from torch import Tensor
 
 import codecctl
 from codecctl.audio.files import AudioWriter
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.config.model import (
     ModelConfig,
     QuantizerConfig,

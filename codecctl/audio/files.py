@@ -16,14 +16,40 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from codecctl.audio import pyav
+from codecctl.audio import Audio, pyav
 from codecctl.audio.decoders import Source, reason
-from codecctl.audio.mixdown import find_dominant_channel, to_mono
 from codecctl.audio.opening import RAW_RATES, CutOffError, open_audio, say_cut_off
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 
-Audio = NDArray[np.float32]
+_CANCELLED = 0.05  # energy of the mean, relative to that of the mean of uncorrelated channels: 13 dB are lost
+_AUDIBLE = 1e-5  # mean square, -50 dBFS
+_ENOUGH_SECONDS = 10  # of audible sound, to decide
+
+
+def to_mono(audio: Audio) -> Audio:
+    """The mean of the channels: `[C, L]` -> `[1, L]`."""
+    return audio if audio.shape[0] == 1 else audio.mean(axis=0, keepdims=True, dtype=np.float32)
+
+
+def find_dominant_channel(seconds: Iterable[Audio]) -> int | None:
+    """The index of the loudest channel if the mean of the channels cancels, else None.
+
+    `seconds` are `[C, L]` of a second each. Reads on until ten of them were audible.
+    """
+    energies: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+    mixed, n_audible = 0.0, 0
+    for second in seconds:
+        energy = np.einsum("cl,cl->c", second, second, dtype=np.float64)
+        energies = energy if energies is None else energies + energy
+        mixed += float(np.square(to_mono(second), dtype=np.float64).sum())
+        n_audible += bool(energy.max() > _AUDIBLE * second.shape[1])
+        if n_audible == _ENOUGH_SECONDS:
+            break
+    if energies is None or mixed >= _CANCELLED * energies.sum() / len(energies) ** 2:
+        return None
+    return int(energies.argmax())
+
 
 _SNDFILE_SUFFIXES = {
     ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import BinaryIO
 
-from codecctl.audio.segments import Segment, skip_id3
-from codecctl.audio.views import patched, read_at
+from codecctl.audio.segments import Segment, patched, read_at, skip_id3
 
 _START = b"fLaC\0\0\0\x22"  # with the header of the first metadata block
 _CHUNK_BYTES = 1 << 20

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from codecctl.audio.segments import Segment, skip_id3
-from codecctl.audio.views import read_at
+from codecctl.audio.segments import Segment, read_at, skip_id3
 
 _BEGIN, _END = 2, 4  # flags of a page
 _HEAD_BYTES = 27

@@ -109,7 +109,7 @@ def _bench_training(
 ) -> None:
     import torch
 
-    from codecctl.config import load_config
+    from codecctl.config.load import load_config
     from codecctl.train.bench import measure_steps
     from codecctl.train.device import training_device
     from codecctl.train.plan import predict

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -19,7 +20,6 @@ from codecctl.cli.download import download
 from codecctl.cli.encode import encode
 from codecctl.cli.export import export
 from codecctl.cli.info import info
-from codecctl.cli.memory import explain_memory
 from codecctl.cli.pipes import naming_stdout
 from codecctl.cli.prepare import prepare
 from codecctl.cli.quickstart import quickstart
@@ -27,6 +27,35 @@ from codecctl.cli.resume import resume
 from codecctl.cli.train import train
 from codecctl.cli.validate import validate
 from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere
+
+if sys.platform != "win32":
+    import resource  # here, since without memory nothing can be imported
+
+_SIGNS = ("allocate memory", "bad_alloc", "failed to map segment", "out of memory", "start new thread")
+_ASKED = re.compile(r"tried to allocate (\d+) bytes")
+_LIBRARIES_GB = 4  # of addresses, that PyTorch and its CUDA libraries take before the first tensor
+
+
+def explain_memory(error: BaseException) -> str | None:
+    """One whole line for stderr on an allocation that failed: what is allowed, what was asked for; else None."""
+    if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
+        return None
+    asked = _ASKED.search(str(error))
+    more = f"; {int(asked[1]) / 1e6:.0f} MB more were asked for" if asked else ""
+    limit = _limit_gb()
+    if limit is None:
+        return f"error: the memory of this machine is used up{more}; end other programs, or use smaller batches\n"
+    advice = f"PyTorch alone takes {_LIBRARIES_GB}; allow at least {max(2 * _LIBRARIES_GB, round(2 * limit))} GB"
+    return f"error: memory is limited to {limit:.1f} GB (`ulimit -v`){more}; {advice}\n"
+
+
+def _limit_gb() -> float | None:
+    """The limit of this process's addresses; None if there is none."""
+    if sys.platform == "win32":
+        return None
+    n_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if n_bytes == resource.RLIM_INFINITY else n_bytes / 1e9
+
 
 app = typer.Typer(
     name="codecctl",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecctl.cli.console import size
 from codecctl.train.plan import ASSUMPTIONS, Plan, Prediction
-from codecctl.train.preflight import n_files
+from codecctl.train.setup import n_files
 
 
 def describe(plan: Plan) -> dict[str, str]:

@@ -33,7 +33,7 @@ def resume(
     """
     started = time.monotonic()
     from codecctl.cli.watch import TrainingDisplay
-    from codecctl.inference.load import find_device
+    from codecctl.inference.device import find_device
     from codecctl.train import loop
 
     with TrainingDisplay() as display:

@@ -24,7 +24,7 @@ from codecctl.inference.find import RUNS, find_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from codecctl.config import Config
+    from codecctl.config.schema import Config
 
 
 def train(
@@ -67,7 +67,7 @@ def train(
     Example: codecctl train --config smoke --data data/prepared --steps 500
     """
     started = time.monotonic()
-    from codecctl.config import load_config, with_data
+    from codecctl.config.load import load_config, with_data
 
     settings = load_config(config, gpu=gpu, overrides=overrides or ())
     settings = with_data(settings, data) if data else settings

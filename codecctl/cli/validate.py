@@ -150,8 +150,8 @@ def _print_tables(evaluation: Evaluation) -> None:
 def _print_systems(systems: Sequence[System]) -> None:
     """A row per metric, a column per system; the codec's means with half the width of their interval. The codec with
     some of its codebooks is shown by the report only."""
-    from codecctl.evaluate.baselines import UNQUANTIZED, is_part
     from codecctl.evaluate.metrics.table import METRICS
+    from codecctl.evaluate.rendering import UNQUANTIZED, is_part
 
     shown = [system for system in systems if system.name == UNQUANTIZED or not is_part(system.name)]
     rows = [["true kbps", *("" if s.bitrate_kbps is None else f"{s.bitrate_kbps:.2f}" for s in shown)]]

@@ -12,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from codecctl.cli.console import duration
-from codecctl.config import Config
-from codecctl.evaluate.quick import Scores, ValidationSet
+from codecctl.config.schema import Config
+from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.text import printable
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 
 _REFRESH_SECONDS = 0.5  # reading a loss waits for the card: not at every step
 _PLAIN_SECONDS = 30.0  # between two lines where stderr is a log file

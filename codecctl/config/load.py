@@ -55,7 +55,7 @@ def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first_problem(error)}") from None
+        raise ConfigError(f"{source}: {first_problem(error, Config)}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -116,12 +116,13 @@ def _is_same_kind(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
     return "kind" not in over or over["kind"] == base.get("kind", "strided")  # the default of model.front
 
 
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
+    """What is wrong with the values of `root`, on one line: the first problem, by its dotted key, and their number."""
     problems = error.errors(include_url=False)
     # A mistyped key is also a missing one: the mistype says more.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    parts, section = _walk(first["loc"])
-    key = ".".join(parts) or "config"
+    parts, section = _walk(first["loc"], root)
+    key = ".".join(parts) or root.__name__.lower()
     if first["type"] == "extra_forbidden":
         names = [field.alias or name for name, field in section.model_fields.items()]
         message = f"unknown key {shorten(key)}{_nearest(str(first['loc'][-1]), names)}"
@@ -134,9 +135,8 @@ def _first_problem(error: ValidationError) -> str:
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
-def _walk(location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
+def _walk(location: Sequence[int | str], section: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
     """The keys of an error's location, without the tags of unions, and the innermost section on the way to its last."""
-    section: type[BaseModel] = Config
     keys: list[str] = []
     choices: dict[str, type[BaseModel]] = {}  # the sections of the union that the last key holds, by kind
     for n, part in enumerate(location):
@@ -148,7 +148,12 @@ def _walk(location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
         if field is None or n + 1 == len(location):
             continue
         sections = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        choices = {kind.model_fields["kind"].default: kind for kind in sections if "kind" in kind.model_fields}
+        choices = {
+            tag: each
+            for each in sections
+            if "kind" in each.model_fields
+            for tag in typing.get_args(each.model_fields["kind"].annotation)
+        }
         section = sections[0] if sections else section
     return keys, section
 

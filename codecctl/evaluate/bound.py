@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 
 _HOPS_SECONDS = (0.01, 0.02, 0.04)  # the best of these resolutions counts
 _SMALLEST = 1e-20

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.errors import ConfigError
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS

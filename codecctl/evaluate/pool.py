@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 from codecctl.errors import CodecctlError
 
 if TYPE_CHECKING:
-    from codecctl.audio.files import Audio
+    from codecctl.audio import Audio
     from codecctl.evaluate.metrics.metric import Context
 
 # Nothing heavy is imported above: a worker sets its thread limits before it imports numpy.

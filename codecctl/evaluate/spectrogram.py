@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.audio.spectrum import Stft
 
 _RANGE_DB = 80  # below the loudest point of the original

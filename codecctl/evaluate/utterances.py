@@ -12,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.audio.files import Audio, AudioReader
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioReader
 from codecctl.audio.resample import Resampler
 from codecctl.data.crops import read_utterance, utterances
 from codecctl.data.manifest import SAMPLE_RATE, Utterance
-from codecctl.data.prepare.folders import read_folder
+from codecctl.data.prepare.sources import read_folder
 from codecctl.errors import CodecctlError
 
 MAX_CHUNK_SECONDS = 30.0

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codecctl.errors import UsageError
-from codecctl.evaluate.baselines import UNQUANTIZED, is_opus
 from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.metrics.table import METRICS
+from codecctl.evaluate.rendering import UNQUANTIZED, is_opus
 from codecctl.evaluate.result import System, Validation
 
 _CODEBOOK_SHARES = ("perplexity", "codebook_usage")  # as a share of the best possible value, of the worst codebook

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 
-from codecctl.config import Config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import Config
 from codecctl.data.manifest import read_manifest
 from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint

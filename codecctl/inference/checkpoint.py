@@ -7,23 +7,50 @@ the codec does not read gigabytes of optimiser state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from codecctl import __version__
-from codecctl.config import Config, parse_config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.load import parse_config
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, ConfigError
 from codecctl.files import replacing
 from codecctl.inference.export import read_export
 from codecctl.inference.identity import checksum, fingerprint
-from codecctl.inference.shapes import shell
 from codecctl.model.codec import Codec
+
+
+def shell(model: ModelConfig) -> Codec:
+    """A codec on the meta device: all its tensors have a shape and no values."""
+    with torch.device("meta"), _ShapesOnly():
+        return Codec(model)
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Random numbers and norms as empty tensors: on the meta device torch imports its compiler for them, a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.norm_except_dim:
+            weight, _, dim = args
+            return _norms(weight, dim)
+        return func(*args, **(kwargs or {}))
+
+
+def _norms(weight: Tensor, dim: int) -> Tensor:
+    """Of each index of `dim`, as weight norm keeps them."""
+    return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
+
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
 CHECKPOINT_VERSION = 1

@@ -25,8 +25,7 @@ def describe(path: str | Path, *, name: str | None = None) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    from codecctl.inference.checkpoint import Checkpoint
-    from codecctl.inference.shapes import shell
+    from codecctl.inference.checkpoint import Checkpoint, shell
 
     checkpoint = Checkpoint.read(path)
     model = checkpoint.model

@@ -13,7 +13,8 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, to_pcm16
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioInfo, AudioReader, AudioWriter, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError, UsageError

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.train.device import does_not_fit, make_fabric, pinned, sent
 from codecctl.train.plan import ASSUMPTIONS, Prediction

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.model.codec import CodecOutput
 from codecctl.train.checkpoint import take_weights
 from codecctl.train.device import make_fabric, sent

@@ -27,7 +27,7 @@ from codecctl.parsing import parse_json
 from codecctl.train.checkpoint import Run
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
 _RANGE_DB = 80  # below the loudest point of the original

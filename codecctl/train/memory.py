@@ -12,8 +12,7 @@ from torch import nn
 from codecctl.config.schema import Config
 from codecctl.train.counting import Amount, Counter
 from codecctl.train.device import make_fabric
-from codecctl.train.preflight import checkpoint_bytes
-from codecctl.train.setup import make_state, make_teacher, wrap
+from codecctl.train.setup import checkpoint_bytes, make_state, make_teacher, wrap
 from codecctl.train.state import TrainState, follow, make_optimizer
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step
 from codecctl.train.teacher import Teacher

@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
-from codecctl.config.schema import TrainConfig
+from codecctl.config.schema import Config
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
 from codecctl.train.device import does_not_fit, sent
+from codecctl.train.setup import checkpoint_bytes, n_files
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step, zero_gradients
 
@@ -31,19 +31,6 @@ def preflight(state: TrainState, context: StepContext, config: Config, crops: Cr
     audio, cut_seconds = _first_crops(state.step, context, config, crops)
     batch, step_seconds = _one_batch(state, context, config, audio)
     return {"first batch": batch, "loader": _loader(cut_seconds, step_seconds, config.data.n_workers), "disk": disk}
-
-
-def checkpoint_bytes(state: TrainState) -> int:
-    """Of a checkpoint with both moments of all that learns."""
-    kept: int = sum(tensor.nbytes for module in state.modules for tensor in module.state_dict().values())
-    groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
-    moments: int = 2 * sum(parameter.nbytes for group in groups for parameter in group["params"])
-    return kept + moments
-
-
-def n_files(settings: TrainConfig) -> int:
-    """Checkpoints that are on the disk at once: the newest, the best, and one that is being written."""
-    return settings.keep_checkpoints + 2
 
 
 def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> str:

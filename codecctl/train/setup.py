@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from lightning_fabric import Fabric
 
-from codecctl.config import Config
+from codecctl.config.schema import Config, TrainConfig
 from codecctl.data.crops import Crops
 from codecctl.model.codec import Codec
 from codecctl.model.fronts import FRONTS
@@ -97,3 +97,16 @@ def fit_codebooks(state: TrainState, config: Config, crops: Crops, fabric: Fabri
     weights = fabric.broadcast(state.codec.state_dict())
     state.codec.load_state_dict(weights)
     state.ema.load_state_dict(weights)
+
+
+def checkpoint_bytes(state: TrainState) -> int:
+    """Of a checkpoint with both moments of all that learns."""
+    kept: int = sum(tensor.nbytes for module in state.modules for tensor in module.state_dict().values())
+    groups = [group for optimizer in state.optimizers for group in optimizer.param_groups]
+    moments: int = 2 * sum(parameter.nbytes for group in groups for parameter in group["params"])
+    return kept + moments
+
+
+def n_files(settings: TrainConfig) -> int:
+    """Checkpoints that are on the disk at once: the newest, the best, and one that is being written."""
+    return settings.keep_checkpoints + 2

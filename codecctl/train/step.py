@@ -21,8 +21,8 @@ from codecctl.train.discriminators import (
     feature_loss,
     frozen,
 )
+from codecctl.train.launch import largest_on_device
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.rank_checks import largest_on_device
 from codecctl.train.state import TrainState, follow, host_generator, learn, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
 from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecctl.config.schema import ModelConfig, SemanticConfig
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.model.quantizer import ResidualVectorQuantizer
 from codecctl.train.timer import part

@@ -8,7 +8,7 @@ import pytest
 import soundfile
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.stream import StreamEncoder
 from tests.conftest import lively
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from codecctl.cli.memory import explain_memory
+from codecctl.cli.main import explain_memory
 
 
 def test_a_limit_of_memory_ends_in_one_line() -> None:

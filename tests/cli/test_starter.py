@@ -12,7 +12,7 @@ import soundfile
 import torch
 
 import codecctl as package
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.evaluate.metrics.ratios import si_sdr_db
 from codecctl.evaluate.metrics.spectral import MelDistance
 from codecctl.evaluate.perceptual import score

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec
 from codecctl.train import signals

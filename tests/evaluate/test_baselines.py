@@ -4,7 +4,7 @@ import torch
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.alignment import align, find_delay
-from codecctl.evaluate.baselines import band_limit, curve_of, has_opus, label_of, opus, render_codec
+from codecctl.evaluate.rendering import band_limit, curve_of, has_opus, label_of, opus, render_codec
 from codecctl.model.codec import Codec
 
 

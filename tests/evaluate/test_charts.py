@@ -9,7 +9,7 @@ import numpy as np
 import soundfile
 
 from codecctl.evaluate.report.charts import Point, histogram, rate_chart
-from codecctl.evaluate.report.listening import _flac
+from codecctl.evaluate.report.page import _flac
 from codecctl.evaluate.spectrogram import spectrogram_png
 
 

@@ -13,10 +13,9 @@ from torch import Tensor
 
 from codecctl.config.model import ModelConfig, TransformConfig
 from codecctl.errors import CodecctlError
-from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.inference.checkpoint import Checkpoint, shell, write_checkpoint
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.inference.load import Codec, export_codec, save_codec
-from codecctl.inference.shapes import shell
 from codecctl.model import codec as model
 from tests.conftest import TINY_TRANSFORM
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codecctl.config.schema import QuantizerConfig
+from codecctl.config.model import QuantizerConfig
 from codecctl.model.beam import smallest as smallest_of
 from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec

@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.load import Codec

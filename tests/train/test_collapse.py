@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.config.schema import DataConfig
 from codecctl.data.crops import Crops
 from codecctl.data.prepare import prepare

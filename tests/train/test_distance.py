@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.train.distance import l1_sums
+from codecctl.train.discriminators import l1_sums
 
 
 def maps(dtype: torch.dtype) -> tuple[Tensor, Tensor]:

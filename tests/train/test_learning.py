@@ -22,7 +22,7 @@ from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import train
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context, tiny_yaml
 
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.train.memory import Costs, Footprint, measure_costs
 from codecctl.train.state import start_state
 from codecctl.train.step import at_full_weight, train_step
@@ -136,7 +136,7 @@ print(of_system("VmHWM") - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of a process")
 def test_predicted_peak_is_that_of_the_system(capsys: pytest.CaptureFixture[str]) -> None:
     """The resident memory of a fresh process, whose allocator hands back what it does not need."""
-    from codecctl.config import load_config
+    from codecctl.config.load import load_config
 
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURED_BY_THE_SYSTEM]

@@ -10,12 +10,12 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
-from codecctl.train.preflight import checkpoint_bytes, preflight
-from codecctl.train.setup import open_crops
+from codecctl.train.preflight import preflight
+from codecctl.train.setup import checkpoint_bytes, open_crops
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codecctl.config import Config, parse_config
-from codecctl.config.schema import ModelConfig, TrainConfig
+from codecctl.config.load import parse_config
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
 from codecctl.train.state import follow, make_optimizer, schedule, start_state, step_generator
 

@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
-from codecctl.config.model import StridedConfig
-from codecctl.config.schema import ModelConfig, SemanticConfig
+from codecctl.config.model import ModelConfig, StridedConfig
+from codecctl.config.schema import SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.model.codec import Codec
 from codecctl.train.teacher import SemanticHead, Teacher, first_codebook, semantic_loss

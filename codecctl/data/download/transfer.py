@@ -10,9 +10,25 @@ import httpx2
 
 from codecctl.data.download.disk import Reservations
 from codecctl.data.download.part import Digests, Part
-from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, TransientError
 from codecctl.data.download.web import check_status, reason_of, send
+
+
+class Progress:
+    """Callbacks of a download; the defaults do nothing. All but `say` are called from several threads."""
+
+    def begin(self, name: str, done: int, total: int | None, *, verb: str) -> None:
+        """`name` starts, or starts again, at `done` of `total` bytes; `verb` is "fetch", "check" or "unpack"."""
+
+    def advance(self, name: str, done: int) -> None:
+        """`name` is at `done` bytes, which may be fewer than before."""
+
+    def end(self, name: str) -> None:
+        """`name` is complete, or given up."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the user."""
+
 
 _TEXT_SUFFIXES = frozenset({"", ".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml"})
 _MAGIC = {  # offset and first bytes, which an HTML page under the file's name does not have
@@ -30,7 +46,6 @@ class Transfer:
         file: RemoteFile,
         address: Address,
         part: Part,
-        *,
         progress: Progress,
         reservations: Reservations,
         check_stop: Callable[[], None],
@@ -64,12 +79,9 @@ class Transfer:
             self._part.restart()  # its two halves may be of different files
             return self.attempt()
         self._part.publish()
+        sha256, host = self._part.digests.value(), self._address.host
         return FetchedFile(
-            name=self._file.name,
-            bytes=self._part.n_bytes,
-            sha256=self._part.digests.value(),
-            host=self._address.host,
-            into=self._file.into,
+            name=self._file.name, bytes=self._part.n_bytes, sha256=sha256, host=host, into=self._file.into
         )
 
     def _request(self) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.audio.files import Audio, AudioReader, to_pcm16
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioReader, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.config.schema import DataConfig
 from codecctl.data.download.corpus import find_corpora

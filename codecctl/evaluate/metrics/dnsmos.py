@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 _OPINION = "a model's estimate of listeners' opinions, 1 to 5, from the decoded sound alone"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 

@@ -6,7 +6,7 @@ import importlib
 from functools import cache
 from typing import Any
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import Context, Metric, PerceptualMetric
 
 

@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 _STOI_RATE = 10000  # Hz, at which STOI is defined

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.errors import UsageError
 from codecctl.evaluate.metrics.metric import Context, Metric, PerceptualMetric
 

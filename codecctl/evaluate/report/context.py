@@ -6,21 +6,23 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from codecctl.evaluate.baselines import CODEC, UNQUANTIZED, is_fewer_codebooks, is_opus, label_of
-from codecctl.evaluate.codebooks import CodebookStats
-from codecctl.evaluate.intervals import Mean
-from codecctl.evaluate.metrics.metric import Metric
 from codecctl.evaluate.metrics.table import METRIC_GROUPS, METRICS
 from codecctl.evaluate.perceptual import ORIGINAL
+from codecctl.evaluate.rendering import CODEC, UNQUANTIZED, is_fewer_codebooks, is_opus, label_of
 from codecctl.evaluate.report.charts import Point, histogram, rate_chart
-from codecctl.evaluate.report.listening import Player
-from codecctl.evaluate.result import System, Validation
-from codecctl.evaluate.verdict import Requirement
-from codecctl.model.codec import Codec
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.codebooks import CodebookStats
+    from codecctl.evaluate.intervals import Mean
+    from codecctl.evaluate.metrics.metric import Metric
+    from codecctl.evaluate.result import System, Validation
+    from codecctl.evaluate.utterances import ReferenceUtterance
+    from codecctl.evaluate.verdict import Requirement
+    from codecctl.model.codec import Codec
 
 Context = dict[str, Any]  # the variables of one section's template; a section whose variables are all empty is left out
 
@@ -43,6 +45,17 @@ class Table:
     caption: str
     heads: Sequence[str]
     rows: Sequence[tuple[bool, Sequence[Cell]]]
+
+
+@dataclass(frozen=True)
+class Player:
+    """The beginning of one utterance through several systems, ready for the page."""
+
+    anchor: str  # the id on the page
+    utterance: ReferenceUtterance
+    tracks: dict[str, str]  # system -> FLAC in base64, all of one length
+    seconds: float
+    spectrograms: tuple[str, str]  # of original and codec, as data URIs
 
 
 def summary(result: Validation, requirements: Sequence[Requirement], verdict: Sequence[str]) -> Context:

@@ -22,8 +22,7 @@ import pytest
 
 from codecctl.data.download.fetch import Fetcher
 from codecctl.data.download.remote import Address, Checksum, FetchedFile, PermanentError, RemoteFile, Stopped
-from codecctl.data.download.retry import RetryPolicy
-from codecctl.data.download.web import send
+from codecctl.data.download.web import RetryPolicy, send
 from codecctl.errors import CodecctlError
 from codecctl.files import read_json
 from tests.data.server import Fault, FaultyServer, Resource, tls_context
@@ -424,7 +423,7 @@ ONE_FILE = textwrap.dedent(
     from codecctl.data.download import part
     from codecctl.data.download.fetch import Fetcher
     from codecctl.data.download.remote import Address, RemoteFile
-    from codecctl.data.download.retry import RetryPolicy
+    from codecctl.data.download.web import RetryPolicy
     url, target, limit = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))

@@ -22,14 +22,13 @@ from typing import Any
 
 import pytest
 
-from codecctl.data.download.corpus import is_unfinished, read_marker
-from codecctl.data.download.plan import make_plan
-from codecctl.data.download.progress import Progress
+from codecctl.data.download.corpus import is_unfinished, make_plan, read_marker
 from codecctl.data.download.recipes import Corpus, Licence, read_recipe, read_recipes
-from codecctl.data.download.retry import RetryPolicy
 from codecctl.data.download.run import Outcome, download, split_pins
-from codecctl.data.download.sources.http import HttpSource
-from codecctl.data.prepare.layouts import items_of_corpus
+from codecctl.data.download.sources import HttpSource
+from codecctl.data.download.transfer import Progress
+from codecctl.data.download.web import RetryPolicy
+from codecctl.data.prepare.sources import items_of_corpus
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.lock import LeaseTiming
 from tests.data.server import Fault, FaultyServer, Request, Resource
@@ -524,7 +523,7 @@ RUN = textwrap.dedent(
     import sys
     from pathlib import Path
     from codecctl.data.download.recipes import read_recipe
-    from codecctl.data.download.retry import RetryPolicy
+    from codecctl.data.download.web import RetryPolicy
     from codecctl.data.download.run import download
     from codecctl.lock import LeaseTiming
     (corpus,) = read_recipe(Path(sys.argv[1]))
