@@ -127,7 +127,10 @@ class AudioReader:
         if not math.isinf(block_seconds):
             n_block = min(n_block, max(STRETCH, _BLOCK_VALUES // self.n_channels))
         if n_read:
-            self._skip(n_read)
+            try:
+                self._decoder.skip(n_read)
+            except CodecctlError as error:
+                raise CodecctlError(f"{self.name}: {error}") from None
         while n_read < n_end and len(block := self._read(min(n_block, n_end - n_read))):
             flat = block.ravel()  # numpy is twice as fast in one dimension
             starts = np.arange(0, len(flat), STRETCH * self.n_channels)
@@ -185,12 +188,6 @@ class AudioReader:
                 break
             n_samples -= len(parts[-1])
         return np.concatenate(parts)
-
-    def _skip(self, n_samples: int) -> None:
-        try:
-            self._decoder.skip(n_samples)
-        except CodecctlError as error:
-            raise CodecctlError(f"{self.name}: {error}") from None
 
     def _refuse(self, block: Audio, n_read: int) -> NoReturn:
         """Say what is wrong with the first sample of `[L, C]` that cannot be sound."""

@@ -219,7 +219,7 @@ def _show_corpora(corpora: Sequence[Corpus]) -> None:
                 _mark(_span([corpus.n_bytes for corpus in group], size), first.verified.bytes),
                 first.licence.name + (" (asks)" if first.licence.consent else ""),
                 first.gate.needs if first.gate else "",
-                " ".join(sorted({_tier(corpus) for corpus in group})),
+                " ".join(sorted({str(c.tier) if c.tier and c.enabled else "by name" for c in group})),
             )
         )
     show_table(("name", "language", ">hours", ">size", "licence", "gate", "tier"), rows)
@@ -261,10 +261,6 @@ def _print_plan(plans: Sequence[Plan], free: int, root: Path) -> None:
     say(f"{root}: needs {size(needed)}{more}, {size(free)} are free: {fits}")
     if needed >= free:
         raise CodecctlError(f"{root}: not enough room; make some, choose fewer or give another --root")
-
-
-def _tier(corpus: Corpus) -> str:
-    return str(corpus.tier) if corpus.tier and corpus.enabled else "by name"
 
 
 def _mark(text: str, status: Status | None) -> str:

@@ -42,19 +42,12 @@ def explain_memory(error: BaseException) -> str | None:
         return None
     asked = _ASKED.search(str(error))
     more = f"; {int(asked[1]) / 1e6:.0f} MB more were asked for" if asked else ""
-    limit = _limit_gb()
-    if limit is None:
+    n_bytes = resource.getrlimit(resource.RLIMIT_AS)[0] if sys.platform != "win32" else -1
+    if sys.platform == "win32" or n_bytes == resource.RLIM_INFINITY:
         return f"error: the memory of this machine is used up{more}; end other programs, or use smaller batches\n"
+    limit = n_bytes / 1e9
     advice = f"PyTorch alone takes {_LIBRARIES_GB}; allow at least {max(2 * _LIBRARIES_GB, round(2 * limit))} GB"
     return f"error: memory is limited to {limit:.1f} GB (`ulimit -v`){more}; {advice}\n"
-
-
-def _limit_gb() -> float | None:
-    """The limit of this process's addresses; None if there is none."""
-    if sys.platform == "win32":
-        return None
-    n_bytes = resource.getrlimit(resource.RLIMIT_AS)[0]
-    return None if n_bytes == resource.RLIM_INFINITY else n_bytes / 1e9
 
 
 app = typer.Typer(

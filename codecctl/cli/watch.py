@@ -82,13 +82,15 @@ class TrainingDisplay(TrainingCallbacks):
             return
         self._shown = now
         total = result.total
+        # At the mean speed so far, validations and saves included.
+        seconds_left = (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
         losses = " ".join(self._loss(name, float(value)) for name, value in result.losses.items())
         facts = [
             f"{self._loss('loss', float(total))} ({losses}) {throughput.audio_seconds_per_second:.1f} s of audio/s",
             f"waiting for data {throughput.loader_wait_share:.0%}",
             *([f"discriminators {share:.0%}"] if (share := throughput.discriminators_share) is not None else ()),
             *gpu_memory(total.device),
-            f"{duration(self._seconds_left(step, now))} left",
+            f"{duration(seconds_left)} left",
         ]
         text = ", ".join(facts)
         self._bar.update(self._task, completed=step, description=text)
@@ -103,10 +105,6 @@ class TrainingDisplay(TrainingCallbacks):
     def _loss(self, name: str, value: float) -> str:
         arrow = self._losses.setdefault(name, LossTrend(value)).arrow(value)
         return f"{name} {value:.3g}{arrow}"
-
-    def _seconds_left(self, step: int, now: float) -> float:
-        """At the mean speed so far, validations and saves included."""
-        return (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
 
     def _say(self, text: str = "", *, label: str = "") -> None:
         """A line above the bar; the label in red."""

@@ -106,14 +106,12 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Lay `over` upon `base`: sections merge, anything else is replaced, as is a section of another kind."""
     for key, value in over.items():
         below = base.get(key)
-        if isinstance(value, Mapping) and isinstance(below, dict) and _is_same_kind(below, value):
-            _merge(below, value)
-        else:
-            base[key] = value
-
-
-def _is_same_kind(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
-    return "kind" not in over or over["kind"] == base.get("kind", "strided")  # the default of model.front
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            kind = below.get("kind", "strided")  # the default of model.front
+            if value.get("kind", kind) == kind:
+                _merge(below, value)
+                continue
+        base[key] = value
 
 
 def first_problem(error: ValidationError, root: type[BaseModel]) -> str:

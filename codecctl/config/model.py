@@ -1,4 +1,4 @@
-"""The model's section of the configuration: all that a model file stores beside its weights; and what all sections share.
+"""What all sections of the configuration share, and the model's: all that a model file stores beside its weights.
 
 Upper limits are far above any useful codec: a file or a YAML with a wrong number is refused instead of filling the
 memory.
@@ -139,17 +139,12 @@ class VocoderConfig(TransformConfig):
         return self.hop_length - self.hop_length // self.spectra_per_frame
 
 
-def _kind_of(front: Any) -> str:
-    """Which front a section describes; strided where it does not say."""
-    return str(front.get("kind", "strided") if isinstance(front, dict) else getattr(front, "kind", ""))
-
-
 FrontConfig = Annotated[
     Annotated[StridedConfig, Tag("strided")]
     | Annotated[TransformConfig, Tag("transform")]
     | Annotated[VocoderConfig, Tag("vocoder")],
     Discriminator(
-        _kind_of,
+        lambda front: front.get("kind", "strided") if isinstance(front, dict) else getattr(front, "kind", ""),
         custom_error_type="unknown_front",
         custom_error_message="expected a section whose kind is strided, transform or vocoder",
     ),

@@ -54,11 +54,8 @@ def mix_factors(rows: Rows, index: Index, config: MixConfig) -> NDArray[np.float
 
 def _factors(key: str, names: Sequence[str | None], wanted: Mapping[str, float]) -> NDArray[np.float64]:
     _check_names(f"data.mix.{key}", wanted, names)
-    return np.array([_factor(name or "unknown", wanted) for name in names])
-
-
-def _factor(name: str, wanted: Mapping[str, float]) -> float:
-    return next((factor for pattern, factor in wanted.items() if fnmatchcase(name, pattern)), 1.0)
+    matching = ([f for pattern, f in wanted.items() if fnmatchcase(name or "unknown", pattern)] for name in names)
+    return np.array([factors[0] if factors else 1.0 for factors in matching])
 
 
 def _check_names(key: str, wanted: Collection[str], names: Sequence[str | None]) -> None:

@@ -1,4 +1,4 @@
-"""One evaluation of a checkpoint: what `codecctl validate` does. An interrupt may end it and a later run continue it."""
+"""One evaluation of a checkpoint: what `codecctl validate` does. An interrupt may end it, a later run continue it."""
 
 from __future__ import annotations
 
@@ -14,20 +14,21 @@ import torch
 
 import codecctl
 from codecctl.config.load import override_config
-from codecctl.config.schema import Config, ValidateConfig
+from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.perceptual import unavailable
 from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer, has_opus, opus_name
 from codecctl.evaluate.report.page import ModelCard, write_report
 from codecctl.evaluate.result import Tally, Validation
-from codecctl.evaluate.rows import Row, RowFile
+from codecctl.evaluate.rows import RowFile
 from codecctl.evaluate.scorer import Scorer
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
 from codecctl.evaluate.verdict import Requirement, check_requirements, compare_requirements, verdict_of
 from codecctl.files import to_json
+from codecctl.inference import load
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.device import find_device
-from codecctl.inference.load import Codec
+from codecctl.model.codec import Codec
 from codecctl.workers import hash_of
 
 ROWS_NAME = "rows.jsonl"
@@ -81,10 +82,12 @@ class Session:
             with _threads_beside(self.n_workers if self.renderer.plan.metrics else 0):
                 if delays is None:
                     delays = self.renderer.find_delays(self.utterances)
-                    self._start_rows(delays)
+                    if self._rows:
+                        self._rows.start({**self._settings, "delays": delays})
                 scorer = Scorer(self.renderer, delays, n_workers=self.n_workers)
                 for row in scorer.rows(left, lambda utterance, error: failed.update({utterance.id: str(error)})):
-                    self._keep_row(row)
+                    if self._rows:
+                        self._rows.append(row)
                     tally.add(row)
                     if on_progress:
                         on_progress(len(tally.ids), len(self.utterances))
@@ -93,22 +96,23 @@ class Session:
         if not tally.ids:
             if interrupted:
                 raise Interrupted("interrupted before the first recording was done", signal.SIGINT)
-            raise CodecctlError(f"{source}: {_why_nothing(failed)}")
+            why = (
+                f"none of {len(failed)} recordings can be read: {next(iter(failed.values()))}"
+                if failed
+                else "no recordings"
+            )
+            raise CodecctlError(f"{source}: {why}")
+        not_measured = unavailable(self.config.metrics, self.config.recogniser)
+        if not has_opus():
+            missing = "not installed (av is missing): pip install av"
+            not_measured |= {opus_name(kbps): missing for kbps in self.config.opus_kbps}
         return tally.result(
             source=source,
             n_missing=len(self.utterances) - len(tally.ids) - len(failed) if interrupted else 0,
             delays=delays or {},
-            not_measured=_not_measured(self.config),
+            not_measured=not_measured,
             failed=failed,
         )
-
-    def _start_rows(self, delays: dict[str, float]) -> None:
-        if self._rows:
-            self._rows.start({**self._settings, "delays": delays})
-
-    def _keep_row(self, row: Row) -> None:
-        if self._rows:
-            self._rows.append(row)
 
     def _resume(self, tally: Tally) -> dict[str, float] | None:
         """Add the rows of the folder to the tally; returns their delays, or None if there are no rows."""
@@ -135,17 +139,6 @@ def _threads_beside(n_workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
-
-
-def _not_measured(config: ValidateConfig) -> dict[str, str]:
-    reasons = unavailable(config.metrics, config.recogniser)
-    if not has_opus():
-        reasons.update({opus_name(kbps): "not installed (av is missing): pip install av" for kbps in config.opus_kbps})
-    return reasons
-
-
-def _why_nothing(failed: dict[str, str]) -> str:
-    return f"none of {len(failed)} recordings can be read: {next(iter(failed.values()))}" if failed else "no recordings"
 
 
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
@@ -223,8 +216,14 @@ def run(
     path, other_path = Path(checkpoint), Path(against) if against else None
     model = Checkpoint.read(path)
     config = override_config(model.config(), overrides, source=str(path))
-    codec = Codec.of(model, find_device(device))
-    source = Source(Path(data)) if data else _default_source(config)
+    codec = load.Codec.of(model, find_device(device))
+    prepared = Path(config.data.path)
+    if data:
+        source = Source(Path(data))
+    elif (prepared / "prepared.json").is_file():
+        source = Source(prepared)
+    else:
+        source = Source(CLIPS, missing=prepared)
     utterances = choose(find_utterances(source.path), limit or config.validation.n_utterances)
     if on_start:
         on_start(source)
@@ -235,7 +234,7 @@ def run(
         codec,
         utterances,
         config.validation,
-        against=Codec.load(other_path, device) if other_path else None,
+        against=load.Codec.load(other_path, device) if other_path else None,
         parts=folder is not None,
         folder=folder,
         identity={"codec": _identity(path), "against": _identity(other_path) if other_path else None},
@@ -248,11 +247,6 @@ def run(
         card = ModelCard(path.name, codec.fingerprint or "", model.step)
         page = write_report(folder, result, requirements, verdict, card, session.renderer, utterances)
     return Evaluation(path, codec.fingerprint or "", result, requirements, verdict, page)
-
-
-def _default_source(config: Config) -> Source:
-    prepared = Path(config.data.path)
-    return Source(prepared) if (prepared / "prepared.json").is_file() else Source(CLIPS, missing=prepared)
 
 
 def _identity(path: Path) -> list[int]:

@@ -26,12 +26,13 @@ from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.metrics.table import SIGNAL_METRICS
 from codecctl.evaluate.perceptual import installed, unavailable
-from codecctl.evaluate.pool import PerceptualPool, SystemScores
 from codecctl.evaluate.probe import envelope
 from codecctl.evaluate.rendering import CODEC, Plan, Renderer, Rendering
 from codecctl.evaluate.rows import Codes, Envelope, Row
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
+from codecctl.evaluate.worker import SystemScores, score_systems, start_worker
 from codecctl.model.codec import Codec
+from codecctl.workers import BoundedPool
 
 Pairs = dict[str, tuple[Audio, Audio]]  # by system: reference and decoded [L], aligned
 
@@ -55,7 +56,7 @@ class Scorer:
         `on_failure` is called for an utterance that cannot be read; without it, its `CodecctlError` is raised.
         """
         unfinished: deque[_Unfinished] = deque()
-        with PerceptualPool(self.renderer.plan.metrics, self._n_workers) as pool:
+        with BoundedPool(self._n_workers, initializer=start_worker) as pool:
             for utterance in utterances:
                 try:
                     unfinished.append(self._start(utterance, pool))
@@ -63,12 +64,12 @@ class Scorer:
                     if on_failure is None:
                         raise
                     on_failure(utterance, error)
-                while unfinished and (len(unfinished) > pool.max_running or unfinished[0].is_done()):
+                while unfinished and (len(unfinished) > pool.n_submitted_at_most or unfinished[0].is_done()):
                     yield unfinished.popleft().finish()
             while unfinished:
                 yield unfinished.popleft().finish()
 
-    def _start(self, utterance: ReferenceUtterance, pool: PerceptualPool) -> _Unfinished:
+    def _start(self, utterance: ReferenceUtterance, pool: BoundedPool) -> _Unfinished:
         renderings = self.renderer.chunks(utterance)
         first = list(islice(renderings, 2))
         text = utterance.text if len(first) == 1 else None  # which part of the text a chunk has is unknown
@@ -76,18 +77,18 @@ class Scorer:
         chunks = [self._start_chunk(rendering, context, pool) for rendering in chain(first, renderings)]
         return _Unfinished(utterance, chunks, has_text=text is not None and context.recogniser is not None)
 
-    def _start_chunk(self, rendering: Rendering, context: Context, pool: PerceptualPool) -> _Chunk:
+    def _start_chunk(self, rendering: Rendering, context: Context, pool: BoundedPool) -> _Chunk:
         pairs, rate = rendering.aligned(self.delays), self.renderer.sample_rate
         n_bits = {s: r.n_bits for s, r in rendering.renditions.items() if r.n_bits is not None}
         bounds, features = (math.nan, math.nan), np.zeros((0, rendering.codes.shape[1]), np.int8)
         if self.renderer.plan.baselines:
             bounds = snr_bounds_db(rendering.original, rate, n_bits[CODEC])
             features = envelope(rendering.original, rate, self.renderer.codec.hop_length)
-        original, at_16_khz = rendering.original, {}
-        if pool.metrics:
+        original, at_16_khz, metrics = rendering.original, {}, self.renderer.plan.metrics
+        if metrics:
             at_16_khz = {system: (_at_16_khz(a, rate), _at_16_khz(b, rate)) for system, (a, b) in pairs.items()}
             original = _at_16_khz(original, rate)
-        perceptual = pool.submit(at_16_khz, original, context)
+        perceptual = pool.submit(score_systems, at_16_khz, original, metrics, context)
         seconds, equal = len(rendering.original) / rate, rendering.n_equal_codes
         signal = self.score_signal(pairs)
         return _Chunk(seconds, n_bits, rendering.codes, equal, bounds, features, signal, perceptual)

@@ -43,13 +43,8 @@ class _ShapesOnly(TorchFunctionMode):
             return torch.empty(*args)
         if func is torch.norm_except_dim:
             weight, _, dim = args
-            return _norms(weight, dim)
+            return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
         return func(*args, **(kwargs or {}))
-
-
-def _norms(weight: Tensor, dim: int) -> Tensor:
-    """Of each index of `dim`, as weight norm keeps them."""
-    return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
 
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
@@ -81,9 +76,12 @@ class Checkpoint:
         """
         path = Path(path)
         content = _read(path)
-        model = _parse_model(content, path)
+        model = _parse({"model": _entry(content, "model", dict, path)}, content.get("codecctl"), path).model
         weights = _entry(content, "weights", dict, path)
-        _check_weights(model, weights, path)
+        for name, weight in weights.items():
+            if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
+                raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
+        _compare_shapes(shell(model), weights, path)  # before any memory is spent on a codec
         _compare(content, {key: content[key] for key in _CHECKED if content.get(key) is not None}, "checksum", path)
         check_finite(weights, path)
         training = content.get("training") if with_training else None
@@ -185,10 +183,6 @@ def _entry(content: Mapping[str, Any], name: str, kind: type, path: Path) -> Any
     return content[name]
 
 
-def _parse_model(content: Mapping[str, Any], path: Path) -> ModelConfig:
-    return _parse({"model": _entry(content, "model", dict, path)}, content.get("codecctl"), path).model
-
-
 def _parse(values: Mapping[str, Any], version: object, path: Path) -> Config:
     """Raises `CodecctlError` that names the version which wrote keys that this one does not accept."""
     try:
@@ -196,14 +190,6 @@ def _parse(values: Mapping[str, Any], version: object, path: Path) -> Config:
     except ConfigError as error:
         wrote = f"; the file was written by codecctl {version}, this is {__version__}" if version != __version__ else ""
         raise CodecctlError(f"{error}{wrote}") from None
-
-
-def _check_weights(model: ModelConfig, weights: Mapping[str, Any], path: Path) -> None:
-    """Compare types and shapes with those the config asks for, before any memory is spent on a codec."""
-    for name, weight in weights.items():
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
-            raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
-    _compare_shapes(shell(model), weights, path)
 
 
 def _compare_shapes(codec: Codec, weights: Mapping[str, Tensor], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a training: who starts them, what they have in common, and that they end together with one message."""
+"""The processes of a training: who starts them, what they share, and that they end together with one message."""
 
 from __future__ import annotations
 
@@ -138,7 +138,9 @@ def reporting(ranks: Ranks, folder: Path) -> Iterator[None]:
             raise
         rank = dist.get_rank() if dist.is_initialized() else 0
         code = error.exit_code if isinstance(error, CodecctlError) else 1
-        lost = _is_lost(error)
+        # Whether this process failed because it could not communicate with another.
+        lost = isinstance(error, dist.DistError)
+        lost |= isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
         if _OURS in os.environ:
             if isinstance(error, KeyboardInterrupt):
                 code = 128 + signal.SIGINT
@@ -185,13 +187,6 @@ def _raise_first(errors: Path, code: int) -> None:
 
 def _lost(folder: Path, what: str) -> str:
     return f"{folder}: {what}: all processes stop; `codecctl resume {folder}` goes on from the last checkpoint"
-
-
-def _is_lost(error: BaseException) -> bool:
-    """Whether this process failed because it could not communicate with another."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
-    )
 
 
 def _is_first(folder: Path) -> bool:

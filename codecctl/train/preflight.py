@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -28,8 +27,10 @@ def preflight(state: TrainState, context: StepContext, config: Config, crops: Cr
     hold it, or the disk of `folder` has no room for the checkpoints.
     """
     disk = _room(state, config, folder, context)
-    audio, cut_seconds = _first_crops(state.step, context, config, crops)
-    batch, step_seconds = _one_batch(state, context, config, audio)
+    n_crops, fabric, start = config.train.n_crops, context.fabric, time.perf_counter()
+    cut = [crops.batch(state.step + i, n_crops, fabric.global_rank, fabric.world_size) for i in range(_N_CUT)]
+    cut_seconds = (time.perf_counter() - start) / _N_CUT  # that one thread takes for this rank's crops of a step
+    batch, step_seconds = _one_batch(state, context, config, cut[0])
     return {"first batch": batch, "loader": _loader(cut_seconds, step_seconds, config.data.n_workers), "disk": disk}
 
 
@@ -50,14 +51,6 @@ def _room(state: TrainState, config: Config, folder: Path, context: StepContext)
     return words
 
 
-def _first_crops(step: int, context: StepContext, config: Config, crops: Crops) -> tuple[Tensor, float]:
-    """This rank's crops of the next step, [B, 1, L], and the seconds that one thread takes to cut a batch."""
-    n_crops, fabric = config.train.n_crops, context.fabric
-    start = time.perf_counter()
-    cut = [crops.batch(step + i, n_crops, fabric.global_rank, fabric.world_size) for i in range(_N_CUT)]
-    return cut[0], (time.perf_counter() - start) / _N_CUT
-
-
 def _one_batch(state: TrainState, context: StepContext, config: Config, audio: Tensor) -> tuple[str, float]:
     """The losses of one batch, all that the config has, and the seconds that its gradients took."""
     batches = [sent(part, context.fabric.device) for part in audio.chunk(config.train.accumulate)]
@@ -70,15 +63,11 @@ def _one_batch(state: TrainState, context: StepContext, config: Config, audio: T
         raise does_not_fit(config) from None
     seconds = time.perf_counter() - start
     zero_gradients(context)
-    words = in_words(losses)
+    words = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
     if result.skipped:
         raise CodecctlError(f"step {state.step + 1}: the gradient of its batch is not finite ({words}); check the data")
     teacher = "teacher there, " if context.teacher is not None else ""
     return f"{teacher}all finite: {words}", seconds
-
-
-def in_words(losses: Mapping[str, float]) -> str:
-    return ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
 
 
 def _loader(cut_seconds: float, step_seconds: float, n_workers: int) -> str:

@@ -46,6 +46,10 @@ class Parquet(Section):
     language: tuple[str, ...] = ()
     text: tuple[str, ...] = ()
 
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        return {"audio": self.audio, "speaker": self.speaker, "language": self.language, "text": self.text}
+
 
 class Layout(Section):
     """Where audio files are, and how speaker, language and transcript follow."""

@@ -79,10 +79,6 @@ _MOST_NAMED = 3  # recordings in a note
 _LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
 
 
-def _seconds_by() -> dict[str, dict[str, float]]:
-    return {key: defaultdict(float) for key in (*_REPORTED, "bandwidth", "level")}
-
-
 @dataclass
 class PrepareReport:
     """What a prepared folder holds, and what was rejected."""
@@ -92,7 +88,9 @@ class PrepareReport:
     seconds: float = 0.0
     # split, dataset, language, speaker, licence -> name -> seconds, "unknown" where a source does not state it;
     # bandwidth, level -> a range such as "7 to 8 kHz" -> seconds, in rising order
-    seconds_by: dict[str, dict[str, float]] = field(default_factory=_seconds_by)
+    seconds_by: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {key: defaultdict(float) for key in (*_REPORTED, "bandwidth", "level")}
+    )
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> recordings
     notes: list[str] = field(default_factory=list)  # lines on what was found and how lists matched
     n_units_done: int = 0  # in this run

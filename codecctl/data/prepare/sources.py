@@ -28,7 +28,7 @@ from typing import Any
 
 from codecctl.audio.files import AUDIO_SUFFIXES, find_audio, find_files, left_out
 from codecctl.data.download.corpus import is_unfinished, read_marker
-from codecctl.data.download.recipes import Corpus, Layout, Parquet, Table, glob_files
+from codecctl.data.download.recipes import Corpus, Layout, Table, glob_files
 from codecctl.data.prepare.items import AudioItem, in_order, item_of_file
 from codecctl.data.prepare.parquet import items_of_parquet
 from codecctl.data.tables import COLUMNS, find_column, read_delimited, read_records, read_table
@@ -78,7 +78,8 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
     """The list beside or in a folder; None if there is none, or none with a column that names the recordings, of which
     `note` receives a line. Raises `CodecctlError` for a list that cannot be read."""
     folder = Path(os.path.abspath(folder))  # "." has no name
-    for path in filter(Path.is_file, _candidates(folder)):
+    beside = [folder.with_name(folder.name + suffix) for suffix in SUFFIXES]
+    for path in filter(Path.is_file, [*beside, *(folder / f"metadata{suffix}" for suffix in SUFFIXES)]):
         rows = read_table(path)
         first = next(rows, {})
         columns = {ours: name for ours in COLUMNS if (name := _column(ours, first))}
@@ -90,21 +91,10 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
     return None
 
 
-def list_above(folder: Path) -> Path | None:
-    """A list in the folder above, which covers that folder and is not read for this one."""
-    above = Path(os.path.abspath(folder)).parent
-    return next((path for path in (above / f"metadata{suffix}" for suffix in SUFFIXES) if path.is_file()), None)
-
-
 def known_of(row: Mapping[str, Any]) -> dict[str, str]:
     """What a row states, by our names; empty cells are left out."""
     columns = {ours: _column(ours, row) for ours in COLUMNS}
     return {ours: str(row[name]) for ours, name in columns.items() if name and row.get(name) not in (None, "")}
-
-
-def _candidates(folder: Path) -> list[Path]:
-    beside = [folder.with_name(folder.name + suffix) for suffix in SUFFIXES]
-    return [*beside, *(folder / f"metadata{suffix}" for suffix in SUFFIXES)]
 
 
 def _column(ours: str, row: Mapping[str, Any]) -> str | None:
@@ -139,8 +129,10 @@ def folder_items(folder: Path, name: str, note: Callable[[str], None]) -> list[A
         note(f"{folder}: {left_out(skipped)}")
     if listed is not None:
         note(listed.summary())
-    elif items and (above := list_above(folder)) is not None:
-        note(f"{above}: is not read for {folder}; prepare {above.parent} to use this list")
+    elif items:
+        above = Path(os.path.abspath(folder)).parent
+        if path := next(filter(Path.is_file, (above / f"metadata{suffix}" for suffix in SUFFIXES)), None):
+            note(f"{path}: is not read for {folder}; prepare {above} to use this list")
     return items
 
 
@@ -164,10 +156,11 @@ def items_of_corpus(corpus: Corpus, folder: Path) -> Iterator[AudioItem]:
     rows = _read_rows(folder, layout.table) if layout.table else {}
     for path in layout.find_recordings(folder):
         if layout.parquet is not None:
-            yield from items_of_parquet(path, folder, known, lossy=layout.lossy, columns=_columns(layout.parquet))
+            yield from items_of_parquet(path, folder, known, lossy=layout.lossy, columns=layout.parquet.columns)
             continue
         place = path.relative_to(folder).as_posix()
-        in_path = _match(layout, place)
+        match = re.search(layout.pattern, place) if layout.pattern else None
+        in_path = {name: value for name, value in (match.groupdict() if match else {}).items() if value}
         stated = {key: value for key, value in in_path.items() if key in ("speaker", "language")}
         stated |= {"text": text} if layout.transcript and (text := _read_text(folder, layout, in_path)) else {}
         stated |= rows.get(path.stem, {})
@@ -180,16 +173,6 @@ def items_of_corpus(corpus: Corpus, folder: Path) -> Iterator[AudioItem]:
             lossy=layout.lossy,
             raw_rate=layout.sample_rate if layout.raw_pcm else None,
         )
-
-
-def _columns(parquet: Parquet) -> dict[str, tuple[str, ...]]:
-    return {name: getattr(parquet, name) for name in ("audio", "speaker", "language", "text")}
-
-
-def _match(layout: Layout, place: str) -> dict[str, str]:
-    """What the path states by the layout's pattern."""
-    match = re.search(layout.pattern, place) if layout.pattern else None
-    return {name: value for name, value in (match.groupdict() if match else {}).items() if value}
 
 
 def _read_rows(folder: Path, table: Table) -> dict[str, dict[str, str]]:

@@ -103,7 +103,8 @@ def read_unit(out: Path, name: str) -> Unit:
 
 def source_name(out: Path, origin: Path) -> str:
     """A name for a source: its own, with those of its parents before it where another source has that name."""
-    taken = _origins(out)
+    first = {name.rpartition("-")[0]: name for name in reversed(unit_names(out))}
+    taken = {source: read_unit(out, name).origin for source, name in first.items()}
     path = origin.resolve()
     own = [*path.parent.parts, path.name if path.is_dir() else path.stem]
     parts = [re.sub(r"[^\w.-]+", "_", part) for part in own if part != path.anchor]
@@ -123,7 +124,7 @@ def plan_units(out: Path, source: str, origin: Path, items: Iterable[AudioItem])
     (out / "shards").mkdir(exist_ok=True)
     new = {item.place: item for item in items}
     names = []
-    for name in _names_of(out, source):
+    for name in [name for name in unit_names(out) if name.rpartition("-")[0] == source]:
         known = [new.pop(old.place) for old in read_unit(out, name).items if old.place in new]
         if known:
             _write_unit(out, Unit(name, source, str(origin.resolve()), known))
@@ -150,16 +151,6 @@ def _parts(items: Iterable[AudioItem]) -> Iterator[list[AudioItem]]:
         n_bytes += item.n_bytes
     if part:
         yield part
-
-
-def _names_of(out: Path, source: str) -> list[str]:
-    return [name for name in unit_names(out) if name.rpartition("-")[0] == source]
-
-
-def _origins(out: Path) -> dict[str, str]:
-    """Each source that was prepared into this folder, and its path."""
-    first = {name.rpartition("-")[0]: name for name in reversed(unit_names(out))}
-    return {source: read_unit(out, name).origin for source, name in first.items()}
 
 
 def _as_json(item: AudioItem) -> dict[str, Any]:

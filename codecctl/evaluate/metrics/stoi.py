@@ -35,15 +35,11 @@ def _at_stoi_rate(samples: bytes) -> Audio:
     return importlib.import_module("pystoi.utils").resample_oct(signal, _STOI_RATE, SAMPLE_RATE)
 
 
+_MEANING = "intelligibility: correlation of band envelopes with the original's, at most 1"
 STOI = PerceptualMetric(
     name="stoi",
     outputs=(
-        Metric(
-            name="stoi",
-            label="STOI",
-            digits=3,
-            meaning="intelligibility: correlation of band envelopes with the original's, at most 1",
-        ),
+        Metric(name="stoi", label="STOI", digits=3, meaning=_MEANING),
         Metric(name="estoi", label="ESTOI", digits=3, meaning="the same, more sensitive where noise fluctuates"),
     ),
     package="pystoi",

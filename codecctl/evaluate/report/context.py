@@ -16,7 +16,6 @@ from codecctl.evaluate.rendering import CODEC, UNQUANTIZED, is_fewer_codebooks, 
 from codecctl.evaluate.report.charts import Point, histogram, rate_chart
 
 if TYPE_CHECKING:
-    from codecctl.evaluate.codebooks import CodebookStats
     from codecctl.evaluate.intervals import Mean
     from codecctl.evaluate.metrics.metric import Metric
     from codecctl.evaluate.result import System, Validation
@@ -26,6 +25,15 @@ if TYPE_CHECKING:
 
 Context = dict[str, Any]  # the variables of one section's template; a section whose variables are all empty is left out
 
+_OF_CODEBOOKS = (  # heading, field of `CodebookStats`, digits
+    ("size", "codebook_size", 0),
+    ("usage", "codebook_usage", 3),
+    ("perplexity", "perplexity", 1),
+    ("dead codewords", "dead_codewords", 0),
+    ("entropy, bits", "entropy_bits", 2),
+    ("coded, bits", "coding_bits", 2),
+    ("shared, bits", "mutual_information_bits", 2),
+)
 _IN_SUMMARY = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 
@@ -120,21 +128,32 @@ def curve(result: Validation) -> Context:
 
 
 def codebooks(result: Validation) -> Context:
-    columns = ["size", "usage", "perplexity", "dead codewords", "entropy, bits", "coded, bits", "shared, bits"]
+    columns = [title for title, _, _ in _OF_CODEBOOKS]
     table = Table(
         "Per code. Coded: what ideal entropy coding would need, the bias of few codes removed. Shared: mutual "
         "information with the codebook before, where there are enough codes.",
         ["codebook", *columns],
-        [(False, [_number(k, 0), *_codebook_cells(c)]) for k, c in enumerate(result.codebooks, start=1)],
+        [
+            (False, [_number(k, 0), *(_number(getattr(c, name), n) for _, name, n in _OF_CODEBOOKS)])
+            for k, c in enumerate(result.codebooks, start=1)
+        ],
     )
     rows = [
-        (False, [Cell(group.name), _number(k, 0), *_codebook_cells(codebook)[:-1]])
+        (
+            False,
+            [
+                Cell(group.name),
+                _number(k, 0),
+                *(_number(getattr(codebook, name), n) for _, name, n in _OF_CODEBOOKS[:-1]),
+            ],
+        )
         for group in result.groups
         for k, codebook in enumerate(group.codebooks, start=1)
     ]
     by_language = Table("The same by language.", ["language", "codebook", *columns[:-1]], rows) if rows else None
+    title = "Codebook {}: hits of its {} codewords by rank"
     charts = [
-        (f"codebook {k}", Markup(histogram(_histogram_title(k, len(hits), int((hits == 0).sum())), hits)))
+        (f"codebook {k}", Markup(histogram(f"{title.format(k, len(hits))}, {(hits == 0).sum()} without any", hits)))
         for k, hits in enumerate(result.histograms, start=1)
     ]
     return {"table": table, "by_language": by_language, "charts": charts}
@@ -218,22 +237,6 @@ def _mean(mean: Mean | None, digits: int) -> Cell:
         return Cell("", "")
     interval = "" if math.isnan(mean.low) else f"[{number_text(mean.low, digits)}, {number_text(mean.high, digits)}]"
     return Cell(number_text(mean.value, digits), "" if math.isnan(mean.value) else mean.value, interval)
-
-
-def _codebook_cells(codebook: CodebookStats) -> list[Cell]:
-    return [
-        _number(codebook.codebook_size, 0),
-        _number(codebook.codebook_usage, 3),
-        _number(codebook.perplexity, 1),
-        _number(codebook.dead_codewords, 0),
-        _number(codebook.entropy_bits, 2),
-        _number(codebook.coding_bits, 2),
-        _number(codebook.mutual_information_bits, 2),
-    ]
-
-
-def _histogram_title(number: int, size: int, n_unused: int) -> str:
-    return f"Codebook {number}: hits of its {size} codewords by rank, {n_unused} without any"
 
 
 def _points(systems: Iterable[System], metric: str) -> list[Point]:

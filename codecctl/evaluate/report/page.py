@@ -35,12 +35,7 @@ _MAX_SECONDS = 8.0
 assert N_EXAMPLES <= N_KEPT  # the examples are rendered once
 
 
-def make_examples(renderer: Renderer, result: Validation, utterances: Sequence[ReferenceUtterance]) -> list[Player]:
-    """A few utterances through every system, speakers and languages in turn."""
-    return _players("example", renderer, result, choose(utterances, N_EXAMPLES))
-
-
-def make_worst(
+def _make_worst(
     renderer: Renderer,
     result: Validation,
     utterances: Sequence[ReferenceUtterance],
@@ -105,8 +100,8 @@ def write_report(
 ) -> Path:
     """Write `folder`/index.html atomically; returns its path. The worst utterances are rendered again to be played."""
     measured = [utterance for utterance in utterances if utterance.id not in result.failed]
-    examples = make_examples(renderer, result, measured)
-    worst = make_worst(renderer, result, measured, examples)
+    examples = _players("example", renderer, result, choose(measured, N_EXAMPLES))
+    worst = _make_worst(renderer, result, measured, examples)
     codec = renderer.codec
     sections = {
         "summary": ("Summary and verdict", context.summary(result, requirements, verdict)),
