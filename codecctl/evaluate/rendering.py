@@ -78,11 +78,6 @@ def is_part(system: str) -> bool:
     return system == UNQUANTIZED or system.startswith((_FEWER, _LATER))
 
 
-def curve_of(codec: Codec, config: ValidateConfig) -> tuple[int, ...]:
-    """The numbers of codebooks, below all of them, at which the curve over codebooks is measured."""
-    return tuple(sorted(n for n in set(config.n_quantizers) if n < codec.n_codebooks))
-
-
 def has_opus() -> bool:
     return importlib.util.find_spec("av") is not None
 
@@ -100,7 +95,7 @@ def render_codec(
     latents = codec.encode_latents(audio)
     codes = codec.quantize(latents)
     n_frames = codes.shape[-1]
-    bits = [size.bit_length() - 1 for size in codec.config.quantizer.codebook_sizes]
+    bits = codec.config.bits_per_code
     made = {CODEC: _rendition(codec.decode(codes, length=length), n_frames * sum(bits))}
     if unquantized:
         made[UNQUANTIZED] = _rendition(codec.decode_latents(latents, length=length), None)
@@ -181,7 +176,8 @@ class Plan:
         metrics = installed(config)
         recogniser = config.recogniser if reads_text(metrics) else None
         opus_kbps = config.opus_kbps if baselines and has_opus() else ()
-        return cls(metrics, recogniser, opus_kbps, baselines, parts, curve_of(codec, config) if parts else ())
+        curve = tuple(sorted(n for n in set(config.n_quantizers) if n < codec.n_codebooks)) if parts else ()
+        return cls(metrics, recogniser, opus_kbps, baselines, parts, curve)
 
 
 @dataclass(frozen=True)

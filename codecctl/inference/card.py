@@ -42,7 +42,7 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
         f"# {path.stem}",
         "",
         f"{_OPENING} {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
-        f"{model.n_codebooks} codebooks of {', '.join(map(str, model.quantizer.codebook_sizes))} codewords, "
+        f"{model.n_codebooks} codebooks of {sizes} codewords, "
         f"{model.bitrate_kbps:g} kbps.",
         "",
         f"- fingerprint: `{exported.fingerprint}`",

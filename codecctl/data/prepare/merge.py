@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -234,19 +235,13 @@ def _count(report: PrepareReport, utterance: Utterance) -> None:
     report.seconds_by["level"][f"{level_db} to {level_db + 10} dB"] += utterance.seconds
 
 
-class _Numbers(dict[Any, int]):
-    """Numbers names in the order in which they come."""
-
-    def __missing__(self, name: Any) -> int:
-        self[name] = len(self)
-        return self[name]
-
-
 class _RowCollector:
     """Utterances -> the index."""
 
     def __init__(self) -> None:
-        self._names = {key: _Numbers() for key in ("shard", "dataset", "language", "licence", "speaker")}
+        names = ("shard", "dataset", "language", "licence", "speaker")
+        # Each name is numbered when it first comes.
+        self._names: dict[str, dict[Any, int]] = {key: defaultdict(itertools.count().__next__) for key in names}
         self._parts: list[np.ndarray[Any, np.dtype[np.void]]] = []
         self._rows: list[tuple[Any, ...]] = []
 

@@ -82,7 +82,7 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
     for path in filter(Path.is_file, [*beside, *(folder / f"metadata{suffix}" for suffix in SUFFIXES)]):
         rows = read_table(path)
         first = next(rows, {})
-        columns = {ours: name for ours in COLUMNS if (name := _column(ours, first))}
+        columns = {ours: name for ours, usual in COLUMNS.items() if (name := find_column(usual, first))}
         if "file" in columns:
             named = ((str(row.get(columns["file"]) or ""), row) for row in chain([first], rows))
             stated = {_normalise(name, folder.name): known_of(row) for name, row in named if name}
@@ -93,12 +93,8 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
 
 def known_of(row: Mapping[str, Any]) -> dict[str, str]:
     """What a row states, by our names; empty cells are left out."""
-    columns = {ours: _column(ours, row) for ours in COLUMNS}
+    columns = {ours: find_column(usual, row) for ours, usual in COLUMNS.items()}
     return {ours: str(row[name]) for ours, name in columns.items() if name and row.get(name) not in (None, "")}
-
-
-def _column(ours: str, row: Mapping[str, Any]) -> str | None:
-    return find_column(COLUMNS[ours], row)
 
 
 def _normalise(name: str, folder_name: str) -> str:
