@@ -25,6 +25,21 @@ from codecctl.files import replacing
 _CANCELLED = 0.05  # energy of the mean, relative to that of the mean of uncorrelated channels: 13 dB are lost
 _AUDIBLE = 1e-5  # mean square, -50 dBFS
 _ENOUGH_SECONDS = 10  # of audible sound, to decide
+_SNDFILE_SUFFIXES = {
+    ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",
+    ".sph", ".w64", ".wav",
+}  # fmt: skip
+AUDIO_SUFFIXES = frozenset({*_SNDFILE_SUFFIXES, *pyav.SUFFIXES, *RAW_RATES})
+"""Of the files that a search of a folder finds. A file that is named is recognised by its bytes."""
+_WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
+STRETCH = 4096
+"""Samples per channel for which `AudioReader` records minimum and maximum, so that a check for clipping scans only
+those that reach the peak."""
+_MISSING_SECONDS = 0.1  # decoders may end this much earlier than the header says
+_HIGHEST_PEAK = 64.0  # +36 dBFS; speech as 16-bit integers that were only converted to float exceeds it
+_BLOCK_VALUES = 1 << 24  # at most, of all channels of a block
+_MOST_KINDS = 8  # suffixes that a message names
+_PARTIAL_SAMPLES = 4096  # read at a time from damaged files: what precedes the damage in one read is lost
 
 
 def to_mono(audio: Audio) -> Audio:
@@ -49,24 +64,6 @@ def find_dominant_channel(seconds: Iterable[Audio]) -> int | None:
     if energies is None or mixed >= _CANCELLED * energies.sum() / len(energies) ** 2:
         return None
     return int(energies.argmax())
-
-
-_SNDFILE_SUFFIXES = {
-    ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",
-    ".sph", ".w64", ".wav",
-}  # fmt: skip
-AUDIO_SUFFIXES = frozenset({*_SNDFILE_SUFFIXES, *pyav.SUFFIXES, *RAW_RATES})
-"""Of the files that a search of a folder finds. A file that is named is recognised by its bytes."""
-_WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
-STRETCH = 4096
-"""Samples per channel for which `AudioReader` records minimum and maximum, so that a check for clipping scans only
-those that reach the peak."""
-
-_MISSING_SECONDS = 0.1  # decoders may end this much earlier than the header says
-_HIGHEST_PEAK = 64.0  # +36 dBFS; speech as 16-bit integers that were only converted to float exceeds it
-_BLOCK_VALUES = 1 << 24  # at most, of all channels of a block
-_MOST_KINDS = 8  # suffixes that a message names
-_PARTIAL_SAMPLES = 4096  # read at a time from damaged files: what precedes the damage in one read is lost
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,9 @@ _OTHER_MAGIC = {
     b"\x93NUMPY": "a NumPy array",
     b"CCTL": "packed codes (`codecctl decode` reads them)",
 }
+RAW_RATES = {".sln": 8000, ".sln16": 16000}  # headerless mono 16-bit little-endian samples, Hz
+_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000  # Hz
+_SAMPLES_PER_BYTE = 2_000  # per channel; digital silence in FLAC or Vorbis has a few hundred
 
 
 def find_segments(file: BinaryIO) -> list[Segment]:
@@ -91,11 +94,6 @@ def _is_utf8(text: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-RAW_RATES = {".sln": 8000, ".sln16": 16000}  # headerless mono 16-bit little-endian samples, Hz
-_LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000  # Hz
-_SAMPLES_PER_BYTE = 2_000  # per channel; digital silence in FLAC or Vorbis has a few hundred
 
 
 class CutOffError(CodecctlError):

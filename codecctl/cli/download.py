@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from codecctl.data.download.run import Outcome
 
 LINE_SECONDS = 30  # between two lines where no bar can be shown
+_MANY_PARTS = 12  # of a recipe: then the list has one row for them
 
 
 class Bars(Progress):
@@ -108,9 +109,6 @@ class Bars(Progress):
         speed = f", {size(everything.speed)}/s" if everything.speed else ""
         left = f", {duration(everything.time_remaining)} left" if everything.time_remaining else ""
         return f"{size(everything.completed)} of {size(everything.total)}{speed}{left}"
-
-
-_MANY_PARTS = 12  # of a recipe: then the list has one row for them
 
 
 def download(

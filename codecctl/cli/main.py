@@ -34,6 +34,13 @@ if sys.platform != "win32":
 _SIGNS = ("allocate memory", "bad_alloc", "failed to map segment", "out of memory", "start new thread")
 _ASKED = re.compile(r"tried to allocate (\d+) bytes")
 _LIBRARIES_GB = 4  # of addresses, that PyTorch and its CUDA libraries take before the first tensor
+app = typer.Typer(
+    name="codecctl",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def explain_memory(error: BaseException) -> str | None:
@@ -48,15 +55,6 @@ def explain_memory(error: BaseException) -> str | None:
     limit = n_bytes / 1e9
     advice = f"PyTorch alone takes {_LIBRARIES_GB}; allow at least {max(2 * _LIBRARIES_GB, round(2 * limit))} GB"
     return f"error: memory is limited to {limit:.1f} GB (`ulimit -v`){more}; {advice}\n"
-
-
-app = typer.Typer(
-    name="codecctl",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 
 
 def main() -> None:

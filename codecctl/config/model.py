@@ -16,6 +16,9 @@ Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
 Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Weight = Annotated[float, Field(ge=0)]
+_MAX_HOP = 8192  # samples
+_MAX_WIDTH = 16384  # channels of any layer
+MAX_CODEBOOKS = 255  # the packed file stores their number in one byte
 
 
 class Section(BaseModel):
@@ -31,11 +34,6 @@ class Section(BaseModel):
             return values
         optional = {name for name, field in cls.model_fields.items() if NoneType in get_args(field.annotation)}
         return {k: None if k in optional and v in ("null", "~", "") else v for k, v in values.items()}
-
-
-_MAX_HOP = 8192  # samples
-_MAX_WIDTH = 16384  # channels of any layer
-MAX_CODEBOOKS = 255  # the packed file stores their number in one byte
 
 
 class FrontSection(Section):

@@ -23,6 +23,8 @@ from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges
 from codecctl.errors import CodecctlError, ConfigError
 from codecctl.workers import BoundedPool
 
+Batch = TypeVar("Batch")
+
 
 def chosen_rows(rows: Rows, index: Index, config: FilterConfig) -> NDArray[np.bool_]:
     """`[n_rows]`: whether an utterance passes the filter. Raises `ConfigError` for a name that matches nothing."""
@@ -63,9 +65,6 @@ def _check_names(key: str, wanted: Collection[str], names: Sequence[str | None])
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in there):
             raise ConfigError(f"{key}: nothing prepared is '{pattern}'; there is {', '.join(there)}")
-
-
-Batch = TypeVar("Batch")
 
 
 class Crops:

@@ -32,6 +32,8 @@ from codecctl.model.codec import Codec
 from codecctl.workers import hash_of
 
 ROWS_NAME = "rows.jsonl"
+CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
+"""The bundled recordings, a minute of three voices."""
 
 
 class Session:
@@ -139,10 +141,6 @@ def _threads_beside(n_workers: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(n_threads)
-
-
-CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
-"""The bundled recordings, a minute of three voices."""
 
 
 @dataclass(frozen=True)

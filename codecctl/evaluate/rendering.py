@@ -31,6 +31,8 @@ _FEWER, _LATER, _OPUS = "n_quantizers_", "codebooks_2_to_", "opus_"  # names end
 _BAND_HZ = 4000
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz that the encoder takes
 _OPUS_FRAME_SECONDS = 0.02
+N_KEPT = 8  # utterances whose first chunk stays in memory: delays are found on them, and the report plays some
+_DELAY_SECONDS = 10  # of each
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,6 @@ def _packets_of(samples: NDArray[np.int16], n_packet: int) -> list[tuple[int, ND
 def _rendition(audio: Tensor, n_bits: int | None) -> Rendition:
     """Clipped at full scale, as in a file."""
     return Rendition(audio[0, 0].float().clamp(-1, 1).cpu().numpy(), n_bits)
-
-
-N_KEPT = 8  # utterances whose first chunk stays in memory: delays are found on them, and the report plays some
-_DELAY_SECONDS = 10  # of each
 
 
 @dataclass(frozen=True)

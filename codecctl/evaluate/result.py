@@ -21,6 +21,8 @@ from codecctl.evaluate.rendering import AGAINST, CODEC, label_of
 from codecctl.evaluate.rows import Row
 from codecctl.model.codec import Codec
 
+N_WORST = 10
+
 
 @dataclass(frozen=True)
 class System:
@@ -121,9 +123,6 @@ class Validation:
 
 def _to_dicts(metrics: dict[str, Mean]) -> dict[str, Any]:
     return {name: mean.to_dict() for name, mean in metrics.items()}
-
-
-N_WORST = 10
 
 
 class Tally:

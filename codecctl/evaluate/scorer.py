@@ -35,6 +35,7 @@ from codecctl.model.codec import Codec
 from codecctl.workers import BoundedPool
 
 Pairs = dict[str, tuple[Audio, Audio]]  # by system: reference and decoded [L], aligned
+_MAX_WORKERS = 4  # processes for perceptual metrics, while the training waits
 
 
 class Scorer:
@@ -176,9 +177,6 @@ def _with_one_reference(pairs: Pairs) -> list[list[str]]:
 def _at_16_khz(audio: Audio, sample_rate: int) -> Audio:
     (mono,) = resample(audio[None], sample_rate, SAMPLE_RATE)
     return np.asarray(mono, np.float32)
-
-
-_MAX_WORKERS = 4  # processes for perceptual metrics, while the training waits
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,12 @@ from codecctl.inference.export import read_export
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.model.codec import Codec
 
+CHECKPOINT_FORMAT = "codecctl.checkpoint"
+CHECKPOINT_VERSION = 1
+_ZIP = b"PK\x03\x04"  # a file of torch.save
+_DAMAGED = "was changed or damaged: checksum differs; copy the file again from where it came"
+_CHECKED = ("model", "weights", "step", "fingerprint", "run")  # the entries under `checksum`; `run` may be absent
+
 
 def shell(model: ModelConfig) -> Codec:
     """A codec on the meta device: all its tensors have a shape and no values."""
@@ -45,13 +51,6 @@ class _ShapesOnly(TorchFunctionMode):
             weight, _, dim = args
             return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
         return func(*args, **(kwargs or {}))
-
-
-CHECKPOINT_FORMAT = "codecctl.checkpoint"
-CHECKPOINT_VERSION = 1
-_ZIP = b"PK\x03\x04"  # a file of torch.save
-_DAMAGED = "was changed or damaged: checksum differs; copy the file again from where it came"
-_CHECKED = ("model", "weights", "step", "fingerprint", "run")  # the entries under `checksum`; `run` may be absent
 
 
 @dataclass(frozen=True)

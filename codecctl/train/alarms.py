@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _LAST = 3  # validations that are compared with all before them
 _STALLED = 5  # validations without a new best
 _NOTABLE = 0.005  # smaller gains are none
+ROLL_BACK_AFTER = 5  # steps in a row whose gradient is not finite
+MAX_ROLLBACKS = 3  # in a run
+_WARN_AFTER = 10  # lines of the log in a row: perplexities are low early in training
+_STOP_AFTER = 20  # lines of the log in a row
+_MIN_PERPLEXITY = 0.01  # share of a codebook's size below which it counts as collapsed
 
 
 def trend(earlier: Sequence[float], now: float) -> str:
@@ -39,13 +44,6 @@ def trend(earlier: Sequence[float], now: float) -> str:
     if since_best:  # the compared score is the best of the last ones
         compared = f"the best of the last {_LAST} {compared}"
     return f"{place}, {compared}: {'still improving' if gain >= _NOTABLE else 'hardly improving'}"
-
-
-ROLL_BACK_AFTER = 5  # steps in a row whose gradient is not finite
-MAX_ROLLBACKS = 3  # in a run
-_WARN_AFTER = 10  # lines of the log in a row: perplexities are low early in training
-_STOP_AFTER = 20  # lines of the log in a row
-_MIN_PERPLEXITY = 0.01  # share of a codebook's size below which it counts as collapsed
 
 
 class Skips:

@@ -21,6 +21,11 @@ from codecctl.audio.spectrum import Stft
 from codecctl.config.schema import AdversarialConfig
 from codecctl.model.snake import fastest
 
+BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
+"""Edges of the bands, as shares of the spectrum."""
+_QUIET = 1e-2  # RMS; softer crops are not raised to full level, or noise on silence would outweigh speech
+_FLOOR = 1e-5
+
 
 def l1_sums(target: Tensor, x: Tensor) -> Tensor:
     """[B, ...] twice -> [2, B] in float32 or wider: sums of |target - x| and of |target|, item by item. Only `x` gets
@@ -74,13 +79,6 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
 
 
 _operator.register_autograd(_backward, setup_context=_save_inputs)
-
-
-BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Edges of the bands, as shares of the spectrum."""
-
-_QUIET = 1e-2  # RMS; softer crops are not raised to full level, or noise on silence would outweigh speech
-_FLOOR = 1e-5
 
 
 class Judgement:

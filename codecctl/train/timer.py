@@ -19,6 +19,8 @@ Mark = float | torch.cuda.Event
 Marks = list[tuple[str | None, Mark]]  # from this moment on the time is that of the named part; None: of no part
 
 _active: PartTimer | None = None
+Item = TypeVar("Item")
+_KEPT = 0.9  # of the averages at each step
 
 
 class PartTimer:
@@ -115,11 +117,6 @@ def _seconds(marks: Marks) -> dict[str, float]:
 
 def _between(start: Any, end: Any) -> float:
     return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
-
-
-Item = TypeVar("Item")
-
-_KEPT = 0.9  # of the averages at each step
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,10 @@ from codecctl.data.download.sources import ALGORITHMS, File, HttpSource, HubSour
 from codecctl.errors import ConfigError, UsageError
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # and the forks that macOS puts into archives
+Status = Literal["V", "T", "D", "U"]
+# A new kind of source is one file in sources/ and one row here.
+Source = Annotated[HttpSource | HubSource | MdcSource | ManualSource, Field(discriminator="kind")]
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Table(Section):
@@ -96,12 +100,6 @@ def glob_files(folder: Path, pattern: str) -> list[Path]:
 
 def _raise(error: OSError) -> NoReturn:
     raise error
-
-
-Status = Literal["V", "T", "D", "U"]
-# A new kind of source is one file in sources/ and one row here.
-Source = Annotated[HttpSource | HubSource | MdcSource | ManualSource, Field(discriminator="kind")]
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 class Licence(Section):

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
 Algorithm = Literal["sha256", "sha1", "md5"]
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+KEY_VARIABLE = "MDC_API_KEY"
+BASE_VARIABLE = "MDC_API_URL"
+DEFAULT_BASE = "https://mozilladatacollective.com/api"
 
 
 @dataclass(frozen=True)
@@ -162,9 +166,6 @@ class ManualSource(BaseSource):
         return Listing(())
 
 
-_COMMIT = re.compile(r"[0-9a-f]{40}")
-
-
 class HubSource(BaseSource):
     """Files of a dataset on the Hugging Face hub."""
 
@@ -237,11 +238,6 @@ def _failure(repo: str, code: int) -> PermanentError | TransientError:
     if code in (408, 429) or code >= 500:
         return TransientError(f"{repo}: the hub answers {code}")
     return PermanentError(f"{repo}: the hub answers {code}")
-
-
-KEY_VARIABLE = "MDC_API_KEY"
-BASE_VARIABLE = "MDC_API_URL"
-DEFAULT_BASE = "https://mozilladatacollective.com/api"
 
 
 class MdcSource(BaseSource):

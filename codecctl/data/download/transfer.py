@@ -13,6 +13,12 @@ from codecctl.data.download.part import Digests, Part
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, TransientError
 from codecctl.data.download.web import check_status, reason_of, send
 
+_TEXT_SUFFIXES = frozenset({"", ".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml"})
+_MAGIC = {  # offset and first bytes, which an HTML page under the file's name does not have
+    ".zip": (0, b"PK"), ".gz": (0, b"\x1f\x8b"), ".tgz": (0, b"\x1f\x8b"), ".bz2": (0, b"BZh"), ".xz": (0, b"\xfd7zXZ"),
+    ".tar": (257, b"ustar"), ".parquet": (0, b"PAR1"),
+}  # fmt: skip
+
 
 class Progress:
     """Callbacks of a download; the defaults do nothing. All but `say` are called from several threads."""
@@ -28,13 +34,6 @@ class Progress:
 
     def say(self, text: str) -> None:
         """A sentence for the user."""
-
-
-_TEXT_SUFFIXES = frozenset({"", ".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml"})
-_MAGIC = {  # offset and first bytes, which an HTML page under the file's name does not have
-    ".zip": (0, b"PK"), ".gz": (0, b"\x1f\x8b"), ".tgz": (0, b"\x1f\x8b"), ".bz2": (0, b"BZh"), ".xz": (0, b"\xfd7zXZ"),
-    ".tar": (257, b"ustar"), ".parquet": (0, b"PAR1"),
-}  # fmt: skip
 
 
 class Transfer:

@@ -21,6 +21,10 @@ from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import remove_partials, write_json, write_lines
 
+_REPORTED = ("split", "dataset", "language", "speaker", "licence")
+_MOST_NAMED = 3  # recordings in a note
+_LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
+
 
 @dataclass
 class Group:
@@ -73,11 +77,6 @@ def _uniform(seed: int, name: str) -> float:
     """A number in [0, 1) that follows from both."""
     digest = blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
-
-
-_REPORTED = ("split", "dataset", "language", "speaker", "licence")
-_MOST_NAMED = 3  # recordings in a note
-_LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
 
 
 @dataclass

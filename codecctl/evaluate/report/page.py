@@ -34,6 +34,8 @@ _MAX_SECONDS = 8.0
 
 assert N_EXAMPLES <= N_KEPT  # the examples are rendered once
 
+PAGE_NAME = "index.html"
+
 
 def _make_worst(
     renderer: Renderer,
@@ -75,9 +77,6 @@ def _flac(audio: Audio, sample_rate: int) -> str:
     file = io.BytesIO()
     soundfile.write(file, to_pcm16(np.ascontiguousarray(audio)), sample_rate, "PCM_16", format="FLAC")
     return base64.b64encode(file.getvalue()).decode()
-
-
-PAGE_NAME = "index.html"
 
 
 @dataclass(frozen=True)
