@@ -117,24 +117,21 @@ def download(
         typer.Argument(metavar="NAME|YAML", help="Corpora, e.g. slr66-te. NAME@ID: another dataset id or commit."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the corpora.")] = False,
-    root: Annotated[
-        Path, typer.Option("--root", metavar="FOLDER", help="Where each corpus gets a folder of its name.")
-    ] = Path("data/raw"),
+    root: Annotated[Path, typer.Option(metavar="FOLDER", help="Where each corpus gets a folder of its name.")] = Path(
+        "data/raw"
+    ),
     tier: Annotated[
         list[int] | None,
-        typer.Option(
-            "--tier", min=1, max=3, metavar="1|2|3", help="Only of this tier; repeatable.", show_default="all"
-        ),
+        typer.Option(min=1, max=3, metavar="1|2|3", help="Only of this tier; repeatable.", show_default="all"),
     ] = None,
     language: Annotated[
-        list[str] | None,
-        typer.Option("--language", metavar="CODE", help="Only in this language; repeatable.", show_default="all"),
+        list[str] | None, typer.Option(metavar="CODE", help="Only in this language; repeatable.", show_default="all")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be fetched, from where, and if it fits.")
     ] = False,
     accept_licence: Annotated[
-        list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Agree to a licence; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Agree to a licence; repeatable.")
     ] = None,
 ) -> None:
     """Download public speech corpora. The same command resumes an interrupted download.

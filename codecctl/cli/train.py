@@ -32,13 +32,11 @@ def train(
     gpu: GpuOption = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="The folder that prepare wrote.", show_default="data.path of the config"
-        ),
+        typer.Option(metavar="DIR", help="The folder that prepare wrote.", show_default="data.path of the config"),
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="DIR", help="The run's new folder.", show_default="runs/ and the config's name"),
+        typer.Option(metavar="DIR", help="The run's new folder.", show_default="runs/ and the config's name"),
     ] = None,
     start_from: Annotated[
         str | None,

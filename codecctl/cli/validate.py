@@ -33,7 +33,6 @@ def validate(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data",
             metavar="DIR|FILE",
             help="Recordings: audio, or a prepared folder.",
             show_default="the validation split that the model names, else the bundled clips",
@@ -41,29 +40,22 @@ def validate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            "--limit", min=1, metavar="N", help="At most N recordings, the same ones every time.", show_default="all"
-        ),
+        typer.Option(min=1, metavar="N", help="At most N recordings, the same ones every time.", show_default="all"),
     ] = None,
     overrides: SetOption = None,
     against: Annotated[
         str | None,
-        typer.Option(
-            "--against", metavar="CKPT", help="Another model, compared recording by recording.", show_default="none"
-        ),
+        typer.Option(metavar="CKPT", help="Another model, compared recording by recording.", show_default="none"),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report",
-            metavar="DIR",
-            help="Write DIR/index.html with players and charts; also measures with fewer codebooks.",
+            metavar="DIR", help="Write DIR/index.html with players and charts; also measures with fewer codebooks."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--continue", help="With --report: continue an interrupted one.")] = False,
     n_workers: Annotated[
-        int,
-        typer.Option("--workers", min=0, metavar="N", help="Processes for PESQ and the like; 0: only this one."),
+        int, typer.Option("--workers", min=0, metavar="N", help="Processes for PESQ and the like; 0: only this one.")
     ] = 2,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",

@@ -197,9 +197,9 @@ class Corpus(Section):
         return self.source.n_bytes
 
 
-def read_recipes(folder: Path | None = None) -> list[Corpus]:
+def read_recipes() -> list[Corpus]:
     """Every corpus of every recipe, sorted by file and part. Raises `ConfigError`."""
-    paths = sorted((folder or configs_folder() / "datasets").glob("*.yaml"))
+    paths = sorted((configs_folder() / "datasets").glob("*.yaml"))
     return [corpus for path in paths for corpus in read_recipe(path)]
 
 
