@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from codecctl.audio.spectrum import MelSpectrogram
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookStats, Counts
-from codecctl.evaluate.spectrogram import png
+from codecctl.evaluate.report.charts import png
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.files import replacing, to_json
 from codecctl.model.codec import Codec

@@ -31,8 +31,7 @@ from codecctl.train.checkpoint import Run, load_state, read_run_config, restored
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.launch import check_same_codebooks, check_shared, count_ranks, largest, reporting, start_ranks
 from codecctl.train.log import RunLog, step_values
-from codecctl.train.preflight import preflight
-from codecctl.train.setup import assemble, fit_codebooks, open_crops
+from codecctl.train.setup import assemble, fit_codebooks, open_crops, preflight
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
 from codecctl.train.step import StepResult, train_step
 from codecctl.train.timer import Clock, Throughput

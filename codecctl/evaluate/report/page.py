@@ -20,9 +20,9 @@ from codecctl.errors import CodecctlError
 from codecctl.evaluate.perceptual import ORIGINAL
 from codecctl.evaluate.rendering import CODEC, N_KEPT, Plan, Renderer, label_of
 from codecctl.evaluate.report import context
+from codecctl.evaluate.report.charts import spectrogram_png
 from codecctl.evaluate.report.context import Player
 from codecctl.evaluate.result import Validation
-from codecctl.evaluate.spectrogram import spectrogram_png
 from codecctl.evaluate.utterances import ReferenceUtterance, choose
 from codecctl.evaluate.verdict import Requirement
 from codecctl.files import replacing
