@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.console import number, progress_bar, say, show, show_table
+from codecctl.cli.console import progress_bar, say, show, show_table
 from codecctl.cli.options import CheckpointOption, DeviceOption, JsonOption, SetOption
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.inference.find import find_checkpoint
+from codecctl.text import number
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats

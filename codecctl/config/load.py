@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
 from codecctl.parsing import parse_yaml, shorten
+from codecctl.text import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -75,7 +75,9 @@ def find_config(name: str | Path, *, folder: str = "") -> Path:
         return shipped / f"{name}.yaml"
     names = sorted(entry.stem for entry in shipped.glob("*.yaml"))
     kind = f"{folder} profile" if folder else "config"
-    raise ConfigError(f"no {kind} '{name}': neither a file nor one of {', '.join(names)}{_nearest(str(name), names)}")
+    raise ConfigError(
+        f"no {kind} '{name}': neither a file nor one of {', '.join(names)}{did_you_mean(str(name), names)}"
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -123,7 +125,7 @@ def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
     key = ".".join(parts) or root.__name__.lower()
     if first["type"] == "extra_forbidden":
         names = [field.alias or name for name, field in section.model_fields.items()]
-        message = f"unknown key {shorten(key)}{_nearest(str(first['loc'][-1]), names)}"
+        message = f"unknown key {shorten(key)}{did_you_mean(str(first['loc'][-1]), names)}"
     elif first["type"] == "missing":
         message = f"{key} is missing"
     else:
@@ -161,8 +163,3 @@ def _kinds(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in typing.get_args(annotation):
         yield from _kinds(part)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""

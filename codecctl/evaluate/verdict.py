@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from codecctl.errors import UsageError
 from codecctl.evaluate.metrics.table import METRICS
 from codecctl.evaluate.rendering import UNQUANTIZED, is_opus
 from codecctl.evaluate.result import System, Validation
+from codecctl.text import did_you_mean
 
 _CODEBOOK_SHARES = ("perplexity", "codebook_usage")  # as a share of the best possible value, of the worst codebook
 _WEAK_CODEBOOK = 0.1  # perplexity below this share of the codebook's size is worth a warning
@@ -37,10 +37,7 @@ def check_requirements(require: Mapping[str, float]) -> None:
     names = [*_CODEBOOK_SHARES, *METRICS]
     for name in require:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            raise UsageError(
-                f"validate.require.{name}: no such metric" + (f"; did you mean '{near[0]}'?" if near else "")
-            )
+            raise UsageError(f"validate.require.{name}: no such metric{did_you_mean(name, names)}")
 
 
 def verdict_of(result: Validation) -> tuple[str, ...]:

@@ -3,7 +3,6 @@ checks before the first step: the losses and gradients of one batch, the loader'
 
 from __future__ import annotations
 
-import shutil
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.data.crops import Crops
+from codecctl.data.download.disk import free_bytes
 from codecctl.errors import CodecctlError
 from codecctl.model.codec import Codec
 from codecctl.model.fronts import FRONTS
@@ -139,8 +139,7 @@ def _room(state: TrainState, config: Config, folder: Path, context: StepContext)
     size = checkpoint_bytes(state)
     wanted = size * n_files(config.train)
     there = sum(path.stat().st_size for path in folder.glob("*.pt"))
-    disk = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free: int = context.fabric.broadcast(shutil.disk_usage(disk).free)
+    free: int = context.fabric.broadcast(free_bytes(folder))
     need: int = context.fabric.broadcast(max(0, wanted - there))
     words = (
         f"{n_files(config.train)} checkpoints of {size / 1e6:,.1f} MB need {need / 1e6:,.1f} MB more, "

@@ -228,7 +228,7 @@ def test_run_refuses_arguments_that_do_not_fit(
         evaluate.run(checkpoint, **{"data": speech_files[0], "device": "cpu", **options})
 
 
-@pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.pool", "codecctl.evaluate.perceptual"])
+@pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.worker", "codecctl.evaluate.perceptual"])
 def test_workers_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,6 +14,7 @@ from codecctl.evaluate.metrics.table import METRIC_GROUPS, METRICS
 from codecctl.evaluate.perceptual import ORIGINAL
 from codecctl.evaluate.rendering import CODEC, UNQUANTIZED, is_fewer_codebooks, is_opus, label_of
 from codecctl.evaluate.report.charts import Point, histogram, rate_chart
+from codecctl.text import number
 
 if TYPE_CHECKING:
     from codecctl.evaluate.intervals import Mean
@@ -69,7 +70,7 @@ class Player:
 def summary(result: Validation, requirements: Sequence[Requirement], verdict: Sequence[str]) -> Context:
     cards = [("true bitrate", f"{result.bitrate_kbps:.2f} kbps", "all codes, over all seconds")]
     cards += [
-        (METRICS[n].label, number_text(result.means[n], METRICS[n].digits), _direction(METRICS[n]))
+        (METRICS[n].label, number(result.means[n], METRICS[n].digits), _direction(METRICS[n]))
         for n in _IN_SUMMARY
         if n in result.means
     ]
@@ -206,10 +207,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
-def number_text(value: float, digits: int) -> str:
-    return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus before zero
-
-
 def _metric_tables(heads: Sequence[str], rows: Sequence[tuple[bool, list[Cell], Mapping[str, Mean]]]) -> list[Table]:
     """A table for each group of metrics, as one would be wider than a screen. Rows: marked, first cells, means."""
     tables = []
@@ -229,14 +226,14 @@ def _metric_tables(heads: Sequence[str], rows: Sequence[tuple[bool, list[Cell], 
 def _number(value: float | None, digits: int) -> Cell:
     if value is None:
         return Cell("", "")
-    return Cell(number_text(value, digits), "" if math.isnan(value) else value)
+    return Cell(number(value, digits), "" if math.isnan(value) else value)
 
 
 def _mean(mean: Mean | None, digits: int) -> Cell:
     if mean is None:
         return Cell("", "")
-    interval = "" if math.isnan(mean.low) else f"[{number_text(mean.low, digits)}, {number_text(mean.high, digits)}]"
-    return Cell(number_text(mean.value, digits), "" if math.isnan(mean.value) else mean.value, interval)
+    interval = "" if math.isnan(mean.low) else f"[{number(mean.low, digits)}, {number(mean.high, digits)}]"
+    return Cell(number(mean.value, digits), "" if math.isnan(mean.value) else mean.value, interval)
 
 
 def _points(systems: Iterable[System], metric: str) -> list[Point]:

@@ -26,7 +26,7 @@ from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance, choose
 from codecctl.evaluate.verdict import Requirement
 from codecctl.files import replacing
-from codecctl.text import printable
+from codecctl.text import number, printable
 
 N_EXAMPLES = 6
 _MAX_WORST = 24  # a page of 20 MB still opens at once
@@ -56,7 +56,7 @@ def _players(
     kind: str, renderer: Renderer, result: Validation, utterances: Sequence[ReferenceUtterance]
 ) -> list[Player]:
     players, n_samples = [], round(_MAX_SECONDS * renderer.sample_rate)
-    for number, utterance in enumerate(utterances, start=1):
+    for place, utterance in enumerate(utterances, start=1):
         try:
             rendering = renderer.render_start(utterance, n_samples)
         except CodecctlError:  # it is among `result.failed`
@@ -68,7 +68,7 @@ def _players(
         second, _ = spectrogram_png(signals[CODEC][:n], loudest)
         tracks = {system: _flac(signal[:n], renderer.sample_rate) for system, signal in signals.items()}
         seconds = n / renderer.sample_rate
-        players.append(Player(f"{kind}-{number}", utterance, tracks, seconds, (first, second)))
+        players.append(Player(f"{kind}-{place}", utterance, tracks, seconds, (first, second)))
     return players
 
 
@@ -137,7 +137,7 @@ def _environment(n_codebooks: int) -> Environment:
     environment.filters |= {
         "duration": context.duration,
         "label": lambda system: label_of(system, n_codebooks),
-        "number": context.number_text,
+        "number": number,
         "visible": printable,
     }
     return environment
