@@ -42,30 +42,6 @@ _MOST_KINDS = 8  # suffixes that a message names
 _PARTIAL_SAMPLES = 4096  # read at a time from damaged files: what precedes the damage in one read is lost
 
 
-def to_mono(audio: Audio) -> Audio:
-    """The mean of the channels: `[C, L]` -> `[1, L]`."""
-    return audio if audio.shape[0] == 1 else audio.mean(axis=0, keepdims=True, dtype=np.float32)
-
-
-def find_dominant_channel(seconds: Iterable[Audio]) -> int | None:
-    """The index of the loudest channel if the mean of the channels cancels, else None.
-
-    `seconds` are `[C, L]` of a second each. Reads on until ten of them were audible.
-    """
-    energies: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
-    mixed, n_audible = 0.0, 0
-    for second in seconds:
-        energy = np.einsum("cl,cl->c", second, second, dtype=np.float64)
-        energies = energy if energies is None else energies + energy
-        mixed += float(np.square(to_mono(second), dtype=np.float64).sum())
-        n_audible += bool(energy.max() > _AUDIBLE * second.shape[1])
-        if n_audible == _ENOUGH_SECONDS:
-            break
-    if energies is None or mixed >= _CANCELLED * energies.sum() / len(energies) ** 2:
-        return None
-    return int(energies.argmax())
-
-
 @dataclass(frozen=True)
 class AudioInfo:
     """Facts of an audio file."""
@@ -317,3 +293,27 @@ def to_pcm16(audio: Audio) -> NDArray[np.int16]:
     scaled: Audio = audio * np.float32(32768)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
+
+
+def to_mono(audio: Audio) -> Audio:
+    """The mean of the channels: `[C, L]` -> `[1, L]`."""
+    return audio if audio.shape[0] == 1 else audio.mean(axis=0, keepdims=True, dtype=np.float32)
+
+
+def find_dominant_channel(seconds: Iterable[Audio]) -> int | None:
+    """The index of the loudest channel if the mean of the channels cancels, else None.
+
+    `seconds` are `[C, L]` of a second each. Reads on until ten of them were audible.
+    """
+    energies: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+    mixed, n_audible = 0.0, 0
+    for second in seconds:
+        energy = np.einsum("cl,cl->c", second, second, dtype=np.float64)
+        energies = energy if energies is None else energies + energy
+        mixed += float(np.square(to_mono(second), dtype=np.float64).sum())
+        n_audible += bool(energy.max() > _AUDIBLE * second.shape[1])
+        if n_audible == _ENOUGH_SECONDS:
+            break
+    if energies is None or mixed >= _CANCELLED * energies.sum() / len(energies) ** 2:
+        return None
+    return int(energies.argmax())

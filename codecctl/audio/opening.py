@@ -43,59 +43,6 @@ _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000  # Hz
 _SAMPLES_PER_BYTE = 2_000  # per channel; digital silence in FLAC or Vorbis has a few hundred
 
 
-def find_segments(file: BinaryIO) -> list[Segment]:
-    """The recordings of a file, one behind the other; none if the format is not one that is inspected.
-
-    Raises `CodecctlError` for more than a thousand recordings in a file.
-    """
-    n_bytes = file.seek(0, os.SEEK_END)
-    segments: list[Segment] = []
-    for inspect in (containers.inspect, flac.inspect, ogg.inspect, mpeg.inspect):
-        position = 0
-        while position < n_bytes and (segment := inspect(file, position, n_bytes)):
-            if segment.end <= position or (segments and segment.format != segments[0].format):
-                break
-            segments.append(segment)
-            position = segment.end
-            if len(segments) > _MOST_SEGMENTS:
-                raise CodecctlError(f"holds more than {_MOST_SEGMENTS} recordings, one behind the other")
-        if segments:
-            break
-    return segments
-
-
-def recognise_av(start: bytes) -> str | None:
-    """The format of a file of audio that libsndfile does not read, by its first bytes."""
-    if start[4:8] == b"ftyp":
-        return "MPEG-4"
-    if len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0:
-        return "AAC"
-    return next((name for magic, name in _AV_MAGIC.items() if start.startswith(magic)), None)
-
-
-def recognise_other(file: BinaryIO) -> str | None:
-    """What a file is that holds no audio, with its article, or None if that does not show."""
-    start = read_at(file, skip_id3(file, 0), 1024)
-    if kind := next((kind for magic, kind in _OTHER_MAGIC.items() if start.startswith(magic)), None):
-        return kind
-    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page"
-    if text.startswith(b"<?xml"):
-        return "an XML document"
-    if text and all(byte >= 32 or byte in b"\t\n\r\f" for byte in text) and b"\x7f" not in text and _is_utf8(text):
-        return "a text file"
-    return None
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text[:-4].decode()  # the last character may be cut
-    except UnicodeDecodeError:
-        return False
-    return True
-
-
 class CutOffError(CodecctlError):
     """The file ends before the length that its header claims, or is damaged within; `partial` reads what precedes."""
 
@@ -210,3 +157,56 @@ def _size(source: Source, name: str) -> int:
     if not n_bytes:
         raise CodecctlError(f"{name}: is empty")
     return n_bytes
+
+
+def find_segments(file: BinaryIO) -> list[Segment]:
+    """The recordings of a file, one behind the other; none if the format is not one that is inspected.
+
+    Raises `CodecctlError` for more than a thousand recordings in a file.
+    """
+    n_bytes = file.seek(0, os.SEEK_END)
+    segments: list[Segment] = []
+    for inspect in (containers.inspect, flac.inspect, ogg.inspect, mpeg.inspect):
+        position = 0
+        while position < n_bytes and (segment := inspect(file, position, n_bytes)):
+            if segment.end <= position or (segments and segment.format != segments[0].format):
+                break
+            segments.append(segment)
+            position = segment.end
+            if len(segments) > _MOST_SEGMENTS:
+                raise CodecctlError(f"holds more than {_MOST_SEGMENTS} recordings, one behind the other")
+        if segments:
+            break
+    return segments
+
+
+def recognise_av(start: bytes) -> str | None:
+    """The format of a file of audio that libsndfile does not read, by its first bytes."""
+    if start[4:8] == b"ftyp":
+        return "MPEG-4"
+    if len(start) > 1 and start[0] == 0xFF and start[1] & 0xF6 == 0xF0:
+        return "AAC"
+    return next((name for magic, name in _AV_MAGIC.items() if start.startswith(magic)), None)
+
+
+def recognise_other(file: BinaryIO) -> str | None:
+    """What a file is that holds no audio, with its article, or None if that does not show."""
+    start = read_at(file, skip_id3(file, 0), 1024)
+    if kind := next((kind for magic, kind in _OTHER_MAGIC.items() if start.startswith(magic)), None):
+        return kind
+    text = start.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
+        return "an HTML page"
+    if text.startswith(b"<?xml"):
+        return "an XML document"
+    if text and all(byte >= 32 or byte in b"\t\n\r\f" for byte in text) and b"\x7f" not in text and _is_utf8(text):
+        return "a text file"
+    return None
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text[:-4].decode()  # the last character may be cut
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -33,26 +33,6 @@ _DAMAGED = "was changed or damaged: checksum differs; copy the file again from w
 _CHECKED = ("model", "weights", "step", "fingerprint", "run")  # the entries under `checksum`; `run` may be absent
 
 
-def shell(model: ModelConfig) -> Codec:
-    """A codec on the meta device: all its tensors have a shape and no values."""
-    with torch.device("meta"), _ShapesOnly():
-        return Codec(model)
-
-
-class _ShapesOnly(TorchFunctionMode):
-    """Random numbers and norms as empty tensors: on the meta device torch imports its compiler for them, a second."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        if func is torch.randn:
-            return torch.empty(*args)
-        if func is torch.norm_except_dim:
-            weight, _, dim = args
-            return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
-        return func(*args, **(kwargs or {}))
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A model file that was read and found intact."""
@@ -223,3 +203,23 @@ def _save(content: dict[str, Any], file: BinaryIO) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def shell(model: ModelConfig) -> Codec:
+    """A codec on the meta device: all its tensors have a shape and no values."""
+    with torch.device("meta"), _ShapesOnly():
+        return Codec(model)
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Random numbers and norms as empty tensors: on the meta device torch imports its compiler for them, a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.norm_except_dim:
+            weight, _, dim = args
+            return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
+        return func(*args, **(kwargs or {}))

@@ -24,7 +24,7 @@ from codecctl.errors import ConfigError, UsageError
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # and the forks that macOS puts into archives
 Status = Literal["V", "T", "D", "U"]
-# A new kind of source is one file in sources/ and one row here.
+# A new kind of source is one class in sources.py and one row here.
 Source = Annotated[HttpSource | HubSource | MdcSource | ManualSource, Field(discriminator="kind")]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 

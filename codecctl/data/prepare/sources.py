@@ -37,6 +37,71 @@ from codecctl.errors import CodecctlError
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 
 
+def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list[AudioItem]:
+    """The items of a source in the order in which they are prepared, each speaker's together.
+
+    `name` is the dataset's where the source states none. `note` receives lines on what was found and matched. Raises
+    `CodecctlError` if there is no audio, a folder cannot be listed, or the folder's list matches no file.
+    """
+    if not source.exists():
+        raise CodecctlError(f"{source}: no such file or folder")
+    try:
+        items = in_order(list(_items(source, name, note)))
+    except OSError as error:
+        raise CodecctlError(f"{error.filename or source}: {error.strerror}; nothing was prepared") from None
+    if not items:
+        raise CodecctlError(f"{source}: no recordings in it")
+    with_speaker, with_language, with_text = (
+        sum(getattr(item, key) is not None for item in items) for key in ("speaker", "language", "text")
+    )
+    note(
+        f"{source}: {len(items)} recordings, {with_speaker} with a speaker, {with_language} with a language, "
+        f"{with_text} with a transcript"
+    )
+    return items
+
+
+def _items(source: Path, name: str, note: Callable[[str], None]) -> Iterator[AudioItem]:
+    if source.is_dir():
+        if is_unfinished(source):
+            raise CodecctlError(f"{source}: its download is not finished; run the same `codecctl download` again")
+        marker = read_marker(source)
+        if marker is not None:
+            yield from items_of_corpus(marker.corpus, source)
+            return
+        for path in sorted(map(Path, find_files(source, (".parquet",)))):
+            yield from items_of_parquet(path, source, {"dataset": name})
+        yield from folder_items(source, name, note)
+    elif source.suffix == ".jsonl":
+        yield from _listed_items(source, name)
+    elif source.suffix == ".parquet":
+        yield from items_of_parquet(source, source.parent, {"dataset": name})
+    else:
+        yield file_item(source.parent, source, name, None)
+
+
+def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
+    """The items of a JSONL list."""
+    for where, record in read_records(path):
+        file = record.get("audio_filepath") or record.get("path") or record.get("file")
+        if not isinstance(file, str):
+            raise CodecctlError(f"{where}: 'audio_filepath' is missing")
+        start, length = (_seconds(record, key, where) for key in ("offset", "duration"))
+        part = {"start_seconds": start, "n_seconds": length} if start is not None else {}
+        mark = f"@{start:g}" if start is not None else ""
+        stem = Path(file).with_suffix("").as_posix()
+        yield item_of_file(
+            f"{file}{mark}", f"{stem}{mark}", known_of(record), name, path.parent / file, file=file, **part
+        )
+
+
+def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
+    value = record.get(key)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
+        raise CodecctlError(f"{where}: '{key}' must be seconds, not {value!r}")
+    return value
+
+
 @dataclass
 class AudioList:
     """What a list states of the recordings of a folder."""
@@ -190,68 +255,3 @@ def _read_text(folder: Path, layout: Layout, known: Mapping[str, str]) -> str | 
         return path.read_text(encoding="utf-8-sig", errors="replace").strip() or None
     except (KeyError, OSError):
         return None
-
-
-def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list[AudioItem]:
-    """The items of a source in the order in which they are prepared, each speaker's together.
-
-    `name` is the dataset's where the source states none. `note` receives lines on what was found and matched. Raises
-    `CodecctlError` if there is no audio, a folder cannot be listed, or the folder's list matches no file.
-    """
-    if not source.exists():
-        raise CodecctlError(f"{source}: no such file or folder")
-    try:
-        items = in_order(list(_items(source, name, note)))
-    except OSError as error:
-        raise CodecctlError(f"{error.filename or source}: {error.strerror}; nothing was prepared") from None
-    if not items:
-        raise CodecctlError(f"{source}: no recordings in it")
-    with_speaker, with_language, with_text = (
-        sum(getattr(item, key) is not None for item in items) for key in ("speaker", "language", "text")
-    )
-    note(
-        f"{source}: {len(items)} recordings, {with_speaker} with a speaker, {with_language} with a language, "
-        f"{with_text} with a transcript"
-    )
-    return items
-
-
-def _items(source: Path, name: str, note: Callable[[str], None]) -> Iterator[AudioItem]:
-    if source.is_dir():
-        if is_unfinished(source):
-            raise CodecctlError(f"{source}: its download is not finished; run the same `codecctl download` again")
-        marker = read_marker(source)
-        if marker is not None:
-            yield from items_of_corpus(marker.corpus, source)
-            return
-        for path in sorted(map(Path, find_files(source, (".parquet",)))):
-            yield from items_of_parquet(path, source, {"dataset": name})
-        yield from folder_items(source, name, note)
-    elif source.suffix == ".jsonl":
-        yield from _listed_items(source, name)
-    elif source.suffix == ".parquet":
-        yield from items_of_parquet(source, source.parent, {"dataset": name})
-    else:
-        yield file_item(source.parent, source, name, None)
-
-
-def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
-    """The items of a JSONL list."""
-    for where, record in read_records(path):
-        file = record.get("audio_filepath") or record.get("path") or record.get("file")
-        if not isinstance(file, str):
-            raise CodecctlError(f"{where}: 'audio_filepath' is missing")
-        start, length = (_seconds(record, key, where) for key in ("offset", "duration"))
-        part = {"start_seconds": start, "n_seconds": length} if start is not None else {}
-        mark = f"@{start:g}" if start is not None else ""
-        stem = Path(file).with_suffix("").as_posix()
-        yield item_of_file(
-            f"{file}{mark}", f"{stem}{mark}", known_of(record), name, path.parent / file, file=file, **part
-        )
-
-
-def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
-    value = record.get(key)
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
-        raise CodecctlError(f"{where}: '{key}' must be seconds, not {value!r}")
-    return value
