@@ -29,7 +29,11 @@ _FLOOR = 1e-5
 
 def l1_sums(target: Tensor, x: Tensor) -> Tensor:
     """[B, ...] twice -> [2, B] in float32 or wider: sums of |target - x| and of |target|, item by item. Only `x` gets
-    a gradient, and only from the first."""
+    a gradient, and only from the first.
+
+    One operator, `codecctl::l1_sums`, that keeps nothing but its inputs: feature maps are many times the audio, and in
+    plain torch their distance is ten kernels, forward and backward, over float32 copies of them.
+    """
     if torch.compiler.is_compiling():
         return _sums(target, x)
     sums: Tensor = _operator(target, x)

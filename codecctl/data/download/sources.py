@@ -167,7 +167,8 @@ class ManualSource(BaseSource):
 
 
 class HubSource(BaseSource):
-    """Files of a dataset on the Hugging Face hub."""
+    """Files of a dataset on the Hugging Face hub. The hub's client lists them, with sizes and hashes, which downloads are
+    checked against; it resumes within one call only, so they are fetched like all others."""
 
     has_versions: ClassVar[bool] = True
 
@@ -241,7 +242,7 @@ def _failure(repo: str, code: int) -> PermanentError | TransientError:
 
 
 class MdcSource(BaseSource):
-    """One archive of the Mozilla Data Collective."""
+    """One archive of the Mozilla Data Collective: a key and a dataset's id give an address that expires."""
 
     has_versions: ClassVar[bool] = True
 
