@@ -167,8 +167,8 @@ class ManualSource(BaseSource):
 
 
 class HubSource(BaseSource):
-    """Files of a dataset on the Hugging Face hub. The hub's client lists them, with sizes and hashes, which downloads are
-    checked against; it resumes within one call only, so they are fetched like all others."""
+    """Files of a dataset on the Hugging Face hub. The hub's client lists them with their sizes and hashes; it resumes
+    within one call only, so they are fetched like all others."""
 
     has_versions: ClassVar[bool] = True
 
