@@ -44,9 +44,9 @@ CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Benchmarks count as slow; tests that need a card are skipped without one, also where they were asked for."""
+    """Benchmarks and tests of a card count as slow; these are skipped without one, also where they were asked for."""
     for item in items:
-        if item.get_closest_marker("bench"):
+        if item.get_closest_marker("bench") or item.get_closest_marker("cuda"):
             item.add_marker("slow")
     if not torch.cuda.is_available():
         for item in items:

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import soxr
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from codecctl.audio import Audio
@@ -130,9 +129,11 @@ def opus(audio: Audio, sample_rate: int, kbps: float) -> Rendition:
     encoder.bit_rate, encoder.time_base = round(kbps * 1000), Fraction(1, rate)
     encoder.options = {"application": "voip", "vbr": "on", "frame_duration": "20"}
     encoder.open()
-    packets = []
-    for start, packet in _packets_of(to_pcm16(audio_in), round(rate * _OPUS_FRAME_SECONDS)):
-        frame = av.AudioFrame.from_ndarray(packet[None], format="s16", layout="mono")
+    packets, n_packet = [], round(rate * _OPUS_FRAME_SECONDS)
+    # Whole packets; one more than the signal fills, to flush the decoder's delay.
+    samples = np.pad(to_pcm16(audio_in), (0, -len(audio_in) % n_packet + n_packet))
+    for start in range(0, len(samples), n_packet):
+        frame = av.AudioFrame.from_ndarray(samples[None, start : start + n_packet], format="s16", layout="mono")
         frame.sample_rate, frame.pts = rate, start
         packets += encoder.encode(frame)
     packets += encoder.encode(None)
@@ -141,12 +142,6 @@ def opus(audio: Audio, sample_rate: int, kbps: float) -> Rendition:
     decoded = np.concatenate([frame.to_ndarray()[0] for packet in packets for frame in decoder.decode(packet)])
     back = soxr.resample(decoded.astype(np.float32) / 32768, 48000, sample_rate, quality="HQ")
     return Rendition(back[: len(audio)], 8 * sum(packet.size for packet in packets))
-
-
-def _packets_of(samples: NDArray[np.int16], n_packet: int) -> list[tuple[int, NDArray[np.int16]]]:
-    """(first sample, samples) of whole packets; one more than the signal fills, to flush the decoder's delay."""
-    padded = np.pad(samples, (0, -len(samples) % n_packet + n_packet))
-    return [(start, padded[start : start + n_packet]) for start in range(0, len(padded), n_packet)]
 
 
 def _rendition(audio: Tensor, n_bits: int | None) -> Rendition:
@@ -190,7 +185,8 @@ class Rendering:
     def aligned(self, delays: dict[str, float]) -> dict[str, tuple[Audio, Audio]]:
         """Reference and decoded [L'] by system, the delays (in samples) removed."""
         return {
-            system: align(self.original, rendition.audio, delay_of(system, delays))
+            # Parts of the codec have its delay, systems without an entry none.
+            system: align(self.original, rendition.audio, delays.get(CODEC if is_part(system) else system, 0.0))
             for system, rendition in self.renditions.items()
         }
 
@@ -213,13 +209,11 @@ class Renderer:
     def chunks(self, utterance: ReferenceUtterance) -> Iterator[Rendering]:
         """The utterance, chunk by chunk. Raises `CodecctlError` if it cannot be read."""
         for number, audio in enumerate(utterance.chunks(self.sample_rate)):
-            yield self.render(audio) if number else self._render_first(utterance.id, audio)
-
-    def _render_first(self, name: str, audio: Tensor) -> Rendering:
-        rendering = self._kept.get(name) or self.render(audio)
-        if name in self.keep:
-            self._kept[name] = rendering
-        return rendering
+            kept = None if number else self._kept.get(utterance.id)
+            rendering = kept or self.render(audio)
+            if not number and utterance.id in self.keep:
+                self._kept[utterance.id] = rendering
+            yield rendering
 
     def render_start(self, utterance: ReferenceUtterance, n_samples: int) -> Rendering:
         """At least the first `n_samples` of an utterance, or all of it. Raises `CodecctlError` if it cannot be read."""
@@ -257,11 +251,6 @@ class Renderer:
                 if system != BAND_LIMITED and not is_part(system):
                     pairs[system].append((rendering.original[:n_samples], rendition.audio[:n_samples]))
         return {system: find_delay(made, self.sample_rate) for system, made in sorted(pairs.items())}
-
-
-def delay_of(system: str, delays: dict[str, float]) -> float:
-    """In samples; parts of the codec have the codec's delay, systems without an entry none."""
-    return delays.get(CODEC if is_part(system) else system, 0.0)
 
 
 def _equal_codes(codes: Tensor, other: Tensor) -> tuple[int, ...] | None:

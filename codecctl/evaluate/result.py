@@ -184,7 +184,15 @@ class Tally:
             seconds=seconds,
             bitrate_kbps=self._n_bits[CODEC] / seconds / 1000,
             snr_bounds_db=(mean_of_defined(b[0] for b in self._bounds), mean_of_defined(b[1] for b in self._bounds)),
-            systems=tuple(self._system(name, seconds) for name in self._in_order()),
+            systems=tuple(
+                System(
+                    name,
+                    label_of(name, self._codec.n_codebooks),
+                    self._n_bits[name] / seconds / 1000 if name in self._n_bits else None,
+                    self._means(name, slice(None)),
+                )
+                for name in self._in_order()
+            ),
             groups=tuple(self._groups()),
             codebooks=tuple(codebooks),
             histograms=tuple(count.copy() for count in self._counter.counts),
@@ -203,11 +211,6 @@ class Tally:
         """The codec first, then the others in order; the original last, if it has scores."""
         names = [name for name in self._scores if name not in (CODEC, ORIGINAL) and self._scores[name]]
         return [CODEC, *names, *([ORIGINAL] if self._scores.get(ORIGINAL) else [])]
-
-    def _system(self, name: str, seconds: float) -> System:
-        label = label_of(name, self._codec.n_codebooks)
-        kbps = self._n_bits[name] / seconds / 1000 if name in self._n_bits else None
-        return System(name, label, kbps, self._means(name, slice(None)))
 
     def _table(self, system: str) -> tuple[list[str], NDArray[np.float64]]:
         """Metric names and scores [N, M]."""
