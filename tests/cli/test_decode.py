@@ -28,6 +28,7 @@ def packed(codecctl: Command, model: Path, wav: Path, tmp_path: Path) -> Path:
     return tmp_path / "x.cctl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.wav", "out.flac", "out.FLAC"])
 def test_to_a_file_by_suffix(codecctl: Command, model: Path, packed: Path, tmp_path: Path, name: str) -> None:
     done = codecctl("decode", packed, "-o", tmp_path / name, "--checkpoint", model)

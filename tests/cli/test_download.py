@@ -137,6 +137,7 @@ def test_wrong_use_exits_with_2_and_a_message(codecctl: Command, arguments: list
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_a_terminal_keeps_what_has_arrived(server: FaultyServer, tmp_path: Path) -> None:
     """With the bars on a real terminal: of the file, of all, with speed and time left."""
     server.files["/a.zip"].bytes_per_second = 100_000

@@ -106,6 +106,7 @@ def test_binary_is_not_written_to_a_terminal(wav: Path) -> None:
     assert f"stdout is a terminal; type `codecctl encode {wav} -o codes.npy`" in done.stderr
 
 
+@pytest.mark.slow
 def test_pipes_as_processes(model: Path, wav: Path, tmp_path: Path) -> None:
     """WAV on stdin, packed codes through a pipe, WAV out."""
     encode = [*PROGRAM, "encode", "-", "--format", "cctl", "--checkpoint", str(model)]
@@ -122,6 +123,7 @@ def long_wav(folder: Path, seconds: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_leaves_nothing(model: Path, tmp_path: Path) -> None:
     source = long_wav(tmp_path, 1200)
     arguments = [*PROGRAM, "encode", str(source), "-o", str(tmp_path / "x.cctl"), "--checkpoint", str(model)]
@@ -135,6 +137,7 @@ def test_interrupted_in_the_middle_leaves_nothing(model: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_and_a_closed_pipe(model: Path, wav: Path) -> None:
     arguments = [*PROGRAM, "encode", str(wav), "--checkpoint", str(model)]

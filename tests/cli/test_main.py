@@ -55,6 +55,7 @@ def test_the_version(codecctl: Program) -> None:
     assert codecctl("--version") == Finished(0, f"codecctl {__version__}\n".encode(), "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("ask", [["--help"], ["--version"], ["train", "--help"], ["download", "--list"]])
 def test_a_full_disk_behind_stdout_is_one_line(ask: list[str]) -> None:
@@ -182,11 +183,13 @@ def on_a_small_disk(tmp_path: Path) -> Program:
     return call
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_no_half_file(on_a_small_disk: Program, model: Path, codes: Path) -> None:
     said = error_line(on_a_small_disk("decode", codes, "--checkpoint", model, "-o", "DISK/out.wav"), 1)
     assert "disk/out.wav: cannot be written (No space left on device)" in said
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_preparation_in_one_line(on_a_small_disk: Program, speech_files: list[Path]) -> None:
     done = on_a_small_disk("prepare", speech_files[0].parent, "--out", "DISK/prepared")
     assert done.code == 1
@@ -196,6 +199,7 @@ def test_a_full_disk_stops_a_preparation_in_one_line(on_a_small_disk: Program, s
     assert "disk/prepared" in last, "says where"
 
 
+@pytest.mark.slow
 def test_a_small_disk_stops_a_training_before_it_begins(
     on_a_small_disk: Program, prepared: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +209,7 @@ def test_a_small_disk_stops_a_training_before_it_begins(
     assert re.search(r"disk/run: 3 checkpoints of .* make room, or name", done.stderr.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_training_that_could_not_be_saved_has_failed(
     on_a_small_disk: Program, prepared: Path, tmp_path: Path
 ) -> None:

@@ -27,6 +27,7 @@ def begun(codecctl: Program, prepared: Path, tmp_path: Path) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_it_goes_on_as_if_nothing_had_happened(codecctl: Program, begun: Path, tmp_path: Path) -> None:
     done = codecctl("resume", begun, "--device", "cpu")
     assert (done.code, done.stdout) == (0, b""), done.stderr

@@ -64,6 +64,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(saved: Path, tmp_path: 
         Checkpoint.read(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
@@ -84,6 +85,7 @@ def test_a_config_that_claims_too_much_is_refused_at_once(
     assert time.process_time() - started < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["model", "weights", "step", "fingerprint", "checksum", "version"])
 @pytest.mark.parametrize("value", [None, "x", 3.5, [], {"x": 1}, {3: []}, torch.zeros(2)])
 def test_a_missing_or_odd_entry_is_one_line(saved: Path, tmp_path: Path, key: str, value: object) -> None:
