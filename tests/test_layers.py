@@ -26,7 +26,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
-LONGEST_CHAIN = 14  # modules, each imported by the one before when it is loaded
+LONGEST_CHAIN = 13  # modules, each imported by the one before when it is loaded
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 

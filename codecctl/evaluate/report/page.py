@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -22,11 +23,13 @@ from codecctl.evaluate.rendering import CODEC, N_KEPT, Plan, Renderer, label_of
 from codecctl.evaluate.report import context
 from codecctl.evaluate.report.charts import spectrogram_png
 from codecctl.evaluate.report.context import Player
-from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance, choose
-from codecctl.evaluate.verdict import Requirement
 from codecctl.files import replacing
 from codecctl.text import number, printable
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.result import Validation
+    from codecctl.evaluate.verdict import Requirement
 
 N_EXAMPLES = 6
 _MAX_WORST = 24  # a page of 20 MB still opens at once
