@@ -46,6 +46,7 @@ def test_wav_on_stdout_is_that_of_the_file(codecctl: Command, model: Path, packe
     assert np.array_equal(streamed, soundfile.read(tmp_path / "out.wav")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_stdout_is_named(model: Path, packed: Path) -> None:
     arguments = [*PROGRAM, "decode", str(packed), "--checkpoint", str(model)]

@@ -97,6 +97,7 @@ def test_no_audio_is_one_line_and_code_1(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_binary_is_not_written_to_a_terminal(wav: Path) -> None:
     terminal, other_end = pty.openpty()
     done = subprocess.run([*PROGRAM, "encode", str(wav)], stdout=other_end, stderr=subprocess.PIPE, text=True)

@@ -123,6 +123,7 @@ def test_a_folder_that_may_not_be_written(codecctl: Program, model: Path, wav: P
     assert str(closed) in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130() -> None:
     process = subprocess.Popen(
         [*COMMAND, "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -143,6 +144,7 @@ def codes(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_hears_nothing_more(codes: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -151,6 +153,7 @@ def test_a_reader_that_went_away_hears_nothing_more(codes: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_stdout_is_told(codes: Path) -> None:
     with open("/dev/full", "wb") as full:

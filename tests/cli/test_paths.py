@@ -72,6 +72,7 @@ def test_closed_stdin_and_stderr(codes: Path) -> None:
     assert (shell('"$@" <&- >&- 2>&-', "info", codes).returncode) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
 def test_a_full_stdout_stops_before_the_work(codecctl: Program, model: Path, wav: Path) -> None:
     with FULL.open("wb") as full:

@@ -66,6 +66,7 @@ def test_the_copy_can_be_opened_again_and_again(tmp_path: Path) -> None:
     assert not copy.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="files without a name are opened through /proc")
 def test_a_signal_leaves_no_copy_of_stdin(tmp_path: Path) -> None:
     process = subprocess.Popen(

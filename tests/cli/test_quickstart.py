@@ -12,6 +12,8 @@ from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
+pytestmark = pytest.mark.slow
+
 Program = Callable[..., Finished]
 
 
@@ -23,7 +25,6 @@ def _tiny_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny_yaml(tmp_path, Path("unused"), *changes).rename("smoke")
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny_smoke")
 def test_the_whole_life_in_one_command(codecctl: Program, tmp_path: Path, speech_files: list[Path]) -> None:
     done = codecctl("quickstart")
@@ -39,7 +40,6 @@ def test_the_whole_life_in_one_command(codecctl: Program, tmp_path: Path, speech
     assert b"perplexity" in done.stdout
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("_tiny_smoke")
 def test_it_stops_at_the_step_that_fails(codecctl: Program, tmp_path: Path) -> None:
     (tmp_path / "smoke").write_text("train: {batch_size: none}")

@@ -15,6 +15,8 @@ from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
+pytestmark = pytest.mark.slow
+
 Program = Callable[..., Finished]
 
 
@@ -27,7 +29,6 @@ def begun(codecctl: Program, prepared: Path, tmp_path: Path) -> Path:
     return run
 
 
-@pytest.mark.slow
 def test_it_goes_on_as_if_nothing_had_happened(codecctl: Program, begun: Path, tmp_path: Path) -> None:
     done = codecctl("resume", begun, "--device", "cpu")
     assert (done.code, done.stdout) == (0, b""), done.stderr

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
@@ -20,6 +21,8 @@ from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec
 from tests.cli.conftest import Finished
+
+pytestmark = pytest.mark.slow
 
 Program = Callable[..., Finished]
 ASSETS = Path(package.__file__).parent / "assets"

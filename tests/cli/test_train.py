@@ -21,6 +21,8 @@ from codecctl.train import signals
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
+pytestmark = pytest.mark.slow
+
 Program = Callable[..., Finished]
 
 

@@ -68,6 +68,7 @@ def test_an_undefined_mean_is_null_in_json(codec: Codec, tmp_path: Path) -> None
     assert json.loads(to_json(result.to_dict()))["metrics"]["snr_db"] is None
 
 
+@pytest.mark.slow
 def test_a_trainings_validation_gives_the_same_scores_and_restores_the_mode(
     speaking: Codec, speech_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +229,7 @@ def test_run_refuses_arguments_that_do_not_fit(
         evaluate.run(checkpoint, **{"data": speech_files[0], "device": "cpu", **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.worker", "codecctl.evaluate.perceptual"])
 def test_workers_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

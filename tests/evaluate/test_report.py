@@ -18,6 +18,8 @@ from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import compare_requirements, verdict_of
 from codecctl.model.codec import Codec
 
+pytestmark = pytest.mark.slow
+
 CONFIG = ValidateConfig(metrics=(), opus_kbps=(6.0,), require={"snr_db": 2.0, "stoi": 0.9})
 
 

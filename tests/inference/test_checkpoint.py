@@ -143,5 +143,6 @@ def test_a_tensor_larger_than_its_storage_has_no_checksum() -> None:
         checksum(huge)
 
 
+@pytest.mark.slow
 def test_the_starter_is_a_name_a_codec_loads() -> None:
     assert isinstance(Codec.load("starter", "cpu").config.front, TransformConfig)

@@ -108,6 +108,7 @@ def test_a_save_that_fails_leaves_the_old_file(state: TrainState, config: Config
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
     name = next(name for name, _ in start_state(tiny_config(Path("unused")), CPU).codec.encoder.named_parameters())
     path = tmp_path / "last.pt"

@@ -13,6 +13,8 @@ from codecctl.train.state import start_state
 from codecctl.train.step import at_full_weight, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -17,6 +17,8 @@ from codecctl.train.state import start_state
 from codecctl.train.step import at_full_weight, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
+pytestmark = pytest.mark.slow
+
 SMALL = tiny_config(Path("unused"), *ADVERSARIAL, "train.batch_size=4")
 LARGER = tiny_config(
     Path("unused"), "model.front.base_channels=8", "data.crop_seconds=0.8", "train.batch_size=6",
@@ -51,14 +53,12 @@ def step_of(config: Config, costs: Costs) -> Footprint:
     return costs.late.of(config.train.batch_size, config.train.accumulate)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", [SMALL, LARGER], ids=["small", "larger"])
 def test_predicted_peak_is_that_of_the_allocator(config: Config, costs: Costs) -> None:
     costs = costs if config is SMALL else measure_costs(config)
     assert step_of(config, costs).peak == pytest.approx(measured_peak(config), rel=0.15)
 
 
-@pytest.mark.slow
 def test_accumulated_batches_keep_gradients_between_them() -> None:
     config = tiny_config(Path("unused"), "train.accumulate=3")
     cost = measure_costs(config).late

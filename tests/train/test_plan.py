@@ -21,6 +21,8 @@ from codecctl.train.setup import checkpoint_bytes, open_crops
 from codecctl.train.state import start_state
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
+pytestmark = pytest.mark.slow
+
 CARD = "train.gpu={{name: Tiny, memory_gb: {}, price_per_hour_usd: 2, peak_tflops: 1, bandwidth_gb_per_second: 1}}"
 FIRST_EPOCH = [*ADVERSARIAL, "train.adversarial.start_epoch=1"]
 NAMES = sorted(path.stem for path in configs_folder().glob("*.yaml"))

@@ -19,6 +19,8 @@ from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -20,6 +20,8 @@ from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
 from tests.train.compare import assert_same_run, logged
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -121,6 +121,7 @@ def test_the_transformer_keeps_the_frames_in_place(local_teacher: Teacher) -> No
     assert moved.argmax() == 30
 
 
+@pytest.mark.slow
 def test_targets_have_the_shape_of_our_frames(teacher: Teacher, codec: Codec) -> None:
     for n_samples in (1, HOP - 1, HOP, 10 * HOP + 7):
         audio = torch.randn(2, 1, n_samples)
@@ -196,6 +197,7 @@ def test_the_semantic_loss_is_its_equation() -> None:
     assert silent.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_semantic_gradient_reaches_the_encoder(codec: Codec, teacher: Teacher, voices: Tensor) -> None:
     output = codec(voices)
     codewords = first_codebook(codec.quantizer, output.latents, output.codes)

@@ -23,6 +23,8 @@ from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
 from tests.train.tiny import tiny_config
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -132,6 +132,7 @@ def test_slr66_gets_a_folder_for_each_zip_and_a_lock_for_its_unpublished_hashes(
     assert set(lock["files"]) == set(SLR66)
 
 
+@pytest.mark.slow
 def test_second_download_sends_no_request(server: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path) -> None:
     corpus = at(shipped["slr66-te"], server, files=SLR66)
     bring(corpus, tmp_path)
@@ -567,6 +568,7 @@ def wav_files(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.wav")}
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(server: FaultyServer, slow_recipe: Path, tmp_path: Path) -> None:
     both = [start(slow_recipe, tmp_path / "root") for _ in range(2)]
     said = sorted(process.communicate(timeout=120)[0].strip() for process in both)
@@ -583,6 +585,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_download_resumes_after_a_kill(server: FaultyServer, slow_recipe: Path, tmp_path: Path, moment: str) -> None:
     process = start(slow_recipe, tmp_path / "root")
@@ -600,6 +603,7 @@ def test_download_resumes_after_a_kill(server: FaultyServer, slow_recipe: Path, 
     assert kept == ["a", "b", "corpus.json"]
 
 
+@pytest.mark.slow
 def test_kill_during_unpacking_leaves_no_partial_folder(
     server: FaultyServer, slow_recipe: Path, tmp_path: Path
 ) -> None:
@@ -635,6 +639,7 @@ def test_removed_marker_costs_a_second_fetch(server: FaultyServer, slow_recipe: 
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_has_arrived(server: FaultyServer, slow_recipe: Path, tmp_path: Path) -> None:
     process = start(slow_recipe, tmp_path / "root")
     parts = [tmp_path / "root" / "slow" / f"{name}.tar.gz.part" for name in ("a", "b")]
@@ -650,6 +655,7 @@ def test_ctrl_c_keeps_what_has_arrived(server: FaultyServer, slow_recipe: Path, 
     assert all(int(request.headers["range"].strip("bytes=-")) > 50_000 for request in server.requests)
 
 
+@pytest.mark.slow
 def test_lost_lease_ends_the_download(server: FaultyServer, slow_recipe: Path, tmp_path: Path) -> None:
     (corpus,) = read_recipe(slow_recipe)
     for resource in server.files.values():
