@@ -31,9 +31,10 @@ def items_of_parquet(
     place = path.relative_to(folder).as_posix()
     dataset, number = known["dataset"], 0
     try:
-        file, names = _open(path), {**COLUMNS, "audio": _AUDIO}
+        file, usual = _open(path), {**COLUMNS, "audio": _AUDIO}
+        names: dict[str, Sequence[str]] = {**usual}
         if columns:
-            names = {"dataset": COLUMNS["dataset"], "licence": COLUMNS["licence"], **columns}
+            names = {"dataset": usual["dataset"], "licence": usual["licence"], **columns}
         there = file.schema_arrow.names
         if (audio := find_column(names["audio"], there)) is None:
             expected = ", ".join(names["audio"])
