@@ -56,10 +56,11 @@ def prepare(
     out, notes = Path(out), list[str]()
     if (out / "prepared.json").is_file():
         read_about(out)
-    # A folder that holds downloaded corpora stands for each of them.
-    for path in (p for source in map(Path, sources) for p in (source.is_dir() and find_corpora(source)) or [source]):
-        name = source_name(out, path)  # depends on the sources that are planned already
-        plan_units(out, name, path, read_source(path, name, note=notes.append))
+    for source in map(Path, sources):
+        # A folder that holds downloaded corpora stands for each of them.
+        for path in (source.is_dir() and find_corpora(source)) or [source]:
+            name = source_name(out, path)  # depends on the sources that are planned already
+            plan_units(out, name, path, read_source(path, name, note=notes.append))
     names = unit_names(out)
     hashes, counts = {}, {}
     for name in names:
