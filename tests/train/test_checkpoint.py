@@ -135,6 +135,7 @@ def test_one_process_trains_in_a_folder_and_clears_up_after_the_dead(tmp_path: P
     assert not any(path.suffix for path in run.folder.iterdir())  # but its lease
 
 
+@pytest.mark.slow
 def test_older_checkpoints_are_kept_where_files_have_one_name_only(
     state: TrainState, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
