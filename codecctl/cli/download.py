@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 import typer
 
 from codecctl.cli.console import duration, say, show, show_table, size
-from codecctl.data.download.transfer import Progress
+from codecctl.data.download.progress import Progress
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.text import printable
 

@@ -12,8 +12,9 @@ from typing import TypeVar
 
 from codecctl.data.download.disk import Reservations, is_full
 from codecctl.data.download.part import Digests, Part, sidecar_of
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, Stopped
-from codecctl.data.download.transfer import Progress, Transfer, check_content
+from codecctl.data.download.transfer import Transfer, check_content
 from codecctl.data.download.web import RetryPolicy, open_client
 from codecctl.errors import CodecctlError
 

@@ -19,10 +19,10 @@ from codecctl.config.model import Count, Section
 from codecctl.data.download.corpus import MARKER_NAME, Marker, agree, check_room, make_plan, read_complete
 from codecctl.data.download.extract import unpack
 from codecctl.data.download.fetch import Fetcher
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.recipes import Corpus, Licence, Source
 from codecctl.data.download.remote import FetchedFile, PermanentError, RemoteFile, Stopped
 from codecctl.data.download.sources import Listing, Query
-from codecctl.data.download.transfer import Progress
 from codecctl.data.download.web import RetryPolicy
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import read_json, write_json

@@ -10,6 +10,7 @@ import httpx2
 
 from codecctl.data.download.disk import Reservations
 from codecctl.data.download.part import Digests, Part
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, TransientError
 from codecctl.data.download.web import check_status, reason_of, send
 
@@ -18,22 +19,6 @@ _MAGIC = {  # offset and first bytes, which an HTML page under the file's name d
     ".zip": (0, b"PK"), ".gz": (0, b"\x1f\x8b"), ".tgz": (0, b"\x1f\x8b"), ".bz2": (0, b"BZh"), ".xz": (0, b"\xfd7zXZ"),
     ".tar": (257, b"ustar"), ".parquet": (0, b"PAR1"),
 }  # fmt: skip
-
-
-class Progress:
-    """Callbacks of a download; the defaults do nothing. All but `say` are called from several threads."""
-
-    def begin(self, name: str, done: int, total: int | None, *, verb: str) -> None:
-        """`name` starts, or starts again, at `done` of `total` bytes; `verb` is "fetch", "check" or "unpack"."""
-
-    def advance(self, name: str, done: int) -> None:
-        """`name` is at `done` bytes, which may be fewer than before."""
-
-    def end(self, name: str) -> None:
-        """`name` is complete, or given up."""
-
-    def say(self, text: str) -> None:
-        """A sentence for the user."""
 
 
 class Transfer:

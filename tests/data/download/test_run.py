@@ -23,10 +23,10 @@ from typing import Any
 import pytest
 
 from codecctl.data.download.corpus import is_unfinished, make_plan, read_marker
+from codecctl.data.download.progress import Progress
 from codecctl.data.download.recipes import Corpus, Licence, read_recipe, read_recipes
 from codecctl.data.download.run import Outcome, download, split_pins
 from codecctl.data.download.sources import HttpSource
-from codecctl.data.download.transfer import Progress
 from codecctl.data.download.web import RetryPolicy
 from codecctl.data.prepare.sources import items_of_corpus
 from codecctl.errors import CodecctlError, UsageError
