@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from codecctl.data.prepare.units import AudioItem, size_and_time
+from codecctl.data.prepare.items import AudioItem, size_and_time
 from codecctl.data.tables import COLUMNS, find_column
 from codecctl.errors import CodecctlError, UsageError
 

@@ -22,10 +22,11 @@ from codecctl.config.schema import DataConfig
 from codecctl.data.download.corpus import find_corpora
 from codecctl.data.manifest import SAMPLE_RATE
 from codecctl.data.prepare.checks import Measurement, find_fault
+from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.merge import PrepareReport, merge_units
 from codecctl.data.prepare.parquet import read_row_group
 from codecctl.data.prepare.sources import read_source
-from codecctl.data.prepare.units import AudioItem, UnitFiles, plan_units, read_unit, source_name, unit_names
+from codecctl.data.prepare.units import UnitFiles, plan_units, read_unit, source_name, unit_names
 from codecctl.data.shards import ShardWriter, read_about
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import write_lines
