@@ -9,10 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from codecctl.config.model import ModelConfig, QuantizerConfig, TransformerConfig
-from codecctl.config.section import Count, Positive, Probability, Section, Weight
-
-__all__ = ["Config", "ModelConfig", "QuantizerConfig", "Section", "TransformerConfig"]
+from codecctl.config.model import (
+    Count,
+    ModelConfig,
+    Positive,
+    Probability,
+    Section,
+    Weight,
+)
 
 
 class MixConfig(Section):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.train.device import does_not_fit, make_fabric, pinned, sent
 from codecctl.train.plan import ASSUMPTIONS, Prediction
@@ -104,7 +104,7 @@ def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
         waits = [_seconds_waited(step, device) for _ in range(_N_WAITED)] if on_card else None
     names = dict.fromkeys(name for found in steps for name in found)
     return StepTimes(
-        device=_name(device),
+        device=torch.cuda.get_device_name(device) if on_card else f"CPU, {torch.get_num_threads()} thread(s)",
         n_steps=n_steps,
         seconds=seconds,
         audio_seconds=config.train.n_crops * config.crop_samples / config.model.sample_rate,
@@ -152,12 +152,6 @@ def _seconds_waited(step: Callable[[], None], device: torch.device) -> float:
     start = time.perf_counter()
     _synchronize(device)
     return time.perf_counter() - start
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} thread(s)"
 
 
 def _memory(device: torch.device) -> dict[str, int | None]:

@@ -12,8 +12,7 @@ from torch import nn
 from codecctl.config.schema import Config
 from codecctl.train.counting import Amount, Counter
 from codecctl.train.device import make_fabric
-from codecctl.train.preflight import checkpoint_bytes
-from codecctl.train.setup import make_state, make_teacher, wrap
+from codecctl.train.setup import checkpoint_bytes, make_state, make_teacher, wrap
 from codecctl.train.state import TrainState, follow, make_optimizer
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step
 from codecctl.train.teacher import Teacher
@@ -81,12 +80,15 @@ def measure_costs(config: Config, n_crops: int | None = None) -> Costs:
     with warnings.catch_warnings(), Counter(n_crops) as counter:
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which kernel a norm takes
         context = _fill(state, config, teacher)
-        lasting = _lasting(state, teacher)
+        parts = {"codec": state.codec, "its average": state.ema, "discriminators": state.discriminators}
+        lasting = {name: _bytes(module) for name, module in parts.items()}
+        lasting["teacher"] = _bytes(state.semantic_head) + _bytes(teacher.module if teacher else None)
         without_moments = counter.alive.fixed
         _make_moments(state)
         lasting["moments"] = counter.alive.fixed - without_moments
         if state.discriminators is not None:
-            early = _step_cost(_before_adversaries(state, config), n_crops, context, config, counter)
+            before = replace(state, adversarial_step=state.step + config.train.adversarial.warmup_steps + 1)
+            early = _step_cost(before, n_crops, context, config, counter)
         late = _step_cost(at_full_weight(state, config), n_crops, context, config, counter)
     return Costs(_n_parameters(state, teacher), teacher.origin if teacher else "", lasting, n_bytes, early, late)
 
@@ -147,10 +149,6 @@ def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> StepCon
     return wrap(state, teacher, config, make_fabric(config, _CPU))
 
 
-def _before_adversaries(state: TrainState, config: Config) -> TrainState:
-    return replace(state, adversarial_step=state.step + config.train.adversarial.warmup_steps + 1)
-
-
 def _make_moments(state: TrainState) -> None:
     """As after a first step: AdamW makes its moments when it is asked for one."""
     for optimizer in state.optimizers:
@@ -158,16 +156,6 @@ def _make_moments(state: TrainState) -> None:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-
-
-def _lasting(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
-    head = state.semantic_head
-    return {
-        "codec": _bytes(state.codec),
-        "its average": _bytes(state.ema),
-        "discriminators": _bytes(state.discriminators),
-        "teacher": _bytes(head) + _bytes(teacher.module if teacher else None),
-    }
 
 
 def _bytes(module: nn.Module | None) -> int:

@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from codecctl.config import Config
-from codecctl.config.schema import GpuConfig
+from codecctl.config.schema import Config, GpuConfig
 from codecctl.errors import CodecctlError
 from codecctl.train.memory import Costs, StepCost, measure_costs
-from codecctl.train.preflight import n_files
-from codecctl.train.setup import open_crops
+from codecctl.train.setup import n_files, open_crops
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from codecctl.train.discriminators import (
     feature_loss,
     frozen,
 )
+from codecctl.train.launch import largest_on_device
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.rank_checks import largest_on_device
 from codecctl.train.state import TrainState, follow, host_generator, learn, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
 from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part
@@ -89,7 +89,10 @@ def train_step(state: TrainState, batches: Sequence[Tensor], context: StepContex
     The host reads no value from the device: whether to skip the step is decided there.
     """
     plan = plan_step(state, batches, context, config)
-    _set_rates(state, plan)
+    rates = (plan.learning_rate, plan.discriminator_learning_rate)
+    for optimizer, rate in zip(state.optimizers, rates, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     outputs, result = gradients(plan, batches, context, config)
     with part("optimisers"):
         learn(state.optimizer, context.optimizer.step, result.skipped)
@@ -274,11 +277,3 @@ def _total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 def _clip(module: nn.Module, config: Config) -> Tensor:
     """Clip the gradient; returns its norm before."""
     return nn.utils.clip_grad_norm_(module.parameters(), config.train.gradient_clip)
-
-
-def _set_rates(state: TrainState, plan: StepPlan) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = plan.learning_rate
-    if state.discriminator_optimizer is not None:
-        for group in state.discriminator_optimizer.param_groups:
-            group["lr"] = plan.discriminator_learning_rate

@@ -19,7 +19,8 @@ import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.model.snake import Snake
 from codecctl.train import step
 from codecctl.train.bench import StepTimes, implied_assumptions, measure_steps

@@ -12,6 +12,8 @@ from codecctl.train.bench import StepTimes, implied_assumptions, measure_steps
 from codecctl.train.plan import ASSUMPTIONS, Prediction
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CARD = StepTimes(
     device="Card", n_steps=40, seconds=3.0, audio_seconds=6.0, parts={}, host_wait_seconds=1.0,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.train import distance
-from codecctl.train.distance import l1_means
+from codecctl.train import discriminators
+from codecctl.train.discriminators import l1_means
 
 
 def maps(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -51,7 +51,7 @@ def test_nothing_is_kept_but_the_maps() -> None:
 def test_maps_of_any_shape_and_order_share_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compiling takes seconds, and after eight kernels of a function the compiler makes no more."""
     compiled = cache(partial(torch.compile, dynamic=True, backend="eager"))
-    monkeypatch.setattr(distance, "fastest", lambda formula, x: compiled(formula))
+    monkeypatch.setattr(discriminators, "fastest", lambda formula, x: compiled(formula))
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     for shape in ((4, 8, 9, 5), (4, 8, 3, 7), (4, 1, 9, 5), (4, 6, 30), (4, 16, 11, 2)):

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train import step
 from codecctl.train.discriminators import Discriminators
@@ -95,6 +96,7 @@ def gradients_of(module: torch.nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_features_of_real_audio_computed_once_give_the_same_gradients_bit_for_bit(
     crops: Tensor, accumulate: int, monkeypatch: pytest.MonkeyPatch
@@ -152,6 +154,7 @@ TRANSFORM = (f"model.front={FRONT}", "model.quantizer.gain=true")
 EVERY_LOSS = tuple(f"loss.{n}_weight=1" for n in ("average_spectrum", "complex", "repetition"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [("model.quantizer.beam_width=4",), TRANSFORM + EVERY_LOSS])
 def test_ten_steps_read_no_value_on_the_host(crops: Tensor, changes: tuple[str, ...]) -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05", *changes)
@@ -214,6 +217,7 @@ def test_step_result(state: TrainState, crops: Tensor, context: StepContext, con
     assert not torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_same_step_twice_is_the_same_step(crops: Tensor, config: Config) -> None:
     states = [start_state(config, CPU) for _ in range(2)]
     for state in states:
