@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import Self
 
@@ -50,6 +52,12 @@ class ValidationSet:
         """
         installed(config)
         return cls(choose(find_utterances(data), config.n_utterances), config)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits: the same for the same recordings of the same lengths, wherever they lie."""
+        recordings = [(u.dataset, u.id, u.prepared.n_samples if u.prepared else None) for u in self.utterances]
+        return blake2b(json.dumps(recordings).encode(), digest_size=8).hexdigest()
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import platform
 import shutil
@@ -28,6 +29,7 @@ from codecctl.lock import Lease, LeaseHeld, is_taken
 from codecctl.train.state import TrainState
 
 _LATENT_KEYS = ("first_band", "level_prediction")  # of a front: they change latents, but no shape of a weight
+_LATER = ("validated_on",)  # fields of `TrainState` that files of version 1 may lack
 _OF_MODEL = ("ema", "step")  # fields of `TrainState` that are the model's weights and steps in a checkpoint
 
 
@@ -160,6 +162,8 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
     """
     content, path = training_of(checkpoint), checkpoint.path
     for name, value in _resumed(state).items():
+        if name not in content and name in _LATER:
+            continue
         if name not in content:
             raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
         saved, where = content[name], f"{path}: {name}"
@@ -236,7 +240,7 @@ def restored(
         "discriminators": f"{len(content['discriminators'])} tensors and their AdamW, {mode}"
         if state.discriminators is not None
         else "none in this config",
-        "best mel distance": f"{state.best_score:.3f}",
+        "best mel distance": _best_in_words(state, content["best_score"], content.get("validated_on", "")),
         "learning rates": f"x {state.rate_factor:g} after {state.n_rollbacks} roll-backs",
         "written by": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     }
@@ -250,6 +254,14 @@ def _resumed(state: TrainState) -> dict[str, Any]:
 
 def _group_sizes(optimizer: dict[str, Any]) -> list[int]:
     return [len(group["params"]) for group in optimizer["param_groups"]]
+
+
+def _best_in_words(state: TrainState, before: float, recordings: str) -> str:
+    if math.isinf(before):
+        return "none yet"
+    if recordings in ("", state.validated_on):
+        return f"{before:.3f}"
+    return f"none yet: {before:.3f} was measured on other validation recordings; the next validation replaces best.pt"
 
 
 def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: float) -> str:

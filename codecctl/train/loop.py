@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -21,7 +20,7 @@ from codecctl.config import Config
 from codecctl.config.schema import TrainConfig
 from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats, codebook_stats
+from codecctl.evaluate.codebooks import CodebookCounter, codebook_stats
 from codecctl.evaluate.quick import ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import alarms
@@ -30,11 +29,12 @@ from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.launch import count_ranks, reporting, start_ranks
-from codecctl.train.log import RunLog, step_values
+from codecctl.train.log import SCORE, RunLog, step_values
 from codecctl.train.preflight import preflight
-from codecctl.train.rank_checks import check_same_codebooks, check_shared, largest
+from codecctl.train.rank_checks import check_same_codebooks, check_shared, largest, sum_counts
 from codecctl.train.setup import assemble, fit_codebooks, open_crops
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
+from codecctl.train.state import validate_on
 from codecctl.train.step import StepResult, train_step
 from codecctl.train.throughput import Clock, Throughput
 from codecctl.train.trend import trend
@@ -157,11 +157,13 @@ class _Training:
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank, since the last `_gather`
         self.skips = alarms.Skips()
         self.validation = ValidationSet.open(config.data.path, config.validation)
+        validate_on(self.state, self.validation.digest)
         self._saved_step: int | None = None  # of last.pt
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Load the state. Raises `CodecctlError` if its keys are others, or the ranks read different files."""
         load_state(self.state, checkpoint)
+        validate_on(self.state, self.validation.digest)
         self._saved_step = self.state.step
         self.counter.reset()
         check_same_codebooks(self.fabric, self.state, self.run.folder)
@@ -184,7 +186,7 @@ class _Training:
         state, settings = self.state, self.config.train
         stop_step = stop_step or settings.n_steps
         self.callbacks.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
-        with StopSignals(self.limit) as signals, self._open_log():
+        with StopSignals(self.limit) as signals, self._open_log() as self.log:
             if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
                 self._validate(signals)  # a signal had interrupted it
             for result, throughput in self._steps(stop_step):
@@ -219,9 +221,8 @@ class _Training:
         settings, fabric = self.config.train, self.fabric
 
         def cut(step: int) -> Tensor:
-            return pinned(
-                self.crops.batch(step, settings.n_crops, fabric.global_rank, fabric.world_size), fabric.device
-            )
+            crops = self.crops.batch(step, settings.n_crops, fabric.global_rank, fabric.world_size)
+            return pinned(crops, fabric.device)
 
         with Prefetcher(cut, first_step, self.config.data.n_workers) as prefetched:
             for step, audio in prefetched:
@@ -245,13 +246,9 @@ class _Training:
         if state.n_skipped < alarms.ROLL_BACK_AFTER:
             return False
         if not self.run.last.exists() or n_rollbacks > alarms.MAX_ROLLBACKS:
-            raise CodecctlError(
-                f"{self.run.folder}: gradients stay infinite at step {state.step} after {n_rollbacks - 1} roll-backs; "
-                "look at the losses in metrics.jsonl, lower train.learning_rate, or check the data"
-            )
+            raise alarms.too_many_skips(self.run.folder, state)
         self.load(Checkpoint.read(self.run.last, with_training=True))
-        state.n_skipped = 0
-        state.n_rollbacks, state.rate_factor = n_rollbacks, 0.5**n_rollbacks
+        alarms.lower_rates(state, n_rollbacks)
         self.callbacks.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
         return True
 
@@ -281,12 +278,12 @@ class _Training:
                 utterances = UntilStopped(self.validation.utterances, signals)
                 scores = replace(self.validation, utterances=utterances).score(state.ema)
                 state.validated_step = state.step
-                distance = scores.values["mel_distance"]
-                words = f"mel_distance {trend(self.log.earlier(state.step, 'validation', 'mel_distance'), distance)}"
-                self._write("validation", scores.values, scores.codebooks, words)
+                words = f"{SCORE} {trend(self.log.earlier(state.step, state.validated_on), scores.values[SCORE])}"
+                about = {"trend": words, "validated_on": state.validated_on}
+                self._write("validation", scores.values, scores.codebooks, about)
                 self._try("NOT LOGGED", partial(self.log.examples, state, self.validation.utterances, scores.counts))
-                if distance < state.best_score:
-                    state.best_score = distance
+                if scores.values[SCORE] < state.best_score:
+                    state.best_score = scores.values[SCORE]
                     save = partial(save_state, state, self.config, self.run.best, self.fabric.world_size)
                     self._try("NOT SAVED", save)
                 self.callbacks.validated(state.step, scores, words)
@@ -322,17 +319,14 @@ class _Training:
 
     def _gather_counts(self) -> None:
         """Add what all ranks have counted to the state."""
-        mine = torch.from_numpy(np.concatenate(self.counter.counts)).to(self.fabric.device)
-        total = cast(Tensor, self.fabric.all_reduce(mine, reduce_op="sum")).cpu()
-        new = torch.split(total, list(self.counter.codebook_sizes))
+        new = sum_counts(self.fabric, self.counter)
         self.state.code_counts = [a + b for a, b in zip(self.state.code_counts, new, strict=True)]
         self.counter.reset()
 
-    def _write(
-        self, kind: str, values: dict[str, float], codebooks: Sequence[CodebookStats] = (), words: str = ""
-    ) -> None:
+    def _write(self, kind: str, values: Mapping[str, float], *details: Any) -> None:
+        """A line of the log, see `RunLog.write`."""
         if self.log is not None:
-            self._try("NOT LOGGED", partial(self.log.write, self.state.step, kind, values, codebooks, words))
+            self._try("NOT LOGGED", partial(self.log.write, self.state.step, kind, values, *details))
 
     def _try(self, what: str, write: Callable[[], None]) -> str:
         """Returns the problem, if any. A full disk must not end the run: the last checkpoint stays, and there may be
@@ -345,13 +339,10 @@ class _Training:
             return problem
         return ""
 
-    @contextlib.contextmanager
-    def _open_log(self) -> Iterator[None]:
+    def _open_log(self) -> AbstractContextManager[RunLog | None]:
         if not self.fabric.is_global_zero:
-            yield
-            return
-        with RunLog(self.run, self.state.step, self.config.model.sample_rate) as self.log:
-            yield
+            return contextlib.nullcontext()
+        return RunLog(self.run, self.state.step, self.config.model.sample_rate)
 
 
 def _held(run: Run, fabric: Fabric) -> AbstractContextManager[None]:

@@ -21,7 +21,7 @@ from tests.conftest import CLIPS, write_audio
 from tests.data.download.test_run import POLICY, SLR66, TIMING, at
 from tests.data.server import FaultyServer
 from tests.kills.harness import Job
-from tests.train.compare import assert_same_run
+from tests.train.compare import assert_same_run, saves
 from tests.train.forks import fork_ranks
 from tests.train.kills import run_or_resume
 from tests.train.tiny import tiny_config, tiny_yaml
@@ -144,6 +144,7 @@ def _training(folder: Path, n_ranks: int) -> Job:
 
     def check(killed: Path, straight: Path) -> None:
         assert_same_run(straight / "run", killed / "run")
+        assert saves(killed / "run") == saves(straight / "run")
 
     def whole(killed: Path, _: Path) -> None:
         for path in (killed / "run").glob("*.pt"):
