@@ -8,7 +8,7 @@ import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -76,14 +76,14 @@ class Run:
         return cls(path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
         """Within: no other process writes here, and temporary files of killed ones are removed.
 
         Raises `UsageError` if another process trains here. After a process on another machine died, this waits for its
-        lease to become stale.
+        lease to become stale; `on_wait` is called with its name.
         """
         try:
-            with Lease(self.folder, wait=False):
+            with Lease(self.folder, wait=False, on_wait=on_wait):
                 for partial in self.folder.glob(".*.partial"):
                     partial.unlink(missing_ok=True)
                 yield

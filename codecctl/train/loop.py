@@ -78,7 +78,7 @@ def train(
         elif note := take_weights(training.state, start_from, config.train.freeze):
             training.callbacks.checked({"start": note})
         training.check_time()
-        with _held(run, fabric):
+        with _held(run, fabric, callbacks):
             if fabric.is_global_zero:
                 run.create(config)
             check_shared(fabric, run.config)
@@ -119,7 +119,7 @@ def resume(
         return run
     with reporting(ranks, run.folder):
         fabric = make_fabric(config, device, n_devices, n_nodes)
-        with _held(run, fabric):
+        with _held(run, fabric, callbacks):
             training = _Training(config, run, crops, fabric, callbacks, limit)
             training.load(checkpoint)
             training.check()
@@ -345,6 +345,6 @@ class _Training:
         return RunLog(self.run, self.state.step, self.config.model.sample_rate)
 
 
-def _held(run: Run, fabric: Fabric) -> AbstractContextManager[None]:
+def _held(run: Run, fabric: Fabric, callbacks: TrainingCallbacks) -> AbstractContextManager[None]:
     """Only the first rank writes, and keeps other processes out."""
-    return run.held() if fabric.is_global_zero else contextlib.nullcontext()
+    return run.held(callbacks.waiting) if fabric.is_global_zero else contextlib.nullcontext()
