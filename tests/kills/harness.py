@@ -56,7 +56,7 @@ def kill_often(job: Job, folder: Path, n_kills: int, seed: int) -> Tally:
         child = _start(job, killed)
         is_first = inside and draw.random() < 0.5  # the first write: some jobs have one only, at the end
         end = time.monotonic() + (0 if is_first else draw.uniform(0, 0.9 * seconds))
-        while os.waitpid(child, os.WNOHANG)[0] == 0:
+        while (status := os.waitpid(child, os.WNOHANG)) == (0, 0):
             is_time = time.monotonic() > end
             if is_time and inside and set(_temporary(killed)) - before:
                 inside, end = False, time.monotonic() + draw.uniform(0, 1.5 * _RENAME_SECONDS)
@@ -70,6 +70,7 @@ def kill_often(job: Job, folder: Path, n_kills: int, seed: int) -> Tally:
             time.sleep(0.0005)
         else:  # it is complete; the next kills happen to a new one
             tally.n_ended += 1
+            tally.faults += [f"a start ended with {os.waitstatus_to_exitcode(status[1])}"] * bool(status[1])
             _compare(job, killed, straight, tally)
             round_ += 1
             killed = folder / f"killed-{round_}"
