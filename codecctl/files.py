@@ -102,6 +102,18 @@ def _machine_digits() -> str:
     return blake2b((machine() or socket.gethostname()).encode(), digest_size=4).hexdigest()
 
 
+@contextmanager
+def utf8_path(path: Path) -> Iterator[Path]:
+    """The file under a name in UTF-8, for libraries that open no other; its own name, or that of an open descriptor."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield Path(f"/dev/fd/{file.fileno()}")
+    else:
+        yield path
+
+
 def sync(path: Path) -> None:
     """Flush a file, or the names in a folder, to the disk, so that it survives a power cut.
 

@@ -44,8 +44,8 @@ class LeaseHeld(CodecctlError):
 class Lease:
     """`with Lease(folder): ...` waits until no other process works in the folder, then keeps others out.
 
-    `on_wait` is called once with the holder's name if there is one; with `wait=False` `LeaseHeld` is raised instead, as
-    soon as the holder is known to be alive. `on_lost` is called from another thread if the lease was taken over, which
+    `on_wait` is called once with the holder's name, after a first wait; with `wait=False` `LeaseHeld` is raised as soon
+    as the holder is known to be alive. `on_lost` is called from another thread if the lease was taken over, which
     happens to a process that was suspended for longer than `stale_seconds`: it must stop writing to the folder.
     """
 
@@ -69,14 +69,14 @@ class Lease:
     def __enter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         watch = _Watch(self._timing.stale_seconds, self._clock)
-        is_first = True
+        n_waits = 0
         while not self._try(watch):
             if watch.is_alive and not self._wait:
                 raise LeaseHeld(watch.holder)
-            if is_first:
+            if n_waits == 1:
                 self._on_wait(watch.holder)
-                is_first = False
             self._sleep(self._timing.poll_seconds)
+            n_waits += 1
         self._renewing.start()
         return self
 

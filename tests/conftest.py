@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -149,6 +151,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("prepared") / "data"
     prepare([CLIPS], out, load_config("smoke").data)
     return out
+
+
+@pytest.fixture(scope="session")
+def network_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library to preload: with `NO_DIRSYNC=1` fsync of a folder fails."""
+    if shutil.which("gcc") is None:
+        pytest.skip("no C compiler")
+    source, library = Path(__file__).parent / "inputs" / "network_folder.c", tmp_path_factory.mktemp("c") / "folder.so"
+    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+    return library
 
 
 def write_audio(path: Path, audio: np.ndarray, sample_rate: int) -> None:

@@ -6,7 +6,6 @@ import json
 import math
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -75,15 +74,10 @@ def test_names_that_are_not_utf8_come_back_from_json(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))["name"] == name
 
 
-def test_a_file_system_without_fsync_of_folders_is_logged_once(tmp_path: Path) -> None:
-    library = tmp_path / "network_folder.so"
-    source = Path(__file__).parent / "inputs" / "network_folder.c"
-    if shutil.which("gcc") is None:
-        pytest.skip("no C compiler")
-    subprocess.run(["gcc", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True)
+def test_a_file_system_without_fsync_of_folders_is_logged_once(tmp_path: Path, network_folder: Path) -> None:
     script = "import sys; from pathlib import Path; from codecctl.files import write_json\n"
     script += "for n in range(3): write_json(Path(sys.argv[1], f'{n}.json'), {})"
-    environment = {**os.environ, "LD_PRELOAD": str(library), "NO_DIRSYNC": "1"}
+    environment = {**os.environ, "LD_PRELOAD": str(network_folder), "NO_DIRSYNC": "1"}
     command = [sys.executable, "-c", script, tmp_path]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert len(list(tmp_path.glob("*.json"))) == 3

@@ -51,6 +51,14 @@ def test_lease_waits_for_the_holder_and_names_it(tmp_path: Path) -> None:
     assert told == [f"process {process.pid} on {os.uname().nodename}"]
 
 
+def test_a_lease_that_is_released_within_a_first_wait_needs_no_words(tmp_path: Path) -> None:
+    told: list[str] = []
+    lease = tmp_path / ".lease-000001"
+    lease.write_text('{"host": "far", "pid": 7, "machine": "another"}')
+    with Lease(tmp_path, on_wait=told.append, sleep=lambda seconds: lease.write_text('{"released": true}') and None):
+        assert told == []
+
+
 def test_without_waiting_a_live_holder_on_this_machine_is_refused_at_once(tmp_path: Path) -> None:
     process = hold(tmp_path, 60)
     with pytest.raises(LeaseHeld, match=f"process {process.pid} on "), Lease(tmp_path, wait=False):
@@ -77,8 +85,10 @@ def test_without_waiting_a_holder_on_another_machine_is_watched_until_it_is_know
         nonlocal now
         now += seconds
 
-    with Lease(tmp_path, wait=False, clock=lambda: now, sleep=pass_time):
+    told: list[str] = []
+    with Lease(tmp_path, wait=False, on_wait=told.append, clock=lambda: now, sleep=pass_time):
         assert 60 < now < 65
+    assert told == ["process 7 on far"]
 
 
 def test_is_taken_while_another_process_holds_the_lease(tmp_path: Path) -> None:

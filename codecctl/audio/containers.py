@@ -1,4 +1,7 @@
-"""Sizes in the headers of WAV, RF64, W64, AIFF, AU, CAF and SPHERE, compared with the bytes that are there."""
+"""Sizes in the headers of WAV, RF64, W64, AIFF, AU, CAF, SPHERE, VOC and SVX, compared with the bytes that are there.
+
+IRCAM's header claims no length: all that is there is read.
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,10 @@ def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
         return _inspect_caf(file, start, n_file)
     if head[:8] == b"NIST_1A\n":
         return _inspect_sphere(file, start, n_file)
+    if head == b"Creative Voice F":
+        return _inspect_voc(file, start, n_file)
+    if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
+        return _inspect_svx(file, start, n_file)
     return None
 
 
@@ -132,6 +139,25 @@ def _inspect_sphere(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     n_samples, n_channels, width = (int(fields.get(name, b"1")) for name in _SPHERE_FIELDS)
     claimed = n_samples * n_channels * width if b"sample_count" in fields else None
     return _segment("SPHERE", file, start, n_file, start + int(size[1]), claimed, {})
+
+
+def _inspect_voc(file: BinaryIO, start: int, n_file: int) -> Segment:
+    """Blocks follow, each of a kind and a size of 24 bits, up to one of kind 0."""
+    first = position = start + int.from_bytes(read_at(file, start + 20, 2), "little")
+    for _ in range(_CHUNK_LIMIT):
+        head = read_at(file, position, 4)
+        if len(head) < 4 or not head[0]:
+            break
+        position += 4 + int.from_bytes(head[1:], "little")
+    return _segment("VOC", file, start, n_file, first, position - first, {})
+
+
+def _inspect_svx(file: BinaryIO, start: int, n_file: int) -> Segment | None:
+    for name, position, size in _chunks(file, start + 12, _IFF):
+        if name == b"BODY":
+            fix = {position - 4: struct.pack(">I", min(n_file - position, 0xFFFFFFFF))}
+            return _segment("SVX", file, start, n_file, position, None if _is_live_size(size) else size, fix, _IFF)
+    return None
 
 
 def _segment(

@@ -118,6 +118,8 @@ def _check_claims(decoder: Decoder, segments: list[Segment], n_bytes: int, *, pa
         raise CodecctlError(
             f"sample rate out of range ({decoder.sample_rate} Hz; {_LOWEST_RATE} to {_HIGHEST_RATE} Hz are read)"
         )
+    if segments and all(segment.is_cut and segment.n_claimed and not segment.n_there for segment in segments):
+        raise CutOffError("cut off (none of the audio that its header claims is there)")
     if decoder.n_samples > _SAMPLES_PER_BYTE * n_bytes:
         raise CodecctlError(
             f"damaged header (claims {decoder.n_samples} samples, more than {_SAMPLES_PER_BYTE} for each of the "
@@ -131,8 +133,6 @@ def _check_claims(decoder: Decoder, segments: list[Segment], n_bytes: int, *, pa
         n_there, claims = sum(segment.n_there for segment in segments), [segment.n_claimed for segment in segments]
         if None in claims:
             raise CutOffError(f"cut off (it ends after {seconds:.3f} s without the mark of its end)")
-        if not n_there:
-            raise CutOffError("cut off (none of the audio that its header claims is there)")
         raise CutOffError(say_cut_off(seconds, seconds * sum(claim or 0 for claim in claims) / n_there))
     if not decoder.n_samples:
         raise CodecctlError("holds no audio")

@@ -6,6 +6,7 @@ Results go to stdout, everything else to stderr. Text is shown as it is: rich's 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -26,6 +27,13 @@ def say(text: str = "", *, label: str = "", style: str = "bold") -> None:
 
 def say_error(text: str) -> None:
     say(f" {text}", label="error:", style="bold red")
+
+
+class WarningLines(logging.Handler):
+    """Shows what the library logs."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f" {record.getMessage()}", label="warning:", style="bold yellow")
 
 
 def reason(error: OSError, name: str | Path = "") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import logging
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ import typer
 
 from codecctl import __version__
 from codecctl.cli.bench import bench
-from codecctl.cli.console import reason, say, say_error
+from codecctl.cli.console import WarningLines, reason, say, say_error
 from codecctl.cli.decode import decode
 from codecctl.cli.download import download
 from codecctl.cli.encode import encode
@@ -61,6 +62,7 @@ def main() -> None:
     """Run one command; exit 0 when done, 1 when it failed, 2 for wrong use, 130 or 143 when interrupted."""
     if sys.stdout is None:  # closed by `>&-`: open it for reading, so that writing fails and no file takes its number
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115
+    logging.getLogger("codecctl").addHandler(WarningLines())
     sys.exit(run(sys.argv[1:]))
 
 

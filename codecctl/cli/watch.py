@@ -51,6 +51,9 @@ class TrainingDisplay(TrainingCallbacks):
         )
         self._bar.update(self._task, completed=state.step, total=stop_step)
 
+    def waiting(self, holder: str) -> None:
+        self._say(f"waiting up to a minute, to see whether {holder}, which trained in this folder, still does")
+
     def restored(self, what: dict[str, str]) -> None:
         width = max(map(len, what))
         for name, value in what.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Self
@@ -203,6 +205,12 @@ class ValidationSet:
         """
         installed(config)
         return cls(choose(find_utterances(data), config.n_utterances), config)
+
+    @property
+    def digest(self) -> str:
+        """16 hex digits: the same for the same recordings of the same lengths, wherever they lie."""
+        recordings = [(u.dataset, u.id, u.prepared.n_samples if u.prepared else None) for u in self.utterances]
+        return blake2b(json.dumps(recordings).encode(), digest_size=8).hexdigest()
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from codecctl.text import did_you_mean
 
 _CODEBOOK_SHARES = ("perplexity", "codebook_usage")  # as a share of the best possible value, of the worst codebook
 _WEAK_CODEBOOK = 0.1  # perplexity below this share of the codebook's size is worth a warning
+_HALF, _MOST = 0.5, 0.8  # of a distance
 _ROUNDING = 1e-6  # smaller differences are rounding errors
 _RANKING = ("pesq_wb", "visqol", "estoi", "mel_distance")  # the first of these that was measured ranks codecs
 
@@ -114,7 +115,7 @@ def _noise(result: Validation) -> str:
 
 
 def _quantizer_cost(result: Validation) -> str:
-    """Whether the quantizer or encoder and decoder limit the quality."""
+    """How much of the mel distance is the quantizer's, and how much is there without it."""
     without = result.system(UNQUANTIZED)
     if without is None:
         return ""
@@ -122,7 +123,13 @@ def _quantizer_cost(result: Validation) -> str:
     if math.isnan(ours) or math.isnan(theirs) or ours <= 0:
         return ""
     share = theirs / ours
-    where = "encoder and decoder limit the quality" if share > 0.8 else "the quantizer limits the quality"
+    where = (
+        "encoder and decoder limit it, and more bits for the same latents would help little"
+        if share > _MOST
+        else "the quantizer limits it"
+        if share < _HALF
+        else "the quantizer limits it, and so do encoder and decoder"
+    )
     return f"With the quantizer off the mel distance is {theirs:.3f} instead of {ours:.3f}: {where}."
 
 

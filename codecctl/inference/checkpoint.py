@@ -7,6 +7,7 @@ the codec does not read gigabytes of optimiser state.
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from codecctl.config.load import parse_config
 from codecctl.config.model import ModelConfig
 from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, ConfigError
-from codecctl.files import replacing
+from codecctl.files import replacing, utf8_path
 from codecctl.inference.export import read_export
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.model.codec import Codec
@@ -130,17 +131,20 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     """The entries of either container; nothing but the version is checked."""
-    if not path.is_file():
-        raise CodecctlError(f"{path}: no such file; give a checkpoint such as runs/NAME/last.pt")
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CodecctlError(f"{path}: is no file; give a checkpoint such as runs/NAME/last.pt")
         with path.open("rb") as file:
             is_torch = file.read(len(_ZIP)) == _ZIP
+    except FileNotFoundError:
+        raise CodecctlError(f"{path}: no such file; give a checkpoint such as runs/NAME/last.pt") from None
     except OSError as error:
         raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
     if not is_torch:
         return read_export(path)
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with utf8_path(path) as place:
+            content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
     except Exception:  # torch.load raises whatever its parsers meet in a foreign or broken file
         raise CodecctlError(f"{path}: not a checkpoint that can be read; was it copied whole?") from None
     if not isinstance(content, dict) or content.get("format") != CHECKPOINT_FORMAT:

@@ -19,7 +19,7 @@ from torch import Tensor
 from codecctl import __version__
 from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import replacing
+from codecctl.files import replacing, utf8_path
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.model.codebook import with_running_sums, without_running_sums
 from codecctl.model.fronts import FRONTS
@@ -78,7 +78,7 @@ def read_export(path: Path) -> dict[str, Any]:
     Raises `CodecctlError` if the file cannot be read, is not an export of codecctl, or is of a newer version.
     """
     try:
-        with safetensors.safe_open(path, "pt") as file:
+        with utf8_path(path) as place, safetensors.safe_open(place, "pt") as file:
             metadata = file.metadata() or {}
             if metadata.get("format") != EXPORT_FORMAT:
                 raise CodecctlError(f"{path}: a safetensors file, but not a codecctl codec")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -22,10 +23,8 @@ def find_checkpoint(name: str | Path | None) -> Path:
     """
     asked = STARTER if name is None else str(name)
     path = Path(asked)
-    if name is not None and path.is_file():
-        return path
-    if name is not None and path.is_dir():
-        return _in_run(path)
+    if name is not None and _is_here(path):
+        return _in_run(path) if os.path.isdir(path) else path
     if is_shipped(asked):
         return _assets() / f"{asked}.safetensors"
     if path.suffix in (".pt", ".safetensors") or path.is_absolute():
@@ -48,9 +47,20 @@ def _assets() -> Path:
     return Path(codecctl.__file__).parent / "assets"
 
 
+def _is_here(path: Path) -> bool:
+    """Whether there is such a path; also where the system does not say: then reading it tells why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return False
+    except OSError:
+        pass
+    return True
+
+
 def _in_run(folder: Path) -> Path:
     for name in ("best.pt", "last.pt"):
-        if (folder / name).is_file():
+        if _is_here(folder / name):
             return folder / name
     raise CodecctlError(f"{folder}: a folder with neither best.pt nor last.pt; give a model's file or a run's folder")
 

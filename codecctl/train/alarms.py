@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+from codecctl.errors import CodecctlError
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats
@@ -63,6 +66,19 @@ class Skips:
             state.n_skipped = state.n_skipped + 1 if flag else 0
         self._flags.clear()
         return skipped
+
+
+def too_many_skips(folder: Path, state: TrainState) -> CodecctlError:
+    """Why a run stops that cannot, or may not, go back once more."""
+    return CodecctlError(
+        f"{folder}: gradients stay infinite at step {state.step} after {state.n_rollbacks} roll-backs; look at the "
+        "losses in metrics.jsonl, lower train.learning_rate, or check the data"
+    )
+
+
+def lower_rates(state: TrainState, n_rollbacks: int) -> None:
+    """The state after so many roll-backs: each halves the learning rates."""
+    state.n_skipped, state.n_rollbacks, state.rate_factor = 0, n_rollbacks, 0.5**n_rollbacks
 
 
 def check_codebooks(state: TrainState, codebooks: Sequence[CodebookStats]) -> tuple[list[str], str]:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -29,6 +30,7 @@ from codecctl.lock import Lease, LeaseHeld, is_taken
 from codecctl.train.state import TrainState
 
 _LATENT_KEYS = ("first_band", "level_prediction")  # of a front: they change latents, but no shape of a weight
+_LATER = ("validated_on",)  # fields of `TrainState` that files of version 1 may lack
 _OF_MODEL = ("ema", "step")  # fields of `TrainState` that are the model's weights and steps in a checkpoint
 
 
@@ -75,14 +77,14 @@ class Run:
         return cls(path)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def held(self, on_wait: Callable[[str], None] = lambda holder: None) -> Iterator[None]:
         """Within: no other process writes here, and temporary files of killed ones are removed.
 
         Raises `UsageError` if another process trains here. After a process on another machine died, this waits for its
-        lease to become stale.
+        lease to become stale; `on_wait` is called with its name.
         """
         try:
-            with Lease(self.folder, wait=False):
+            with Lease(self.folder, wait=False, on_wait=on_wait):
                 for partial in self.folder.glob(".*.partial"):
                     partial.unlink(missing_ok=True)
                 yield
@@ -161,6 +163,8 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
     """
     content, path = training_of(checkpoint), checkpoint.path
     for name, value in _resumed(state).items():
+        if name not in content and name in _LATER:
+            continue
         if name not in content:
             raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
         saved, where = content[name], f"{path}: {name}"
@@ -237,7 +241,7 @@ def restored(
         "discriminators": f"{len(content['discriminators'])} tensors and their AdamW, {mode}"
         if state.discriminators is not None
         else "none in this config",
-        "best mel distance": f"{state.best_score:.3f}",
+        "best mel distance": _best_in_words(state, content["best_score"], content.get("validated_on", "")),
         "learning rates": f"x {state.rate_factor:g} after {state.n_rollbacks} roll-backs",
         "written by": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
     }
@@ -251,6 +255,14 @@ def _resumed(state: TrainState) -> dict[str, Any]:
 
 def _group_sizes(optimizer: dict[str, Any]) -> list[int]:
     return [len(group["params"]) for group in optimizer["param_groups"]]
+
+
+def _best_in_words(state: TrainState, before: float, recordings: str) -> str:
+    if math.isinf(before):
+        return "none yet"
+    if recordings in ("", state.validated_on):
+        return f"{before:.3f}"
+    return f"none yet: {before:.3f} was measured on other validation recordings; the next validation replaces best.pt"
 
 
 def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Self
 
@@ -21,7 +21,7 @@ from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookStats, Counts
 from codecctl.evaluate.report.charts import png
 from codecctl.evaluate.utterances import ReferenceUtterance
-from codecctl.files import replacing, to_json
+from codecctl.files import to_json, write_lines
 from codecctl.model.codec import Codec
 from codecctl.parsing import parse_json
 from codecctl.train.checkpoint import Run
@@ -29,6 +29,7 @@ from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
 
+SCORE = "mel_distance"  # of a validation: `best.pt` has the lowest
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
 _RANGE_DB = 80  # below the loudest point of the original
 _QUIET = 1e-2  # of a magnitude: softer utterances become dark, and silence black
@@ -38,13 +39,14 @@ _N_GROUPS = 64  # bars of a histogram
 
 
 class RunLog:
-    """`metrics.jsonl` and `tb/` of a run. Opening it drops what a killed run wrote after `step`.
+    """`metrics.jsonl` and `tb/` of a run. Opening it drops what a killed run wrote after `step`, that of `last.pt`, and
+    adds the line of this checkpoint if the kill came before it was written.
 
     Raises `CodecctlError` if it cannot be opened, e.g. on a full disk.
     """
 
     def __init__(self, run: Run, step: int, sample_rate: int) -> None:
-        _drop_after(run, step)
+        _align(run, step)
         self._sample_rate = sample_rate
         # TensorBoard's thread prints a traceback for a full disk; the next call raises the same error here.
         self._hook, threading.excepthook = threading.excepthook, self._hide_full_disk
@@ -59,12 +61,16 @@ class RunLog:
         self._run = run
 
     def write(
-        self, step: int, kind: str, values: dict[str, float], codebooks: Sequence[CodebookStats], trend: str = ""
+        self,
+        step: int,
+        kind: str,
+        values: Mapping[str, float],
+        codebooks: Sequence[CodebookStats] = (),
+        words: Mapping[str, str] = {},
     ) -> None:
-        """Write one event: `kind` is train, validation or checkpoint; `trend`: whether the scores improve, in words."""
+        """Write one event: `kind` is train, validation or checkpoint; `words`: what it has in words, by name."""
         names = ("codebook_usage", "perplexity") if codebooks else ()
         per_codebook = {name: [getattr(stats, name) for stats in codebooks] for name in names}
-        words = {"trend": trend} if trend else {}
         self._file.write(to_json({"step": step, "kind": kind, **values, **per_codebook, **words}) + "\n")
         self._file.flush()
         for name, value in values.items():
@@ -72,21 +78,22 @@ class RunLog:
         for name, of_each in per_codebook.items():
             for k, value in enumerate(of_each, start=1):
                 self._tensorboard.add_scalar(f"{kind}_{name}/codebook_{k}", value, step)
-        if trend:
-            self._tensorboard.add_text(f"{kind}/trend", trend, step)
+        for name, text in words.items():
+            self._tensorboard.add_text(f"{kind}/{name}", text, step)
 
-    def earlier(self, step: int, kind: str, name: str) -> list[float]:
-        """This value of all events before `step`, in order; where a step was done twice, after a roll-back, the later
-        one counts. Read from the file, so that a resumed run gets what an uninterrupted one gets."""
-        events = [_event(line) for line in _lines(self._run)]
-        found = {e["step"]: e[name] for e in events if e.get("kind") == kind and e["step"] < step and name in e}
+    def earlier(self, step: int, validated_on: str) -> list[float]:
+        """The mel distances of validations on the same recordings before `step`, in order; where a step was done
+        twice, after a roll-back, the later one counts. Read from the file, so that a resumed run gets what an
+        uninterrupted one gets."""
+        events = [e for e in map(_event, _lines(self._run)) if e.get("validated_on") == validated_on]
+        found = {e["step"]: e[SCORE] for e in events if e["step"] < step and SCORE in e}
         return [math.nan if value is None else value for _, value in sorted(found.items())]
 
     def examples(self, state: TrainState, utterances: Sequence[ReferenceUtterance], hits: Sequence[Counts]) -> None:
         """To TensorBoard: the first utterances through the average of the codec, and how often each codeword of each
         codebook [V] was chosen."""
         self.histograms(state.step, hits)
-        is_first = not self.earlier(state.step, "validation", "mel_distance")
+        is_first = not self.earlier(state.step, state.validated_on)
         for utterance in utterances[:_N_EXAMPLES]:
             original = next(utterance.chunks(self._sample_rate))
             decoded = _decoded(state.ema, original)
@@ -181,17 +188,22 @@ def side_by_side(original: NDArray[np.float32], decoded: NDArray[np.float32]) ->
     return np.hstack([left, gap, right]).repeat(2, axis=0)
 
 
-def _drop_after(run: Run, step: int) -> None:
-    if not run.metrics.exists():
-        return
+def _align(run: Run, step: int) -> None:
+    """Make the lines those of a run that ended with the checkpoint of `step`; 0: there is none."""
     kept = [line for line in _lines(run) if _step_of(line) <= step]
-    with replacing(run.metrics) as partial:
-        partial.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+    saved = [event["step"] for event in map(_event, kept) if event.get("kind") == "checkpoint"]
+    if step and step not in saved:
+        kept.append(to_json({"step": step, "kind": "checkpoint", "save_seconds": None}))
+    if kept:
+        write_lines(run.metrics, (f"{line}\n" for line in kept), durable=False)
 
 
 def _lines(run: Run) -> list[str]:
     """A full disk or a power cut may leave bytes at the end that are no text."""
-    return run.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+    try:
+        return run.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
+    except FileNotFoundError:
+        return []
 
 
 def _step_of(line: str) -> float:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
@@ -20,19 +19,19 @@ from torch import Tensor
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
-from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats, codebook_stats
+from codecctl.evaluate.codebooks import CodebookCounter, codebook_stats
 from codecctl.evaluate.scorer import ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
-from codecctl.train import alarms
+from codecctl.train import alarms, launch
 from codecctl.train.alarms import trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
-from codecctl.train.launch import check_same_codebooks, check_shared, count_ranks, largest, reporting, start_ranks
-from codecctl.train.log import RunLog, step_values
+from codecctl.train.log import SCORE, RunLog, step_values
 from codecctl.train.setup import assemble, fit_codebooks, open_crops, preflight
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
+from codecctl.train.state import validate_on
 from codecctl.train.step import StepResult, train_step
 from codecctl.train.timer import Clock, Throughput
 
@@ -62,11 +61,11 @@ def train(
     run = Run(folder)
     run.refuse_taken()
     crops = open_crops(config)
-    ranks = count_ranks(n_devices, n_nodes)
+    ranks = launch.count_ranks(n_devices, n_nodes)
     if not ranks.are_started:
-        start_ranks(ranks, folder)
+        launch.start_ranks(ranks, folder)
         return run
-    with reporting(ranks, folder):
+    with launch.reporting(ranks, folder):
         fabric = make_fabric(config, device, n_devices, n_nodes)
         training = _Training(config, run, crops, fabric, callbacks, limit)
         training.check()
@@ -75,10 +74,10 @@ def train(
         elif note := take_weights(training.state, start_from, config.train.freeze):
             training.callbacks.checked({"start": note})
         training.check_time()
-        with _held(run, fabric):
+        with _held(run, fabric, callbacks):
             if fabric.is_global_zero:
                 run.create(config)
-            check_shared(fabric, run.config)
+            launch.check_shared(fabric, run.config)
             training.go(stop_step)
     return run
 
@@ -110,13 +109,13 @@ def resume(
     if checkpoint.step >= (stop_step or config.train.n_steps):
         raise UsageError(f"{run.last}: is at step {checkpoint.step} already; give more with --steps")
     crops = open_crops(config)
-    ranks = count_ranks(n_devices, n_nodes)
+    ranks = launch.count_ranks(n_devices, n_nodes)
     if not ranks.are_started:
-        start_ranks(ranks, folder)
+        launch.start_ranks(ranks, folder)
         return run
-    with reporting(ranks, run.folder):
+    with launch.reporting(ranks, run.folder):
         fabric = make_fabric(config, device, n_devices, n_nodes)
-        with _held(run, fabric):
+        with _held(run, fabric, callbacks):
             training = _Training(config, run, crops, fabric, callbacks, limit)
             training.load(checkpoint)
             training.check()
@@ -154,14 +153,16 @@ class _Training:
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank, since the last `_gather`
         self.skips = alarms.Skips()
         self.validation = ValidationSet.open(config.data.path, config.validation)
+        validate_on(self.state, self.validation.digest)
         self._saved_step: int | None = None  # of last.pt
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Load the state. Raises `CodecctlError` if its keys are others, or the ranks read different files."""
         load_state(self.state, checkpoint)
+        validate_on(self.state, self.validation.digest)
         self._saved_step = self.state.step
         self.counter.reset()
-        check_same_codebooks(self.fabric, self.state, self.run.folder)
+        launch.check_same_codebooks(self.fabric, self.state, self.run.folder)
 
     def check(self) -> None:
         """Raises `CodecctlError` if a first batch, or the disk, shows that this run would fail."""
@@ -170,7 +171,7 @@ class _Training:
 
     def check_time(self) -> None:
         """Raises `UsageError`, on all ranks, if the time is over before the first step."""
-        if largest(self.fabric, int(self.limit.is_over)):
+        if launch.largest(self.fabric, int(self.limit.is_over)):
             raise UsageError(
                 f"--max-minutes {self.limit.minutes:g}: preparing the first step took {self.limit.minutes_passed:.2g} "
                 "minutes; nothing was trained; give more"
@@ -181,7 +182,7 @@ class _Training:
         state, settings = self.state, self.config.train
         stop_step = stop_step or settings.n_steps
         self.callbacks.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
-        with StopSignals(self.limit) as signals, self._open_log():
+        with StopSignals(self.limit) as signals, self._open_log() as self.log:
             if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
                 self._validate(signals)  # a signal had interrupted it
             for result, throughput in self._steps(stop_step):
@@ -193,7 +194,7 @@ class _Training:
                     self._log_step(result, throughput)
                 if due.validation:
                     self._validate(signals)
-                stop = largest(self.fabric, signals.reason)
+                stop = launch.largest(self.fabric, signals.reason)
                 if due.save or stop:
                     self._save(is_last=bool(stop) or state.step == stop_step)
                 if stop:
@@ -241,13 +242,9 @@ class _Training:
         if state.n_skipped < alarms.ROLL_BACK_AFTER:
             return False
         if not self.run.last.exists() or n_rollbacks > alarms.MAX_ROLLBACKS:
-            raise CodecctlError(
-                f"{self.run.folder}: gradients stay infinite at step {state.step} after {n_rollbacks - 1} roll-backs; "
-                "look at the losses in metrics.jsonl, lower train.learning_rate, or check the data"
-            )
+            raise alarms.too_many_skips(self.run.folder, state)
         self.load(Checkpoint.read(self.run.last, with_training=True))
-        state.n_skipped = 0
-        state.n_rollbacks, state.rate_factor = n_rollbacks, 0.5**n_rollbacks
+        alarms.lower_rates(state, n_rollbacks)
         self.callbacks.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
         return True
 
@@ -277,12 +274,12 @@ class _Training:
                 utterances = UntilStopped(self.validation.utterances, signals)
                 scores = replace(self.validation, utterances=utterances).score(state.ema)
                 state.validated_step = state.step
-                distance = scores.values["mel_distance"]
-                words = f"mel_distance {trend(self.log.earlier(state.step, 'validation', 'mel_distance'), distance)}"
-                self._write("validation", scores.values, scores.codebooks, words)
+                words = f"{SCORE} {trend(self.log.earlier(state.step, state.validated_on), scores.values[SCORE])}"
+                about = {"trend": words, "validated_on": state.validated_on}
+                self._write("validation", scores.values, scores.codebooks, about)
                 self._try("NOT LOGGED", partial(self.log.examples, state, self.validation.utterances, scores.counts))
-                if distance < state.best_score:
-                    state.best_score = distance
+                if scores.values[SCORE] < state.best_score:
+                    state.best_score = scores.values[SCORE]
                     save = partial(save_state, state, self.config, self.run.best, self.fabric.world_size)
                     self._try("NOT SAVED", save)
                 self.callbacks.validated(state.step, scores, words)
@@ -293,7 +290,7 @@ class _Training:
         start = time.perf_counter()
         state, n_ranks = self.state, self.fabric.world_size
         self._read_skips()
-        check_same_codebooks(self.fabric, state, self.run.folder)
+        launch.check_same_codebooks(self.fabric, state, self.run.folder)
         self._gather_counts()
         problem = ""
         if self.fabric.is_global_zero:
@@ -318,17 +315,14 @@ class _Training:
 
     def _gather_counts(self) -> None:
         """Add what all ranks have counted to the state."""
-        mine = torch.from_numpy(np.concatenate(self.counter.counts)).to(self.fabric.device)
-        total = cast(Tensor, self.fabric.all_reduce(mine, reduce_op="sum")).cpu()
-        new = torch.split(total, list(self.counter.codebook_sizes))
+        new = launch.sum_counts(self.fabric, self.counter)
         self.state.code_counts = [a + b for a, b in zip(self.state.code_counts, new, strict=True)]
         self.counter.reset()
 
-    def _write(
-        self, kind: str, values: dict[str, float], codebooks: Sequence[CodebookStats] = (), words: str = ""
-    ) -> None:
+    def _write(self, kind: str, values: Mapping[str, float], *details: Any) -> None:
+        """A line of the log, see `RunLog.write`."""
         if self.log is not None:
-            self._try("NOT LOGGED", partial(self.log.write, self.state.step, kind, values, codebooks, words))
+            self._try("NOT LOGGED", partial(self.log.write, self.state.step, kind, values, *details))
 
     def _try(self, what: str, write: Callable[[], None]) -> str:
         """Returns the problem, if any. A full disk must not end the run: the last checkpoint stays, and there may be
@@ -341,15 +335,12 @@ class _Training:
             return problem
         return ""
 
-    @contextlib.contextmanager
-    def _open_log(self) -> Iterator[None]:
+    def _open_log(self) -> AbstractContextManager[RunLog | None]:
         if not self.fabric.is_global_zero:
-            yield
-            return
-        with RunLog(self.run, self.state.step, self.config.model.sample_rate) as self.log:
-            yield
+            return contextlib.nullcontext()
+        return RunLog(self.run, self.state.step, self.config.model.sample_rate)
 
 
-def _held(run: Run, fabric: Fabric) -> AbstractContextManager[None]:
+def _held(run: Run, fabric: Fabric, callbacks: TrainingCallbacks) -> AbstractContextManager[None]:
     """Only the first rank writes, and keeps other processes out."""
-    return run.held() if fabric.is_global_zero else contextlib.nullcontext()
+    return run.held(callbacks.waiting) if fabric.is_global_zero else contextlib.nullcontext()

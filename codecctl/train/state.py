@@ -32,6 +32,7 @@ class TrainState:
     adversarial_step: int  # the first with adversarial losses
     step: int = 0  # updates done, skipped ones included
     best_score: float = math.inf  # lowest mel distance of a validation so far
+    validated_on: str = ""  # the digest of the recordings on which `best_score` was measured; "": not known
     rate_factor: float = 1.0  # of the learning rates, halved by each roll-back
     n_rollbacks: int = 0
     validated_step: int = 0  # of the last validation
@@ -80,6 +81,13 @@ def start_state(
     state = TrainState(codec, semantic_head, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
     clear_counts(state)
     return state
+
+
+def validate_on(state: TrainState, digest: str) -> None:
+    """Scores of other recordings than before cannot be compared: the best one starts anew."""
+    if state.validated_on not in ("", digest):
+        state.best_score = math.inf
+    state.validated_on = digest
 
 
 def clear_counts(state: TrainState) -> None:

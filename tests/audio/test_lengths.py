@@ -21,7 +21,8 @@ SOUND = 0.3 * np.sin(np.arange(2 * RATE) * 0.1) * np.hanning(2 * RATE)  # 2 s
 FORMATS = {
     "wav": ("WAV", "PCM_16"), "float.wav": ("WAV", "FLOAT"), "gsm.wav": ("WAV", "GSM610"), "w64": ("W64", "PCM_16"),
     "rf64": ("RF64", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16"),
-    "flac": ("FLAC", "PCM_16"), "sph": ("NIST", "PCM_16"), "mp3": ("MP3", "MPEG_LAYER_III"),
+    "voc": ("VOC", "PCM_16"), "svx": ("SVX", "PCM_16"), "flac": ("FLAC", "PCM_16"), "sph": ("NIST", "PCM_16"),
+    "mp3": ("MP3", "MPEG_LAYER_III"),
 }  # fmt: skip
 
 
@@ -55,6 +56,15 @@ def test_half_of_a_file_is_refused_or_read_as_far_as_it_goes(name: str) -> None:
 def test_a_few_missing_bytes_are_noticed(name: str) -> None:
     with pytest.raises(CutOffError, match="cut off"):
         read(encoded(name)[:-200])
+
+
+@pytest.mark.parametrize("name", ["flac", "wav", "svx"])
+def test_a_file_of_which_no_audio_is_left(name: str) -> None:
+    data = encoded(name)
+    head = data[: data.rindex(b"BODY") + 8 if name == "svx" else 44 if name == "wav" else 200]
+    for partial in (False, True):
+        with pytest.raises(CutOffError, match=r": cut off \(none of the audio that its header claims"):
+            AudioReader(head, partial=partial)
 
 
 @pytest.mark.parametrize("suffix", ["ogg", "opus"])
@@ -129,7 +139,7 @@ def test_joined_files_are_read_to_the_end(suffix: str) -> None:
     assert read(INPUTS / f"joined.{suffix}").shape == (1, 4 * RATE)
 
 
-@pytest.mark.parametrize("name", [*FORMATS])
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "voc"])  # whose blocks libsndfile miscounts
 def test_two_files_in_one_give_both(name: str) -> None:
     one, two = encoded(name), encoded(name, SOUND[::-1][:RATE])
     np.testing.assert_array_equal(read(one + two), np.concatenate([read(one), read(two)], axis=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,9 @@ import pytest
 import soundfile
 
 
-def codecctl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "codecctl.cli.main", *map(str, arguments)], capture_output=True, text=True, check=False
-    )
+def codecctl(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "codecctl.cli.main", *map(str, arguments)]
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -54,3 +54,14 @@ def test_prepare_says_what_it_leaves_out_and_which_channel_it_takes(tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert "left out, no audio by their suffix: 2 .txt, 1 without a suffix" in done.stderr
     assert "the louder one was taken: raw/a (channel 1)" in done.stderr
+
+
+def test_a_folder_that_cannot_be_flushed_is_a_warning(tmp_path: Path, network_folder: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000), 16_000)
+    preloaded = {"LD_PRELOAD": str(network_folder), "NO_DIRSYNC": "1"}
+    done = codecctl("prepare", tmp_path / "a.wav", "--out", tmp_path / "out", "--workers", "1", **preloaded)
+    assert done.returncode == 0, done.stderr
+    said = [line for line in done.stderr.splitlines() if "fsync" in line]
+    assert said == [
+        "warning: fsync of a folder fails on this file system (Invalid argument): a power cut may undo the last changes"
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,8 +12,10 @@ import pytest
 import torch
 
 from codecctl.config.load import load_config
-from codecctl.inference.checkpoint import Checkpoint
+from codecctl.data.prepare import prepare
+from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from tests.cli.conftest import Finished
+from tests.conftest import CLIPS
 from tests.train.tiny import tiny_yaml
 
 pytestmark = pytest.mark.slow
@@ -72,6 +75,33 @@ def test_moved_data_is_in_the_runs_config(codecctl: Program, begun: Path, prepar
     done = codecctl("resume", begun, "--data", moved, "--steps", "3", "--device", "cpu")
     assert done.code == 0, done.stderr
     assert load_config(begun / "config.yaml").data.path == str(moved)
+
+
+def test_scores_on_other_validation_recordings_are_not_compared(
+    codecctl: Program, begun: Path, prepared: Path, tmp_path: Path
+) -> None:
+    """`best.pt` would stay for ever where the old recordings were easier to code."""
+    moved, other = tmp_path / "moved", tmp_path / "other"
+    shutil.copytree(prepared, moved)
+    prepare([CLIPS / "es-allison", CLIPS / "it-carlo"], other, load_config("smoke").data)
+    last = Checkpoint.read(begun / "last.pt", with_training=True)
+    before = {**last.training, "best_score": 0.001}
+    write_checkpoint(last.path, last.model, last.weights, last.step, run=last.run, training=before)
+    said = {}
+    for n_steps, data in ((3, moved), (4, other)):
+        done = codecctl("resume", begun, "--data", data, "--steps", str(n_steps), "--device", "cpu")
+        assert done.code == 0, done.stderr
+        said[n_steps] = re.search("best mel distance +(.*)", done.stderr)[1]
+        assert Checkpoint.read(begun / "best.pt").step == (2 if data == moved else 4)
+    assert said[3] == "0.001"
+    assert said[4] == (
+        "none yet: 0.001 was measured on other validation recordings; the next validation replaces best.pt"
+    )
+    lines = [json.loads(line) for line in (begun / "metrics.jsonl").read_text().splitlines()]
+    scored = [line for line in lines if line["kind"] == "validation"]
+    first, same, another = (line["validated_on"] for line in scored)
+    assert first == same != another
+    assert scored[2]["trend"] == "mel_distance best so far: too early to tell"
 
 
 def test_edits_of_the_config_are_listed_and_not_used(codecctl: Program, begun: Path) -> None:

@@ -1,8 +1,12 @@
+import math
+from dataclasses import replace
+
 import pytest
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import UsageError
 from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.rendering import has_opus
 from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance
@@ -13,6 +17,25 @@ from codecctl.model.codec import Codec
 @pytest.fixture(scope="module")
 def result(speaking: Codec, clips: list[ReferenceUtterance]) -> Validation:
     return Session(speaking, clips[:3], ValidateConfig(metrics=())).measure()
+
+
+@pytest.mark.parametrize(
+    ("without", "words"),
+    [
+        (0.3, ": the quantizer limits it."),
+        (0.7, ": the quantizer limits it, and so do encoder and decoder."),
+        (0.87, ": encoder and decoder limit it, and more bits for the same latents would help little."),
+    ],
+)
+def test_the_quantizers_share_is_told_as_it_is(result: Validation, without: float, words: str) -> None:
+    """Of the starter 0.87 stay without its quantizer: above 1.4 kHz it sends band levels alone."""
+    off = result.system("unquantized")
+    assert off is not None
+    distance = Mean(without * result.means["mel_distance"], math.nan, math.nan, 1)
+    changed = replace(off, metrics={**off.metrics, "mel_distance": distance})
+    systems = tuple(changed if system is off else system for system in result.systems)
+    text = " ".join(verdict_of(replace(result, systems=systems)))
+    assert words in text
 
 
 def test_requirements_are_limits_in_the_metrics_direction(result: Validation) -> None:
@@ -34,5 +57,4 @@ def test_the_verdict_ranks_the_codec_among_opus_rates_and_names_the_bound(result
     assert f"At {result.bitrate_kbps:.2f} kbps" in text
     assert ("better than Opus" in text) == has_opus()
     assert "Gaussian bound" in text
-    assert "quantizer limits the quality" in text
     assert "Every codebook is in use" in text

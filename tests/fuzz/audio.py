@@ -20,6 +20,7 @@ _FORMATS = {
     "pcm.caf": ("CAF", "PCM_16"), "alac.caf": ("CAF", "ALAC_16"), "pcm.flac": ("FLAC", "PCM_16"),
     "a.ogg": ("OGG", "VORBIS"), "a.opus": ("OGG", "OPUS"),
     "a.mp3": ("MP3", "MPEG_LAYER_III"), "a.sph": ("NIST", "PCM_16"),
+    "pcm.voc": ("VOC", "PCM_16"), "pcm.svx": ("SVX", "PCM_16"), "pcm.sf": ("IRCAM", "PCM_16"),
 }  # fmt: skip
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from codecctl.config.load import configs_folder, dump_config, load_config, parse_config
+from codecctl.config import Config
+from codecctl.config.load import configs_folder, dump_config, load_config, override_config, parse_config
 from codecctl.errors import CodecctlError
 from codecctl.parsing import parse_yaml
 from tests.fuzz.harness import Target
@@ -29,9 +31,14 @@ def _read(path: Path) -> None:
     assert parse_config(parse_yaml(dump_config(config), "dump"), source="dump") == config
 
 
+@cache
+def _smoke() -> Config:
+    return load_config("smoke")
+
+
 def _set(path: Path) -> None:
     text = path.read_bytes().decode(errors="surrogateescape")
-    config = load_config("smoke", overrides=[text])
+    config = override_config(_smoke(), [text], source="smoke")
     try:
         dumped = dump_config(config)
     except UnicodeEncodeError as error:  # only by a path that cannot be text

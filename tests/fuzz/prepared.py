@@ -16,7 +16,7 @@ from codecctl.data.manifest import SPLITS, Utterance, read_manifest, to_line
 from codecctl.data.shards import ROW, Index, write_index
 from codecctl.evaluate.rows import Row, RowFile
 from codecctl.train.checkpoint import Run
-from codecctl.train.log import _drop_after
+from codecctl.train.log import _align
 from tests.fuzz.harness import Target
 
 _N_UTTERANCES, _N_SAMPLES = 6, 4000
@@ -104,7 +104,7 @@ def _log() -> Mapping[str, bytes]:
 
 def _read_log(path: Path) -> None:
     run = cast(Run, SimpleNamespace(metrics=path))
-    _drop_after(run, 10)
+    _align(run, 10)
     path.read_text(encoding="utf-8")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -39,6 +40,17 @@ def test_a_saved_codec_is_read_back(saved: Path, tiny: ModelConfig) -> None:
     read = Checkpoint.read(saved)
     assert (read.model, read.step, read.run, read.training) == (tiny, 0, None, None)
     assert read.fingerprint == fingerprint(tiny, read.weights) == Codec.load(saved, "cpu").fingerprint
+
+
+def test_a_name_that_is_not_utf8_is_a_name(saved: Path, tmp_path: Path) -> None:
+    """torch and safetensors open names in UTF-8 alone."""
+    read = Checkpoint.read(saved)
+    for suffix in (".pt", ".safetensors"):
+        path = tmp_path / os.fsdecode(b"caf\xe9" + suffix.encode())
+        path.write_bytes(saved.read_bytes()) if suffix == ".pt" else export_codec(read, path, "float32")
+        again = Checkpoint.read(path)
+        assert again.path == path
+        assert all(torch.equal(weight, read.weights[name]) for name, weight in again.weights.items())
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
 
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.find import find_checkpoint
 
 
@@ -47,6 +49,25 @@ def test_a_folder_of_a_run_means_its_best_checkpoint(tmp_path: Path, monkeypatch
     assert find_checkpoint("runs/one") == run / "last.pt"
     (run / "best.pt").touch()
     assert find_checkpoint(run) == run / "best.pt"
+
+
+def test_what_the_system_does_not_show_is_told_and_is_not_asked_of_the_hub(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir()
+    user = os.geteuid()
+    if user == 0:  # who may see everything
+        os.seteuid(65534)
+    try:
+        closed.chmod(0) if user else None
+        for name in (closed / "best.pt", closed / "run"):
+            with pytest.raises(CodecctlError, match=rf"{name}: cannot be read \(Permission denied\)"):
+                Checkpoint.read(find_checkpoint(name))
+    finally:
+        os.seteuid(user)
+        closed.chmod(0o700)
+    for name, why in ((closed, "is no file"), (closed / "x", "no such file"), (closed / (300 * "n"), "File name too")):
+        with pytest.raises(CodecctlError, match=rf"{name}: .*{why}"):
+            Checkpoint.read(name)
 
 
 def test_a_path_in_a_folder_that_is_here_is_not_asked_of_the_hub(

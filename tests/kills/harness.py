@@ -1,4 +1,7 @@
-"""Kills a job again and again, half of the times while a file is being written, then lets it end and compares."""
+"""Kills a job again and again, half of the times soon after it began to write a file, then lets it end and compares.
+
+The jobs run as on a slow disk: a rename takes time, so that kills also fall between a write and its rename.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,13 @@ import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ParamSpec
 
 P = ParamSpec("P")
-_WAIT_SECONDS = 120.0
+_WAIT_SECONDS = 300.0
+_RENAME_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -49,9 +54,13 @@ def kill_often(job: Job, folder: Path, n_kills: int, seed: int) -> Tally:
         inside = draw.random() < 0.5
         before = set(_temporary(killed))
         child = _start(job, killed)
-        end = time.monotonic() + draw.uniform(0, 0.9 * seconds)
-        while os.waitpid(child, os.WNOHANG)[0] == 0:
-            if (inside and set(_temporary(killed)) - before) or time.monotonic() > end:
+        is_first = inside and draw.random() < 0.5  # the first write: some jobs have one only, at the end
+        end = time.monotonic() + (0 if is_first else draw.uniform(0, 0.9 * seconds))
+        while (status := os.waitpid(child, os.WNOHANG)) == (0, 0):
+            is_time = time.monotonic() > end
+            if is_time and inside and set(_temporary(killed)) - before:
+                inside, end = False, time.monotonic() + draw.uniform(0, 1.5 * _RENAME_SECONDS)
+            elif is_time and not inside:
                 os.killpg(child, signal.SIGKILL)
                 os.waitpid(child, 0)
                 tally.n_kills += 1
@@ -61,6 +70,7 @@ def kill_often(job: Job, folder: Path, n_kills: int, seed: int) -> Tally:
             time.sleep(0.0005)
         else:  # it is complete; the next kills happen to a new one
             tally.n_ended += 1
+            tally.faults += [f"a start ended with {os.waitstatus_to_exitcode(status[1])}"] * bool(status[1])
             _compare(job, killed, straight, tally)
             round_ += 1
             killed = folder / f"killed-{round_}"
@@ -101,11 +111,17 @@ def _start(job: Job, folder: Path) -> int:
         log = os.open(folder.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(log, 1)
         os.dup2(log, 2)
+        os.replace = partial(_slowly, os.replace)  # type: ignore[assignment]
         os._exit(int(job.run(folder) or 0))
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
         os._exit(70)
+
+
+def _slowly(rename: Callable[[Path, Path], None], old: Path, new: Path) -> None:
+    time.sleep(_RENAME_SECONDS)
+    rename(old, new)
 
 
 def _finish(job: Job, folder: Path) -> None:

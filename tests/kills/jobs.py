@@ -21,9 +21,9 @@ from tests.conftest import CLIPS, write_audio
 from tests.data.download.test_run import POLICY, SLR66, TIMING, at
 from tests.data.server import FaultyServer
 from tests.kills.harness import Job
-from tests.train.compare import assert_same_run
+from tests.train.compare import assert_same_run, saves
 from tests.train.forks import fork_ranks
-from tests.train.kills import run_or_resume
+from tests.train.kills import clear_leftovers, run_or_resume
 from tests.train.tiny import tiny_config, tiny_yaml
 
 _VOLATILE = (".lease-*", "*.lock.json", "index.html", "settings.json")  # names of processes, times
@@ -138,12 +138,15 @@ def _training(folder: Path, n_ranks: int) -> Job:
     config = str(tiny_yaml(own, folder / "prepared", *changes, "train.checkpoint_every_steps=2"))
 
     def start(run_folder: Path) -> int:
-        """A kill ends the group, in which all ranks are."""
+        """A kill ends the group, in which all ranks are. What is there before the first save is in the way of the next
+        start, which says so."""
+        clear_leftovers(run_folder / "run")
         ranks = fork_ranks(lambda rank: run_or_resume(config, run_folder / "run"), n_ranks)
         return int(any(_status(rank) for rank in ranks))
 
     def check(killed: Path, straight: Path) -> None:
         assert_same_run(straight / "run", killed / "run")
+        assert saves(killed / "run") == saves(straight / "run")
 
     def whole(killed: Path, _: Path) -> None:
         for path in (killed / "run").glob("*.pt"):

@@ -19,6 +19,12 @@ def logged(run: Path) -> list[dict[str, object]]:
     return [{k: v for k, v in line.items() if k not in TIMINGS} for line in lines if line["kind"] != "checkpoint"]
 
 
+def saves(run: Path) -> list[int]:
+    """The steps of the lines on saves."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line["step"] for line in lines if line["kind"] == "checkpoint"]
+
+
 def assert_same_run(first: Path, second: Path) -> None:
     """Bit for bit: all that is in `last.pt`, and every line of the log."""
     files = [Checkpoint.read(run / "last.pt", with_training=True) for run in (first, second)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.train.compare import assert_same_run
+from tests.train.compare import assert_same_run, saves
 from tests.train.tiny import ADVERSARIAL, tiny_yaml
 
 pytestmark = pytest.mark.slow
@@ -29,8 +29,10 @@ def kill_and_compare(prepared: Path, folder: Path, n_kills: int, seed: int, *cha
     done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     for n_ranks in "12":
-        assert_same_run(folder / n_ranks / "straight", folder / n_ranks / "killed")
-        assert not list((folder / n_ranks / "killed").glob(".*.partial"))  # what a killed save had begun
+        straight, killed = (folder / n_ranks / name for name in ("straight", "killed"))
+        assert_same_run(straight, killed)
+        assert saves(killed) == saves(straight)
+        assert not list(killed.glob(".*.partial"))  # what a killed save had begun
     halves: list[bool] = json.loads(done.stdout.splitlines()[-1])
     return halves
 

@@ -17,6 +17,7 @@ from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train.checkpoint import Run
 from codecctl.train.log import RunLog, side_by_side
+from tests.train.compare import saves
 from tests.train.test_checkpoint import files_up_to
 
 BOOKS = CodebookCounter((4, 4))
@@ -36,7 +37,9 @@ def write(run: Run, first: int, last: int, value: float = 1.0) -> None:
 
 
 def lines(run: Run) -> list[dict[str, object]]:
-    return [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    """Without those on saves."""
+    events = [json.loads(line) for line in run.metrics.read_text().splitlines()]
+    return [event for event in events if event["kind"] != "checkpoint"]
 
 
 def test_a_log_that_cannot_be_opened_names_the_file(run: Run) -> None:
@@ -57,6 +60,16 @@ def test_what_a_killed_run_wrote_after_its_checkpoint_is_dropped(run: Run) -> No
     write(run, 1, 6)
     write(run, 4, 5, value=10.0)
     assert [(line["step"], line["total_loss"]) for line in lines(run)] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50)]
+
+
+def test_the_line_of_a_checkpoint_is_added_where_a_kill_came_before_it(run: Run) -> None:
+    """The checkpoint is written first: the line has the seconds that this took."""
+    write(run, 1, 6)
+    for _ in range(2):
+        with RunLog(run, 4, 16000):
+            pass
+        assert [line["step"] for line in lines(run)] == [1, 2, 3, 4]
+        assert saves(run.folder) == [4]
 
 
 @pytest.mark.parametrize("broken", ['{"step": 3, "ki', '{"kind": "train"}', "[]", "7", "\x00\x00"])
@@ -94,18 +107,21 @@ def test_tensorboard_has_the_same_values(run: Run) -> None:
 
 
 def test_earlier_reads_validations_from_the_file(run: Run) -> None:
-    """After a roll-back from step 6 to 3 the second attempt counts; a line cut short, and other kinds, do not."""
+    """After a roll-back from step 6 to 3 the second attempt counts; a line cut short, other kinds, and validations on
+    other recordings do not."""
     with RunLog(run, 0, 16000) as log:
         for step, distance in ((2, 5.0), (4, 4.0), (6, 9.0), (4, 3.0), (6, math.nan)):
             log.write(step, "train", {"mel_distance": 0.0}, ())
-            log.write(step, "validation", {"mel_distance": distance}, (), "better")
-        assert log.earlier(2, "validation", "mel_distance") == []
-        assert log.earlier(6, "validation", "mel_distance") == [5.0, 3.0]
-        assert math.isnan(log.earlier(8, "validation", "mel_distance")[-1])
+            log.write(step, "validation", {"mel_distance": distance}, (), {"validated_on": "a"})
+        log.write(3, "validation", {"mel_distance": 1.0}, (), {"validated_on": "b"})
+        assert log.earlier(2, "a") == []
+        assert log.earlier(6, "a") == [5.0, 3.0]
+        assert math.isnan(log.earlier(8, "a")[-1])
+        assert log.earlier(6, "b") == [1.0]
     with run.metrics.open("a") as file:
         file.write('{"step": 3, "ki')
     with RunLog(run, 4, 16000) as log:
-        assert log.earlier(6, "validation", "mel_distance") == [5.0, 3.0]
+        assert log.earlier(6, "a") == [5.0, 3.0]
 
 
 def test_spectrograms_writes_one_image(run: Run) -> None:
