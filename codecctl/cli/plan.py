@@ -118,7 +118,8 @@ def _time(plan: Plan) -> dict[str, str]:
         "throughput": f"{speed}, on each card" if plan.n_cards > 1 else speed,
         "assumptions": f"{step.seconds_multiplying:.2f} s of arithmetic at {ASSUMPTIONS.share_of_peak:.0%} of "
         f"{card.peak_tflops:g} TFLOPS, then {step.seconds_moving:.2f} s of memory traffic at "
-        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s ({ASSUMPTIONS.source})",
+        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s, meanwhile "
+        f"{step.seconds_launching:.2f} s of the host ({ASSUMPTIONS.source})",
     }
 
 

@@ -59,7 +59,9 @@ class DataConfig(Section):
     )
     mix: MixConfig = MixConfig()
     filter: FilterConfig = FilterConfig()
-    n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
+    n_workers: Count = Field(
+        4, description="threads, or with augmentations processes, that cut crops ahead of the step; 0: none"
+    )
 
     @model_validator(mode="after")
     def _check_noise(self) -> DataConfig:

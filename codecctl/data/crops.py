@@ -25,7 +25,7 @@ from codecctl.data.augment import Speed, augmentations, random_stream
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, read_manifest
 from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges, to_float
 from codecctl.errors import CodecctlError, ConfigError
-from codecctl.workers import BoundedPool, end_with_parent
+from codecctl.workers import BoundedPool
 
 Batch = TypeVar("Batch")
 
@@ -176,12 +176,11 @@ _cut: Callable[[int], Any]  # of a worker process
 
 
 def _start_cutting(cut: Callable[[int], Any]) -> None:
-    """In a worker process: it ends with its parent, which alone answers signals."""
+    """In a worker process. Its parent alone answers signals."""
     global _cut
     _cut = cut
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
-    end_with_parent()
 
 
 def _cut_here(step: int) -> Any:

@@ -59,7 +59,8 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
 
 def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:
     """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Either
-    share is the one that explains the time of a step if the other holds; one that cannot explain it is left out."""
+    share is the one that explains the time of a step if the other holds, and the time of a launch if the card waits for
+    the host; one that cannot explain it is left out."""
     if times.peak_bytes is None or times.reserved_bytes is None or times.context_bytes is None:
         return {}
     shares = {}
@@ -69,8 +70,10 @@ def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, t
             "share_of_peak": (ASSUMPTIONS.share_of_peak, multiplying, times.seconds - moving),
             "share_of_bandwidth": (ASSUMPTIONS.share_of_bandwidth, moving, times.seconds - multiplying),
         }
+    a_launch = ASSUMPTIONS.seconds_a_launch
     return {
         **{name: (assumed, assumed * own / left) for name, (assumed, own, left) in shares.items() if left > 0},
+        "seconds_a_launch": (a_launch, a_launch * times.seconds / prediction.seconds_launching),
         "fragmentation": (ASSUMPTIONS.fragmentation, times.reserved_bytes / times.peak_bytes),
         "context_bytes": (ASSUMPTIONS.context_bytes, times.context_bytes),
     }

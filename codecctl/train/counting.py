@@ -73,6 +73,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def start_again(self) -> None:
         """Forget the past; what is alive stays so."""
         self.moved = self.operations = Amount()  # bytes read and written; floating-point operations
+        self.n_launched = 0  # operators that launch a kernel
         self._peaks: dict[int, int] = defaultdict(int, {self.alive.per_crop: self.alive.fixed})
 
     @property
@@ -139,6 +140,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = function._opname
         if name.startswith(_ONLY_ALLOCATE) or not (made or written):
             return  # a view, or a question
+        self.n_launched += 1
         if name.startswith(_ONLY_WRITE):
             given = []
         elif name == "copy_":

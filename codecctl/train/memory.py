@@ -28,6 +28,7 @@ class Footprint:
     peak: int  # all that is alive at once: what lasts, gradients, activations
     moved: int  # read and written by all operations, each by itself
     operations: int  # floating-point ones of convolutions and matrix products, backward included
+    n_launched: int  # operators that launch a kernel
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,8 @@ class StepCost:
     moved: Amount  # by a batch
     moved_after: Amount  # by the optimisers and the average, once
     operations: Amount  # of a batch
+    n_launched: int  # operators of a batch, of whatever size, that launch a kernel
+    n_launched_after: int
 
     def of(self, batch_size: int, accumulate: int = 1) -> Footprint:
         """Of a step of `accumulate` batches."""
@@ -47,6 +50,7 @@ class StepCost:
             peak=max(amount.of(batch_size) for amount in self.peaks) + kept,
             moved=self.moved.of(batch_size) * accumulate + self.moved_after.of(batch_size),
             operations=self.operations.of(batch_size) * accumulate,
+            n_launched=self.n_launched * accumulate + self.n_launched_after,
         )
 
 
@@ -106,6 +110,7 @@ def _step_cost(state: TrainState, n_crops: int, context: StepContext, config: Co
         once,
         moved=_line(once.moved.of(n_crops), twice.moved.of(n_crops), n_crops),
         operations=_line(once.operations.of(n_crops), twice.operations.of(n_crops), n_crops),
+        n_launched=_line(once.n_launched, twice.n_launched, n_crops).fixed,  # a card takes few pieces
     )
 
 
@@ -121,14 +126,15 @@ def _run_step(state: TrainState, n_crops: int, context: StepContext, config: Con
     counter.start_again()
     plan = plan_step(state, [audio], context, config)
     outputs, result = gradients(plan, [audio], context, config)
-    moved, operations = counter.moved, counter.operations
+    moved, operations, n_launched = counter.moved, counter.operations, counter.n_launched
     context.optimizer.step()
     if plan.adversary is not None and plan.updates_discriminators:
         plan.adversary.optimizer.step()
     follow(state, config.train.ema_decay)
     del outputs, result
     kept = sum(p.nbytes for module in state.modules for p in module.parameters() if p.grad is not None)
-    return StepCost(counter.peaks, kept, moved, counter.moved - moved, operations)
+    n_after = counter.n_launched - n_launched
+    return StepCost(counter.peaks, kept, moved, counter.moved - moved, operations, n_launched, n_after)
 
 
 def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> StepContext:

@@ -261,8 +261,10 @@ def _backward_discriminators(
 ) -> tuple[Tensor, list[Judgement]]:
     """Add the discriminators' gradient; the decoded audio is detached. Returns their loss, and the judgements of the
     real audio: `adversarial_losses` can use them, as the discriminators are updated after it."""
-    real = discriminators(audio)
-    loss = discriminator_loss(real, discriminators(decoded.detach()))
+    # Both at once: the host launches half of the kernels.
+    judged = [both.halves() for both in discriminators(torch.cat([audio, decoded.detach()]))]
+    real = [first for first, _ in judged]
+    loss = discriminator_loss(real, [second for _, second in judged])
     fabric.backward(loss * share)
     return loss, real
 

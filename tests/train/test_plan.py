@@ -108,6 +108,7 @@ def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
     assert (late.seconds_multiplying, late.seconds_moving) == pytest.approx(
         (late.operations / 0.25e12, late.moved_bytes / 0.8e9)  # float32: half of half
     )
+    assert late.seconds == max(late.seconds_multiplying + late.seconds_moving, late.seconds_launching)
     assert early.seconds
     assert late.seconds
     assert plan.hours == pytest.approx((n_early * early.seconds + (1000 - n_early) * late.seconds) / 3600)
