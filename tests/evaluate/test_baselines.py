@@ -36,6 +36,7 @@ def test_the_parts_of_a_linear_codec_add_up_to_it(speaking: Codec, speech: torch
     assert made["codec"].n_bits == 22 * codes.shape[-1]
 
 
+@pytest.mark.slow
 def test_the_curve_has_fewer_codebooks_than_the_codec(speaking: Codec) -> None:
     assert Plan.of(speaking, ValidateConfig(), parts=True).curve == (1, 2)
     assert [label_of(name, 8) for name in ("n_quantizers_1", "codebooks_2_to_8", "opus_6")] == [

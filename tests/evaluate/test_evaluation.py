@@ -48,6 +48,7 @@ def test_scores_are_those_of_the_codecs_output(codec: Codec, speech_files: list[
     assert result.seconds == pytest.approx(audio.shape[-1] / 16000)
 
 
+@pytest.mark.slow
 def test_a_delay_of_37_samples_does_not_change_the_scores(
     speaking: Codec, late: Codec, clips: list[ReferenceUtterance]
 ) -> None:
@@ -84,6 +85,7 @@ def test_a_trainings_validation_gives_the_same_scores_and_restores_the_mode(
     assert scores.values == pytest.approx({name: means[name] for name in scores.values}, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_scores_of_one(speaking: Codec, clips: list[ReferenceUtterance]) -> None:
     pytest.importorskip("pystoi")
     config = ValidateConfig(metrics=("stoi",), opus_kbps=())
@@ -97,6 +99,7 @@ def test_two_processes_give_the_scores_of_one(speaking: Codec, clips: list[Refer
     assert one.means["stoi"] > 0.5
 
 
+@pytest.mark.slow
 def test_an_interrupted_measurement_is_continued(
     speaking: Codec, clips: list[ReferenceUtterance], tmp_path: Path
 ) -> None:

@@ -53,6 +53,7 @@ def test_two_workers_give_the_same_files(raw: Path, whole: dict[str, bytes], tmp
     assert len(seen) == 3
 
 
+@pytest.mark.slow
 def test_jobs_of_an_array_give_the_same_files_in_any_order(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     reports = [prepare([raw], tmp_path, CONFIG, shard=(part, 3)) for part in (3, 1, 2)]
     assert [report.n_units_done for report in reports] == [1, 1, 1]
@@ -86,6 +87,7 @@ def test_killed_run_resumes_to_the_same_files(raw: Path, whole: dict[str, bytes]
     assert prepare([raw], tmp_path, CONFIG).n_units_done == 0
 
 
+@pytest.mark.slow
 def test_damaged_unit_is_prepared_again(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     prepare([raw], tmp_path, CONFIG)
     next((tmp_path / "shards").glob("*.pcm")).unlink()
@@ -94,6 +96,7 @@ def test_damaged_unit_is_prepared_again(raw: Path, whole: dict[str, bytes], tmp_
     assert contents(tmp_path) == whole
 
 
+@pytest.mark.slow
 def test_changed_setting_prepares_everything_again(raw: Path, tmp_path: Path) -> None:
     prepare([raw], tmp_path, CONFIG)
     assert prepare([raw], tmp_path, DataConfig(min_seconds=0.1)).n_units_done == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -10,6 +11,7 @@ from codecctl.data.prepare.merge import Group, assign_splits
 groups = st.dictionaries(st.text(min_size=1), st.builds(Group, st.sampled_from(["te", "en", None]), st.floats(0.1, 99)))
 
 
+@pytest.mark.slow
 @given(groups, groups, st.integers(0, 3), st.sampled_from([0.05, 0.5, 1.0]))
 def test_new_data_moves_no_group(old: dict[str, Group], new: dict[str, Group], seed: int, share: float) -> None:
     before = assign_splits(old, seed=seed, share=share)
