@@ -92,6 +92,12 @@ def check_compiler(device: torch.device) -> None:
         raise CodecctlError(f"{header} is missing, which torch.compile needs: install this Python's headers")
 
 
+def cannot_compile(error: Exception) -> CodecctlError:
+    """The error for a compiler that is there and does not work."""
+    reason = str(error).strip().splitlines()[0]
+    return CodecctlError(f"torch.compile fails: {reason}; mend the compiler, or give --set train.compile=false")
+
+
 def does_not_fit(config: Config) -> CodecctlError:
     """The error for a batch that is too large for the card's memory."""
     return CodecctlError(

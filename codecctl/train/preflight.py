@@ -14,7 +14,7 @@ from codecctl.config import Config
 from codecctl.config.schema import TrainConfig
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
-from codecctl.train.device import does_not_fit, sent
+from codecctl.train.device import cannot_compile, does_not_fit, sent
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step, zero_gradients
 
@@ -81,6 +81,8 @@ def _one_batch(state: TrainState, context: StepContext, config: Config, audio: T
         losses = {name: float(value) for name, value in result.losses.items()}
     except torch.OutOfMemoryError:
         raise does_not_fit(config) from None
+    except torch._dynamo.exc.TorchDynamoException as error:  # only where something is compiled
+        raise cannot_compile(error) from None
     seconds = time.perf_counter() - start
     zero_gradients(context)
     words = in_words(losses)
