@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from codecctl.audio import Audio
 from codecctl.audio.files import to_pcm16
 from codecctl.audio.resample import resample
-from codecctl.config.schema import DataConfig
+from codecctl.config.schema import DataConfig, FilterConfig, MixConfig
 from codecctl.data.augment import Speed, augmentations, random_stream
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, read_manifest
-from codecctl.data.mix import chosen_rows, mix_factors
 from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges, to_float
-from codecctl.errors import CodecctlError
+from codecctl.errors import CodecctlError, ConfigError
 from codecctl.workers import BoundedPool
 
 Batch = TypeVar("Batch")
@@ -62,19 +66,27 @@ class Crops:
         self._ends = np.cumsum(self._mass)
 
     @property
+    def are_augmented(self) -> bool:
+        return bool(self._augmentations) or self._speed.most > 0
+
+    @property
     def seconds(self) -> float:
         """All audio of the split."""
         return self.n_samples / SAMPLE_RATE
 
     def batch(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Tensor:
         """float32 `[B, 1, L]`: this rank's share of the step's n_ranks x B crops, which follow from (seed, step)."""
+        return torch.from_numpy(self.array(step, batch_size, rank, n_ranks))
+
+    def array(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Audio:
+        """The same as `batch`, in numpy."""
         n_crops, own = batch_size * n_ranks, slice(rank * batch_size, (rank + 1) * batch_size)
         places = [drawn[own] for drawn in self._draw_places(step, n_crops)]
         crops = to_float(np.stack([self._read(*map(int, place)) for place in zip(*places, strict=True)]))  # [B, L]
         for augmentation in self._augmentations:
             random = random_stream(self.seed, step, type(augmentation).__name__)
             crops = augmentation.apply(crops, augmentation.draw(random, n_crops)[own])
-        return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
+        return crops[:, None]  # [B, 1, L]
 
     def _draw_places(self, step: int, n_crops: int) -> tuple[NDArray[np.int64], ...]:
         """Run, first sample in it and number of samples of each crop, `[n_crops]` each.
@@ -119,13 +131,22 @@ def _choose(index: Index, split: Split, config: DataConfig, folder: str | Path) 
 class Prefetcher(Generic[Batch]):
     """(step, cut(step)) for each step from `first_step` on, without end, cut ahead of their use by threads.
 
+    With `in_processes` by processes instead: `cut` and its batches are pickled. Threads that make many short calls wait
+    for the interpreter more than they compute, and keep the training's own thread from launching kernels.
+
     Order and batches do not depend on `n_workers`; 0 cuts on demand. An exception in `cut` is raised in place of its
     batch. Close it, or use it in a `with`.
     """
 
-    def __init__(self, cut: Callable[[int], Batch], first_step: int, n_workers: int) -> None:
+    def __init__(
+        self, cut: Callable[[int], Batch], first_step: int, n_workers: int, *, in_processes: bool = False
+    ) -> None:
         self._cut, self._next_step = cut, first_step
-        self._pool = BoundedPool(n_workers, "threads")
+        if in_processes and n_workers:
+            self._cut = _cut_here
+            self._pool = BoundedPool(n_workers, initializer=partial(_start_cutting, cut))
+        else:
+            self._pool = BoundedPool(n_workers, "threads")
         self._n_ahead = max(1, self._pool.n_submitted_at_most)
         self._ahead: deque[Future[Batch]] = deque()
 
@@ -145,8 +166,25 @@ class Prefetcher(Generic[Batch]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+
+_cut: Callable[[int], Any]  # of a worker process
+
+
+def _start_cutting(cut: Callable[[int], Any]) -> None:
+    """In a worker process. Its parent alone answers signals."""
+    global _cut
+    _cut = cut
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+
+
+def _cut_here(step: int) -> Any:
+    return _cut(step)
 
 
 def utterances(folder: str | Path, split: Split) -> list[Utterance]:
@@ -162,3 +200,44 @@ def read_utterance(folder: str | Path, utterance: Utterance) -> Tensor:
     """float32 `[1, L]` in [-1, 1), scaled as crops are."""
     samples = ShardReader(folder).samples(utterance.shard, utterance.first_sample, utterance.n_samples)
     return torch.from_numpy(to_float(samples)).unsqueeze(0)
+
+
+def chosen_rows(rows: Rows, index: Index, config: FilterConfig) -> NDArray[np.bool_]:
+    """`[n_rows]`: whether an utterance passes the filter. Raises `ConfigError` for a name that matches nothing."""
+    chosen = rows["bandwidth_hz"] >= config.min_bandwidth_hz
+    for key, names, wanted in [
+        ("languages", index.languages, config.languages),
+        ("licences", index.licences, config.licences),
+    ]:
+        if wanted is not None:
+            _check_names(f"data.filter.{key}", wanted, names)
+            fits = [any(fnmatchcase(name or "unknown", pattern) for pattern in wanted) for name in names]
+            chosen &= np.array(fits, bool)[rows[key.removesuffix("s")]]
+    return chosen
+
+
+def mix_factors(rows: Rows, index: Index, config: MixConfig) -> NDArray[np.float64]:
+    """`[n_rows]`: how much more often an utterance is drawn than its length alone would have it.
+
+    The hours h of a (dataset, language) count as h^(1/temperature). Raises `ConfigError` for a name that matches
+    nothing.
+    """
+    by_dataset = _factors("datasets", index.datasets, config.datasets)[rows["dataset"]]
+    by_language = _factors("languages", index.languages, config.languages)[rows["language"]]
+    group = rows["dataset"].astype(np.int64) * len(index.languages) + rows["language"]
+    hours = np.bincount(group, rows["n_samples"])[group]
+    factors: NDArray[np.float64] = by_dataset * by_language * hours ** (1 / config.temperature - 1)
+    return factors
+
+
+def _factors(key: str, names: Sequence[str | None], wanted: Mapping[str, float]) -> NDArray[np.float64]:
+    _check_names(f"data.mix.{key}", wanted, names)
+    matching = ([f for pattern, f in wanted.items() if fnmatchcase(name or "unknown", pattern)] for name in names)
+    return np.array([factors[0] if factors else 1.0 for factors in matching])
+
+
+def _check_names(key: str, wanted: Collection[str], names: Sequence[str | None]) -> None:
+    there = sorted(name or "unknown" for name in names)
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in there):
+            raise ConfigError(f"{key}: nothing prepared is '{pattern}'; there is {', '.join(there)}")

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS
 from codecctl.errors import CodecctlError
 from codecctl.files import partial_path, replacing, write_json
@@ -112,6 +112,9 @@ class ShardReader:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._map = lru_cache(maxsize=_N_MAPPED)(self._open)
+
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.folder,)  # a copy in another process opens its own maps
 
     def samples(self, shard: str, first_sample: int, n_samples: int) -> NDArray[np.int16]:
         """`[L]`, a view of the file. Raises `CodecctlError` if the shard is missing or too short."""

@@ -7,17 +7,21 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from codecctl.config import Config
-from codecctl.config.schema import GpuConfig
+from codecctl.config.schema import Config, GpuConfig
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.inference.load import find_device
+from codecctl.inference.device import find_device
 from codecctl.train.launch import count_ranks
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.codebooks import CodebookCounter
 
 _USABLE = 0.9  # drivers report a little less than the nominal memory
 _PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -59,7 +63,9 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
     ranks = count_ranks(n_devices, n_nodes)
     several = ranks.n_ranks > 1
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
+        # TF32, unless most products are in bfloat16 anyway: those that are left, of transforms and of the codebook
+        # search, are few and are float32 for a reason.
+        torch.set_float32_matmul_precision("high" if config.train.precision == "float32" else "highest")
         torch.backends.cudnn.benchmark = True  # crops have one length
         if several and ranks.n_devices > torch.cuda.device_count():
             raise UsageError(f"--devices {ranks.n_devices}: this machine has {torch.cuda.device_count()} CUDA cards")
@@ -114,3 +120,10 @@ def pinned(audio: Tensor, device: torch.device) -> Tensor:
 def sent(audio: Tensor, device: torch.device) -> Tensor:
     """Pinned audio on the device; the CPU does not wait for it."""
     return audio.to(device, non_blocking=True)
+
+
+def sum_counts(fabric: Fabric, counter: CodebookCounter) -> list[Tensor]:
+    """[V] of each codebook, on the CPU: how often its codewords were chosen on all ranks."""
+    mine = torch.from_numpy(np.concatenate(counter.counts)).to(fabric.device)
+    total = cast(Tensor, fabric.all_reduce(mine, reduce_op="sum")).cpu()
+    return list(torch.split(total, list(counter.codebook_sizes)))

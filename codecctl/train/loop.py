@@ -16,28 +16,25 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from codecctl.config import Config
-from codecctl.config.schema import TrainConfig
+from codecctl.config.schema import Config, TrainConfig
 from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.codebooks import CodebookCounter, codebook_stats
-from codecctl.evaluate.quick import ValidationSet
+from codecctl.evaluate.scorer import ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import alarms
+from codecctl.train.alarms import trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
-from codecctl.train.device import make_fabric, pinned, sent
-from codecctl.train.launch import count_ranks, reporting, start_ranks
+from codecctl.train.device import make_fabric, pinned, sent, sum_counts
+from codecctl.train.launch import check_same_codebooks, check_shared, count_ranks, largest, reporting, start_ranks
 from codecctl.train.log import SCORE, RunLog, step_values
-from codecctl.train.preflight import preflight
-from codecctl.train.rank_checks import check_same_codebooks, check_shared, largest, sum_counts
-from codecctl.train.setup import assemble, fit_codebooks, open_crops
+from codecctl.train.setup import assemble, fit_codebooks, open_crops, preflight
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
 from codecctl.train.state import validate_on
 from codecctl.train.step import StepResult, train_step
-from codecctl.train.throughput import Clock, Throughput
-from codecctl.train.trend import trend
+from codecctl.train.timer import Clock, Throughput
 
 
 def train(
@@ -218,14 +215,14 @@ class _Training:
 
     def _batches(self, first_step: int, stop_step: int) -> Iterator[list[Tensor]]:
         """This rank's crops of each step: `accumulate` batches [B, 1, L] on the device."""
-        settings, fabric = self.config.train, self.fabric
-
-        def cut(step: int) -> Tensor:
-            crops = self.crops.batch(step, settings.n_crops, fabric.global_rank, fabric.world_size)
-            return pinned(crops, fabric.device)
-
-        with Prefetcher(cut, first_step, self.config.data.n_workers) as prefetched:
-            for step, audio in prefetched:
+        settings, fabric, n_workers = self.config.train, self.fabric, self.config.data.n_workers
+        share = {"batch_size": settings.n_crops, "rank": fabric.global_rank, "n_ranks": fabric.world_size}
+        in_processes = self.crops.are_augmented and n_workers > 1
+        with Prefetcher(
+            partial(self.crops.array, **share), first_step, n_workers, in_processes=in_processes
+        ) as prefetched:
+            for step, array in prefetched:
+                audio = pinned(torch.from_numpy(array), fabric.device)
                 yield [sent(batch, fabric.device) for batch in audio.chunk(settings.accumulate)]
                 if step + 1 >= stop_step:
                     return

@@ -11,12 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.data.prepare import prepare
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from tests.cli.conftest import Finished
 from tests.conftest import CLIPS
 from tests.train.tiny import tiny_yaml
+
+pytestmark = pytest.mark.slow
 
 Program = Callable[..., Finished]
 

@@ -11,11 +11,10 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
 from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
-from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.config.schema import Config
+from codecctl.inference.checkpoint import Checkpoint, shell, write_checkpoint
 from codecctl.inference.load import export_codec
-from codecctl.inference.shapes import shell
 from codecctl.model.codec import Codec
 from tests.fuzz.harness import Target
 
