@@ -7,7 +7,9 @@ import os
 import shutil
 import sysconfig
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
@@ -17,6 +19,9 @@ from codecctl.config.schema import Config, GpuConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.device import find_device
 from codecctl.train.launch import count_ranks
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.codebooks import CodebookCounter
 
 _USABLE = 0.9  # drivers report a little less than the nominal memory
 _PRECISION = {"float32": "32-true", "bfloat16": "bf16-mixed"}
@@ -93,6 +98,12 @@ def check_compiler(device: torch.device) -> None:
         raise CodecctlError(f"{header} is missing, which torch.compile needs: install this Python's headers")
 
 
+def cannot_compile(error: Exception) -> CodecctlError:
+    """The error for a compiler that is there and does not work."""
+    reason = str(error).strip().splitlines()[0]
+    return CodecctlError(f"torch.compile fails: {reason}; mend the compiler, or give --set train.compile=false")
+
+
 def does_not_fit(config: Config) -> CodecctlError:
     """The error for a batch that is too large for the card's memory."""
     return CodecctlError(
@@ -109,3 +120,10 @@ def pinned(audio: Tensor, device: torch.device) -> Tensor:
 def sent(audio: Tensor, device: torch.device) -> Tensor:
     """Pinned audio on the device; the CPU does not wait for it."""
     return audio.to(device, non_blocking=True)
+
+
+def sum_counts(fabric: Fabric, counter: CodebookCounter) -> list[Tensor]:
+    """[V] of each codebook, on the CPU: how often its codewords were chosen on all ranks."""
+    mine = torch.from_numpy(np.concatenate(counter.counts)).to(fabric.device)
+    total = cast(Tensor, fabric.all_reduce(mine, reduce_op="sum")).cpu()
+    return list(torch.split(total, list(counter.codebook_sizes)))

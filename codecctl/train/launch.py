@@ -19,7 +19,6 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -32,7 +31,6 @@ from torch import distributed as dist
 from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere, UsageError
 
 if TYPE_CHECKING:
-    from codecctl.evaluate.codebooks import CodebookCounter
     from codecctl.train.state import TrainState
 
 _OURS = "CODECCTL_ERRORS"  # where the processes that `start_ranks` started write their errors
@@ -218,13 +216,6 @@ def largest(fabric: Fabric, value: int) -> int:
 def largest_on_device(fabric: Fabric, value: Tensor) -> Tensor:
     """The largest `value` [] of all ranks, which stays on the device."""
     return value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="max"))
-
-
-def sum_counts(fabric: Fabric, counter: CodebookCounter) -> list[Tensor]:
-    """[V] of each codebook, on the CPU: how often its codewords were chosen on all ranks."""
-    mine = torch.from_numpy(np.concatenate(counter.counts)).to(fabric.device)
-    total = cast(Tensor, fabric.all_reduce(mine, reduce_op="sum")).cpu()
-    return list(torch.split(total, list(counter.codebook_sizes)))
 
 
 def check_same_codebooks(fabric: Fabric, state: TrainState, folder: Path) -> None:

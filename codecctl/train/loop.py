@@ -27,7 +27,7 @@ from codecctl.train.alarms import trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
-from codecctl.train.device import make_fabric, pinned, sent
+from codecctl.train.device import make_fabric, pinned, sent, sum_counts
 from codecctl.train.log import SCORE, RunLog, step_values
 from codecctl.train.setup import assemble, fit_codebooks, open_crops, preflight
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
@@ -315,7 +315,7 @@ class _Training:
 
     def _gather_counts(self) -> None:
         """Add what all ranks have counted to the state."""
-        new = launch.sum_counts(self.fabric, self.counter)
+        new = sum_counts(self.fabric, self.counter)
         self.state.code_counts = [a + b for a, b in zip(self.state.code_counts, new, strict=True)]
         self.counter.reset()
 

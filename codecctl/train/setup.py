@@ -17,7 +17,7 @@ from codecctl.errors import CodecctlError
 from codecctl.model.codec import Codec
 from codecctl.model.fronts import FRONTS
 from codecctl.model.transformer import TransformerLayer
-from codecctl.train.device import check_compiler, does_not_fit, sent
+from codecctl.train.device import cannot_compile, check_compiler, does_not_fit, sent
 from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import TrainState, start_state, step_generator
 from codecctl.train.step import Adversary, StepContext, at_full_weight, gradients, plan_step, zero_gradients
@@ -160,6 +160,8 @@ def _one_batch(state: TrainState, context: StepContext, config: Config, audio: T
         losses = {name: float(value) for name, value in result.losses.items()}
     except torch.OutOfMemoryError:
         raise does_not_fit(config) from None
+    except torch._dynamo.exc.TorchDynamoException as error:  # only where something is compiled
+        raise cannot_compile(error) from None
     seconds = time.perf_counter() - start
     zero_gradients(context)
     words = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())

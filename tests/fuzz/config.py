@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 
-from codecctl.config import Config
 from codecctl.config.load import configs_folder, dump_config, load_config, override_config, parse_config
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError
 from codecctl.parsing import parse_yaml
 from tests.fuzz.harness import Target

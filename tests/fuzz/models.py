@@ -14,7 +14,7 @@ from torch import Tensor
 
 from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
 from codecctl.config.schema import Config
-from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.inference.checkpoint import Checkpoint, shell, write_checkpoint
 from codecctl.inference.load import export_codec
 from codecctl.model.codec import Codec
 from tests.fuzz.harness import Target

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import subprocess
+import sys
 import sysconfig
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from codecctl.errors import CodecctlError
 from codecctl.train.device import check_compiler
 from codecctl.train.state import start_state
 from codecctl.train.step import gradients, plan_step
-from tests.train.tiny import tiny_config, tiny_context
+from tests.train.tiny import tiny_config, tiny_context, tiny_yaml
 
 CPU = torch.device("cpu")
 
@@ -45,6 +48,23 @@ def test_a_missing_compiler_is_named(device: str, words: str, monkeypatch: pytes
     monkeypatch.delenv("CXX", raising=False)
     with pytest.raises(CodecctlError, match=words):
         check_compiler(torch.device(device))
+
+
+@pytest.mark.slow
+def test_a_compiler_that_does_not_work_is_told_before_the_first_step(prepared: Path, tmp_path: Path) -> None:
+    compiler, config = tmp_path / "g++", tiny_yaml(tmp_path, prepared)
+    compiler.write_text("#!/bin/sh\necho 'g++: fatal error'; exit 1\n")
+    compiler.chmod(0o755)
+    environment = {**os.environ, "CXX": str(compiler), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    options = ["--config", config, "--run", tmp_path / "run", "--device", "cpu", "--set", "train.compile=true"]
+    command = [sys.executable, "-m", "codecctl", "train", *options]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("error: torch.compile fails: ")
+    assert said.endswith("--set train.compile=false")
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
 
 
 def test_missing_headers_of_python_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.audio import Audio
+from codecctl.audio import Audio, pyav
 from codecctl.audio.files import AudioReader, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.config.schema import DataConfig
@@ -101,7 +101,8 @@ def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> Non
         if "rejected" not in record:
             record["shard"] = shard
     write_lines(files.results, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
-    mark_done(files.marker, input_hash, shard=shard)
+    lacked_av = not pyav.is_installed() and any("rejected" in record for record in records)
+    mark_done(files.marker, input_hash, shard=shard, lacked_av=lacked_av)
 
 
 class _Opener:

@@ -10,9 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from importlib.util import find_spec
 from operator import attrgetter
-from os.path import splitext
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +45,8 @@ class Unit:
         return origin if origin.is_dir() else origin.parent
 
     def input_hash(self, settings: Any) -> str:
-        """Changes with any item, what is known of it, any setting of `prepare`, and when a decoder that the unit needs
-        is installed."""
-        needs_av = any(splitext(item.file or item.place)[1].lower() in pyav.SUFFIXES for item in self.items)
-        return hash_of(list(map(_as_json, self.items)), settings, needs_av and find_spec("av") is not None)
+        """Changes with any item, what is known of it, and any setting of `prepare`."""
+        return hash_of(list(map(_as_json, self.items)), settings)
 
 
 class UnitFiles:
@@ -62,9 +58,13 @@ class UnitFiles:
         self.shard = out / "shards" / name
 
     def is_done(self, input_hash: str) -> bool:
+        """Whether the unit's results are there, and a decoder installed since then cannot add to them."""
         if not is_done(self.marker, input_hash):
             return False
-        shard = (read_json(self.marker, dict) or {}).get("shard")
+        facts = read_json(self.marker, dict) or {}
+        if facts.get("lacked_av") and pyav.is_installed():
+            return False
+        shard = facts.get("shard")
         return shard is None or (self._out / str(shard)).is_file()
 
     def remove(self) -> None:

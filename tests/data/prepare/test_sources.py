@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +99,24 @@ def test_broken_parquet_file_does_not_stop_the_others(tmp_path: Path) -> None:
     (tmp_path / "hub" / "bad.parquet").write_bytes((tmp_path / "hub" / "good.parquet").read_bytes()[:-100])
     assert len(prepared(tmp_path / "hub", tmp_path / "out")) == 3
     assert "cannot be read as Parquet" in (tmp_path / "out" / "rejected.jsonl").read_text()
+
+
+def test_what_was_rejected_for_want_of_pyav_is_tried_again_with_it(
+    tmp_path: Path, speech_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its suffix: a file is recognised by its bytes."""
+    pytest.importorskip("av")
+    raw, out = tmp_path / "raw", tmp_path / "out"
+    raw.mkdir()
+    shutil.copy(Path(__file__).parents[2] / "inputs" / "mpeg4_named.mp3", raw / "a.mp3")
+    shutil.copy(speech_files[0], raw / "b.flac")
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert set(prepared(raw, out)) == {"raw/b"}
+    assert "needs PyAV" in (out / "rejected.jsonl").read_text()
+    monkeypatch.undo()
+    assert set(prepared(raw, out)) == {"raw/a", "raw/b"}
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert set(prepared(raw, out)) == {"raw/a", "raw/b"}  # what there is stays
 
 
 def test_formats_that_only_pyav_decodes(tmp_path: Path, speech_files: list[Path]) -> None:
