@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,7 +55,7 @@ class VocoderDecoder(nn.Module):
             raise NotImplementedError("Fourier transforms need float32")
         latents = self.level_prediction.inverse(x, state)
         features = self.upsample(self.blocks(self.first(latents.mT), state))
-        features = rearrange(features, "b t (n c) -> b (t n) c", n=self.n_spectra)
+        features = features.unflatten(-1, (self.n_spectra, -1)).flatten(1, 2)  # [B, T x n, C]
         level, phase = self.polar(self.norm(self.fine_blocks(features, state))).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
             level, phase = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (level, phase))
@@ -71,7 +70,7 @@ class VocoderDecoder(nn.Module):
         coefficients = expand(latents[:, : self.n_low].to(self.coded.weight.dtype))
         both = prepend_past(self.coded, coefficients, 1, state)
         pairs = torch.cat([both[..., :-1], both[..., 1:]], dim=1).mT
-        parts = rearrange(self.coded(pairs), "b t (n f c) -> b (t n) f c", n=self.n_spectra, c=2)
+        parts = self.coded(pairs).unflatten(-1, (self.n_spectra, -1, 2)).flatten(1, 2)  # [B, T x n, F, 2]
         return torch.view_as_complex(parts.contiguous())
 
 
@@ -111,7 +110,7 @@ def _spectra_of_coefficients(n: int, n_low: int, n_spectra: int) -> Tensor:
     cosines = CosineTransform(n).basis[:n_low].double()
     frames = torch.cat([F.pad(cosines, (0, n)), F.pad(cosines, (n, 0))])  # [2 x n_low, 2 x N]
     spectra = torch.fft.rfft(frames.unfold(1, n, n // n_spectra)[:, 1:] * _unit_window(n))
-    return rearrange(_COEFFICIENT * torch.view_as_real(spectra), "k n f c -> (n f c) k").float()
+    return (_COEFFICIENT * torch.view_as_real(spectra)).flatten(1).mT.float()
 
 
 def _blocks(width: int, n: int) -> CausalSequential:
