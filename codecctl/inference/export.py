@@ -56,20 +56,35 @@ def write_export(
     write_packed(path, model, packed, step)
 
 
-def write_packed(path: Path, model: ModelConfig, packed: Mapping[str, Tensor], step: int) -> None:
-    """Write tensors in the precision in which they are given, with the identity of what they are read as."""
+def write_packed(
+    path: Path,
+    model: ModelConfig,
+    packed: Mapping[str, Tensor],
+    step: int,
+    *,
+    container: str = EXPORT_FORMAT,
+    tables: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write tensors in the precision in which they are given, with the identity of what they are read as.
+
+    `container`: the metadata's `format`, where another program asks for one of its own. `tables`: tensors for that
+    program, which `read_export` leaves out.
+    """
     weights = _unpacked(packed, path)
     config = model.model_dump(mode="json")
     facts = {"model": config, "step": step, "fingerprint": fingerprint(model, weights)}
     metadata = {
-        "format": EXPORT_FORMAT,
+        "format": container,
+        "content": EXPORT_FORMAT,
         "version": str(EXPORT_VERSION),
         "codecctl": __version__,
         "facts": json.dumps(facts, sort_keys=True),
         "checksum": checksum({**facts, "weights": weights}),
     }
+    if tables:
+        metadata["tables"] = " ".join(sorted(tables))
     with replacing(path) as partial:
-        partial.write_bytes(safetensors.torch.save(dict(packed), metadata))
+        partial.write_bytes(safetensors.torch.save({**packed, **(tables or {})}, metadata))
 
 
 def read_export(path: Path) -> dict[str, Any]:
@@ -80,14 +95,16 @@ def read_export(path: Path) -> dict[str, Any]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != EXPORT_FORMAT:
+            if EXPORT_FORMAT not in (metadata.get("content"), metadata.get("format")):
                 raise CodecctlError(f"{path}: a safetensors file, but not a codecctl codec")
             if int(metadata["version"]) > EXPORT_VERSION:
                 raise CodecctlError(
                     f"{path}: written by a newer codecctl ({metadata.get('codecctl')}, format version "
                     f"{metadata['version']}); update it"
                 )
-            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tables = metadata.get("tables", "").split()
+            names = [name for name in file.keys() if name not in tables]  # noqa: SIM118 - it is no dict
+            packed = {name: file.get_tensor(name) for name in names}
         facts = parse_json(metadata["facts"], str(path))
         identity = {"codecctl": metadata["codecctl"], "checksum": metadata["checksum"]}
         return {**identity, **{key: facts[key] for key in _FACTS}, "weights": _unpacked(packed, path)}

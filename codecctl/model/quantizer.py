@@ -72,7 +72,7 @@ class ResidualVectorQuantizer(nn.Module):
         frames = latents.mT.flatten(0, 1)
         n_at_once = _CARD_SEARCH_FRAMES if frames.is_cuda else _SEARCH_FRAMES
         codes = torch.cat([self._search_beam(part, n_quantizers) for part in torch.split(frames, n_at_once)])
-        return codes.unflatten(0, (len(latents), -1)).mT
+        return codes.view(len(latents), -1, codes.shape[-1]).mT
 
     def _search_greedily(self, latents: Tensor, n_quantizers: int | None) -> Tensor:
         """[B, D, T] -> [B, K, T]: the nearest codeword of each codebook in turn."""

@@ -54,7 +54,7 @@ class TransformEncoder(nn.Module):
         self.coder.fit(coefficients)
 
     def _frames(self, x: Tensor) -> Tensor:
-        return x[:, 0].unflatten(-1, (-1, len(self.transform.scale)))  # [B, T, N]
+        return x.reshape(len(x), -1, len(self.transform.scale))  # [B, T, N]
 
 
 class TransformDecoder(nn.Module):

@@ -110,7 +110,7 @@ def _spectra_of_coefficients(n: int, n_low: int, n_spectra: int) -> Tensor:
     cosines = CosineTransform(n).basis[:n_low].double()
     frames = torch.cat([F.pad(cosines, (0, n)), F.pad(cosines, (n, 0))])  # [2 x n_low, 2 x N]
     spectra = torch.fft.rfft(frames.unfold(1, n, n // n_spectra)[:, 1:] * _unit_window(n))
-    return (_COEFFICIENT * torch.view_as_real(spectra)).flatten(1).mT.float()
+    return (_COEFFICIENT * torch.view_as_real(spectra)).flatten(1).mT.contiguous().float()
 
 
 def _blocks(width: int, n: int) -> CausalSequential:
