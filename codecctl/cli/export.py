@@ -16,8 +16,8 @@ def export(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The model: a run's folder, or e.g. its best.pt.")],
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="With --to: the new folder.")] = None,
     to: Annotated[
-        Literal["hf"] | None,
-        typer.Option(help="hf: a folder for transformers, which needs no codecctl.", show_default="one file"),
+        Literal["hf", "onnx"] | None,
+        typer.Option(help="A folder for other programs. hf: transformers; onnx: onnxruntime.", show_default="one file"),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT.safetensors", help="Without --to: the new file.")
@@ -63,3 +63,8 @@ def _write_folder(checkpoint: str, folder: Path, to: str) -> None:
     source = Checkpoint.read(find_checkpoint(checkpoint))
     sizes = FORMATS[to](source, folder)
     say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
+    if to == "onnx":
+        from codecctl.export.onnx import OPSET
+
+        files = ", ".join(f"{name} {size(n_bytes)}" for name, n_bytes in sizes.items())
+        say(f"opset {OPSET}: {files}")

@@ -29,7 +29,7 @@ EXPORT_FORMAT = "codecctl.codec"
 EXPORT_VERSION = 1
 Precision = Literal["int8", "float32"]
 _SCALE = ".row_scale"
-_SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
+SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
 _FACTS = ("model", "step", "fingerprint")
 _STORED_TYPES = (torch.float32, torch.float16, torch.int8)
 
@@ -41,19 +41,32 @@ def write_export(
 
     Raises `UsageError` for another precision.
     """
+    write_packed(path, model, _packed(model, weights, precision), step)
+
+
+def rounded(model: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as an int8 export has them, in float32."""
+    return _unpacked(_packed(model, weights, "int8"), Path())
+
+
+def keeps_16_bits(model: ModelConfig, name: str) -> bool:
+    """Whether an int8 export has this matrix in 16 bits."""
+    return name in FRONTS[model.front.kind].precise_weights or name.endswith(".codewords")
+
+
+def _packed(model: ModelConfig, weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
     if precision not in get_args(Precision):
         raise UsageError(f"--precision {precision}: expected {' or '.join(get_args(Precision))}")
-    precise = FRONTS[model.front.kind].precise_weights
     packed: dict[str, Tensor] = {}
     for name, weight in without_running_sums(weights).items():
         weight = weight.detach().float().cpu().contiguous()
-        if precision == "float32" or weight.dim() < 2 or weight.numel() < _SMALL:
+        if precision == "float32" or weight.dim() < 2 or weight.numel() < SMALL:
             packed[name] = weight
-        elif name in precise or name.endswith(".codewords"):
+        elif keeps_16_bits(model, name):
             packed[name] = weight.half()
         else:
             packed |= _to_int8(name, weight)
-    write_packed(path, model, packed, step)
+    return packed
 
 
 def write_packed(
