@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from codecctl.config import Config
 from codecctl.config.schema import ModelConfig
 from codecctl.data.manifest import read_manifest
-from codecctl.errors import UsageError
+from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.parsing import parse_json
 
@@ -118,8 +119,12 @@ def _metrics(source: Checkpoint) -> list[str]:
     log = source.path.parent / "metrics.jsonl"
     if source.run is None or not log.is_file():
         return []
-    events = [parse_json(line, str(log)) for line in log.read_text(encoding="utf-8").splitlines()]
-    scores = [e for e in events if e.get("kind") == "validation" and e.get("step", 0) <= source.step]
+    scores = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with suppress(CodecctlError):  # a killed run may leave half a line
+            event = parse_json(line, str(log))
+            if event.get("kind") == "validation" and event.get("step", 0) <= source.step:
+                scores.append(event)
     if not scores:
         return []
     rows = [f"| {name} | {value:.4g} |" for name, value in scores[-1].items() if isinstance(value, float)]

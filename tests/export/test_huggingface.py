@@ -130,7 +130,7 @@ def test_the_card_is_made_from_the_run(tiny_codec: model.Codec, prepared: Path, 
         {"step": 20, "kind": "validation", "mel_distance": 1.25, "stoi": 0.5, "perplexity": [3.0]},
         {"step": 30, "kind": "validation", "mel_distance": 1.0},  # after the checkpoint
     ]
-    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"step": 3')
     write_huggingface(Checkpoint.read(run / "last.pt"), tmp_path / "folder")
     card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
     assert "| mel_distance | 1.25 |\n| stoi | 0.5 |\n" in card
