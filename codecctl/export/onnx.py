@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -81,86 +81,90 @@ def _traced(step: Step) -> Any:
 
 def _over_chunks(model: Any, step: Step) -> Any:
     """A model of a recording of any length: the step over its chunks, from states of zeros."""
-    from onnx import TensorProto, helper, numpy_helper
+    from onnx import TensorProto, helper
 
-    body, codec = model.graph, step.codec
-    (first, *states), (result, *new_states) = list(body.input), list(body.output)
-    del body.input[:], body.output[:]
-    body.input.extend([*states, first])
-    body.output.extend([*new_states, result])
-    hop, delay, is_encoder = codec.hop_length, codec.config.delay, isinstance(step, EncoderStep)
-    size = _CHUNK * hop if is_encoder else _CHUNK  # of a chunk along the last axis
-    late = 0 if is_encoder else codec.n_frames(delay)
-    nodes: list[Any] = []
-    constants: dict[str, Any] = {}
-
-    def constant(name: str, value: Any, kind: type = np.int64) -> str:
-        constants[name] = numpy_helper.from_array(np.asarray(value, kind), name)
-        return name
-
-    def node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
-        return output
-
-    # The names that the body has must not appear outside of it.
-    whole, decoded = ("input_values", "audio_codes") if is_encoder else ("audio_codes", "audio_values")
-    body = _renamed(body, {whole: "chunk", decoded: "chunk_result"})
-    one, end, zeros = constant("one", [1]), constant("size", [size]), constant("no_pad", [0, 0, 0, 0, 0])
-    length = node("Slice", [node("Shape", [whole], "shape"), constant("two", [2]), constant("three", [3])], "length")
-    wanted = node("Add", [length, constant("late", [late])], "wanted")
-    n_chunks = node("Div", [node("Add", [wanted, constant("size_less_one", [size - 1])], "up"), end], "n_chunks")
-    missing = node("Sub", [node("Mul", [n_chunks, end], "full"), length], "missing")
-    pads = node("Concat", [zeros, missing], "pads", axis=0)
-    fill = constant("fill", 0.0, np.float32) if is_encoder else constant("fill", -1)
-    padded = node("Pad", [whole, pads, fill], "padded")
-    shape = node("Concat", [constant("rows", [1, -1]), n_chunks, end], "rows_shape", axis=0)
-    rows = node(
-        "Transpose",
-        [
-            node("Reshape", [padded, shape], "by_row"),
-        ],
-        "chunks",
-        perm=[2, 0, 1, 3],
-    )
-    starts = []
-    for state, value in zip(states, step.states, strict=True):
-        zero = helper.make_tensor("zero", helper.np_dtype_to_tensor_dtype(value.numpy().dtype), [1], [0])
-        dims = constant(f"{state.name}_shape", list(value.shape))
-        starts.append(node("ConstantOfShape", [dims], f"{state.name}_start", value=zero))
+    (first, *states), (result, *_) = list(model.graph.input), list(model.graph.output)
+    whole, done = first.name, result.name
+    body = _as_scan_body(model.graph, {whole: "chunk", done: "chunk_result"})  # names are taken in the body, too
+    graph, codec = _Nodes(), step.codec
+    is_encoder, hop, delay = isinstance(step, EncoderStep), codec.hop_length, codec.config.delay
+    length = graph.add("Slice", graph.add("Shape", whole), graph.constant([2]), graph.constant([3]))
+    size, n_after = (_CHUNK * hop, 0) if is_encoder else (_CHUNK, codec.n_frames(delay))
+    chunks = graph.chunks(whole, length, size, n_after)
+    starts = [graph.zeros(value) for value in step.states]
     ends = [f"{state.name}_end" for state in states]
-    nodes.append(helper.make_node("Scan", [*starts, rows], [*ends, "results"], num_scan_inputs=1, body=body))
-    joined = node("Transpose", ["results"], "joined", perm=[1, 2, 0, 3])  # [1, C, chunks, L]
+    graph.nodes.append(helper.make_node("Scan", [*starts, chunks], [*ends, "results"], num_scan_inputs=1, body=body))
     n_rows = codec.n_codebooks if is_encoder else 1
-    flat = node("Reshape", [joined, constant("flat", [1, n_rows, -1])], "flat_result")
+    joined = graph.add("Transpose", "results", perm=[1, 2, 0, 3])  # [1, C, chunks, L]
+    flat = graph.add("Reshape", joined, graph.constant([1, n_rows, -1]))
     if is_encoder:
-        frames = node("Add", [length, constant("hop_less_one", [hop - 1])], "frames_up")
-        first_end = node("Div", [frames, constant("hop", [hop])], "n_frames")
-        begin = constant("begin", [0])
+        begin, end = graph.constant([0]), graph.divided_up(length, hop)
     else:
-        n_samples = node("Mul", [length, constant("hop", [hop])], "n_samples")
-        begin = constant("begin", [delay])
-        first_end = node("Add", [n_samples, begin], "last")
-    node("Slice", [flat, begin, first_end, constant("axis", [2]), one], decoded)
-    kinds = (TensorProto.FLOAT, TensorProto.INT64) if is_encoder else (TensorProto.INT64, TensorProto.FLOAT)
-    ends_of = ("n_samples", "n_frames") if is_encoder else ("n_frames", "n_samples")
-    n_in = 1 if is_encoder else codec.n_codebooks
-    graph = helper.make_graph(
-        nodes,
-        type(step).__name__,
-        [helper.make_tensor_value_info(whole, kinds[0], [1, n_in, ends_of[0]])],
-        [helper.make_tensor_value_info(decoded, kinds[1], [1, n_rows, ends_of[1]])],
-        list(constants.values()),
-    )
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)
+        begin = graph.constant([delay])
+        end = graph.add("Add", graph.add("Mul", length, graph.constant([hop])), begin)
+    graph.nodes.append(helper.make_node("Slice", [flat, begin, end, graph.constant([2])], [done]))
+    kinds, lengths = (TensorProto.FLOAT, TensorProto.INT64), ("n_samples", "n_frames")
+    if not is_encoder:
+        kinds, lengths = kinds[::-1], lengths[::-1]
+    shapes = [1, 1 if is_encoder else codec.n_codebooks, lengths[0]], [1, n_rows, lengths[1]]
+    infos = [helper.make_tensor_value_info(*each) for each in zip((whole, done), kinds, shapes, strict=True)]
+    whole_graph = helper.make_graph(graph.nodes, type(step).__name__, infos[:1], infos[1:], graph.constants)
+    return helper.make_model(whole_graph, opset_imports=model.opset_import, ir_version=model.ir_version)
 
 
-def _renamed(graph: Any, names: Mapping[str, str]) -> Any:
+def _as_scan_body(graph: Any, names: Mapping[str, str]) -> Any:
+    """The graph of a step with states first, and values renamed by `names`."""
+    for values in (graph.input, graph.output):
+        first, *states = list(values)
+        del values[:]
+        values.extend([*states, first])
     for value in (*graph.input, *graph.output):
         value.name = names.get(value.name, value.name)
     for node in graph.node:
         node.input[:] = [names.get(name, name) for name in node.input]
         node.output[:] = [names.get(name, name) for name in node.output]
     return graph
+
+
+class _Nodes:
+    """The nodes of a graph and their constants; each node has one output, whose name it returns."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def constant(self, value: Any, kind: type = np.int64) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(np.asarray(value, kind), f"constant_{len(self.constants)}"))
+        return str(self.constants[-1].name)
+
+    def add(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        from onnx import helper
+
+        output = f"value_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [output], **attributes))
+        return output
+
+    def divided_up(self, length: str, size: int) -> str:
+        """ceil(length / size)"""
+        return self.add("Div", self.add("Add", length, self.constant([size - 1])), self.constant([size]))
+
+    def chunks(self, x: str, length: str, size: int, n_after: int) -> str:
+        """[1, C, L] -> [n, 1, C, size]: padded to whole chunks and `n_after` more, with what stands for nothing."""
+        n_chunks = self.divided_up(self.add("Add", length, self.constant([n_after])), size)
+        missing = self.add("Sub", self.add("Mul", n_chunks, self.constant([size])), length)
+        pads = self.add("Concat", self.constant([0] * 5), missing, axis=0)
+        filling = self.constant(-1) if x == "audio_codes" else self.constant(0.0, np.float32)
+        padded = self.add("Pad", x, pads, filling)
+        shape = self.add("Concat", self.constant([1, -1]), n_chunks, self.constant([size]), axis=0)
+        return self.add("Transpose", self.add("Reshape", padded, shape), perm=[2, 0, 1, 3])
+
+    def zeros(self, like: Tensor) -> str:
+        from onnx import helper
+
+        zero = helper.make_tensor("zero", helper.np_dtype_to_tensor_dtype(like.numpy().dtype), [1], [0])
+        return self.add("ConstantOfShape", self.constant(list(like.shape)), value=zero)
 
 
 def _with_int8(model: Any, source: Checkpoint) -> Any:
