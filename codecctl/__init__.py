@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from codecctl.errors import CodecctlError, UsageError
 
 if TYPE_CHECKING:
+    from codecctl.export.hub import Codec
     from codecctl.inference.checkpoint import Checkpoint
     from codecctl.inference.files import decode_file, encode_file
-    from codecctl.inference.load import Codec
     from codecctl.inference.stream import StreamDecoder, StreamEncoder
 
 __version__ = "0.1.0"
@@ -29,7 +29,7 @@ __all__ = [
 
 _PLACES = {  # imported when asked for: `import codecctl` does not import torch
     "Checkpoint": "codecctl.inference.checkpoint",
-    "Codec": "codecctl.inference.load",
+    "Codec": "codecctl.export.hub",
     "StreamDecoder": "codecctl.inference.stream",
     "StreamEncoder": "codecctl.inference.stream",
     "decode_file": "codecctl.inference.files",

@@ -1,4 +1,4 @@
-"""`codecctl export`: a checkpoint as a small file for use alone."""
+"""`codecctl export`: a checkpoint as a small file for use alone, or as a folder for other programs."""
 
 from __future__ import annotations
 
@@ -8,15 +8,24 @@ from typing import Annotated, Literal
 import typer
 
 from codecctl.cli.console import say, size
+from codecctl.errors import UsageError
 from codecctl.inference.find import find_checkpoint
 
 
 def export(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The model: a run's folder, or e.g. its best.pt.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="OUT.safetensors", help="Where to.")],
+    folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="With --to: the new folder.")] = None,
+    to: Annotated[
+        Literal["hf", "onnx"] | None,
+        typer.Option(help="A folder for other programs. hf: transformers; onnx: onnxruntime.", show_default="one file"),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="OUT.safetensors", help="Without --to: the new file.")
+    ] = None,
     precision: Annotated[
-        Literal["int8", "float32"], typer.Option(help="How matrices are stored; float32 loses nothing.")
-    ] = "int8",
+        Literal["int8", "float32"] | None,
+        typer.Option(help="How matrices are stored in the file; float32 loses nothing.", show_default="int8"),
+    ] = None,
 ) -> None:
     """Write a codec without its training state, a fraction of a checkpoint's size, and its model card beside it.
 
@@ -24,6 +33,17 @@ def export(
 
     Example: codecctl export runs/production -o codec.safetensors
     """
+    if to is None:
+        if output is None or folder is not None:
+            raise UsageError("name the file, -o OUT.safetensors, or what to write into a folder, --to hf DIR")
+        _write_file(checkpoint, output, precision or "int8")
+    else:
+        if folder is None or output is not None or precision is not None:
+            raise UsageError(f"--to {to} takes the new folder, --to {to} DIR, and neither --output nor --precision")
+        _write_folder(checkpoint, folder, to)
+
+
+def _write_file(checkpoint: str, output: Path, precision: Literal["int8", "float32"]) -> None:
     from codecctl.inference.card import card_path, write_card
     from codecctl.inference.checkpoint import Checkpoint
     from codecctl.inference.load import export_codec
@@ -34,3 +54,17 @@ def export(
     card = write_card(exported, source)
     before, after = (size(path.stat().st_size) for path in (source.path, output))
     say(f"{source.path} -> {output}: {before} -> {after}, fingerprint {exported.fingerprint}; card: {card}")
+
+
+def _write_folder(checkpoint: str, folder: Path, to: str) -> None:
+    from codecctl.export.formats import FORMATS
+    from codecctl.inference.checkpoint import Checkpoint
+
+    source = Checkpoint.read(find_checkpoint(checkpoint))
+    sizes = FORMATS[to](source, folder)
+    say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
+    if to == "onnx":
+        from codecctl.export.onnx import OPSET
+
+        files = ", ".join(f"{name} {size(n_bytes)}" for name, n_bytes in sizes.items())
+        say(f"opset {OPSET}: {files}")

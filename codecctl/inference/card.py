@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
+from codecctl.config.model import ModelConfig
 from codecctl.config.schema import Config
 from codecctl.data.manifest import read_manifest
-from codecctl.errors import UsageError
+from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint
+from codecctl.parsing import parse_json
 
 _OPENING = "A neural speech codec of codecctl:"
 # What is known of the licences of speech models that are used as teachers; their own pages decide.
@@ -34,27 +38,9 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
     The training comes from the config in `source`, the checkpoint that was exported, and from the manifest of its
     prepared data, where these exist.
     """
-    path, model = card_path(exported.path), exported.model
-    config = source.config() if source.run is not None else None
-    sizes = ", ".join(map(str, model.quantizer.codebook_sizes))
-    late = f", and {1000 * model.delay / model.sample_rate:g} ms of the decoder" if model.delay else ""
+    path = card_path(exported.path)
     lines = [
-        f"# {path.stem}",
-        "",
-        f"{_OPENING} {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
-        f"{model.n_codebooks} codebooks of {sizes} codewords, "
-        f"{model.bitrate_kbps:g} kbps.",
-        "",
-        f"- fingerprint: `{exported.fingerprint}`",
-        f"- trained for {exported.step} steps"
-        + (f" of {config.train.n_crops * config.data.crop_seconds:g} s of speech" if config else ""),
-        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{late}; causal",
-        "",
-        "## Trained on",
-        "",
-        *_data(Path(config.data.path) if config else None),
-        *(_teacher(config) if config else ()),
-        "",
+        *card_lines(path.stem, exported, source),
         "## Measure it",
         "",
         f"`codecctl validate {exported.path.name} --data FOLDER --report REPORT` measures it on your recordings.",
@@ -64,24 +50,86 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
     return path
 
 
-def _data(prepared: Path | None) -> list[str]:
-    """A table of hours by language and licence."""
-    manifest = prepared and prepared / "manifest.jsonl"
-    if not manifest or not manifest.is_file():
-        return ["The prepared data is not here: fill in the corpora, their hours and their licences."]
-    seconds: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for utterance in read_manifest(manifest):
-        if utterance.split == "train":
-            seconds[utterance.language or "unknown", utterance.licence or "unknown"] += utterance.seconds
-    most = sorted(seconds.items(), key=lambda item: -item[1])
-    rows = [f"| {language} | {licence} | {time / 3600:.2f} |" for (language, licence), time in most]
+def card_lines(name: str, exported: Checkpoint, source: Checkpoint) -> list[str]:
+    """What the card says of the model itself, as lines of Markdown under the heading `name`."""
+    model = exported.model
+    config = source.config() if source.run is not None else None
+    hours = _hours(Path(config.data.path) if config else None)
     return [
-        "| language | licence | hours |",
-        "|---|---|---|",
-        *rows,
+        f"# {name}",
         "",
-        f"{sum(seconds.values()) / 3600:.1f} hours in all.",
+        f"{_OPENING} {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
+        f"{model.n_codebooks} codebooks of {_sizes(model.quantizer.codebook_sizes)} codewords, "
+        f"{model.bitrate_kbps:g} kbps.",
+        "",
+        f"- fingerprint: `{exported.fingerprint}`",
+        f"- trained for {exported.step} steps" + (f" of {_step_seconds(config):g} s of speech" if config else ""),
+        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{_late(model)}; causal",
+        "",
+        "## Trained on",
+        "",
+        *_data(hours),
+        *(_teacher(config) if config else ()),
+        "",
+        *_metrics(source),
+        "## Limits",
+        "",
+        f"- {model.sample_rate} Hz, mono: what is above {model.sample_rate // 2} Hz is lost.",
+        f"- Speech of {_languages(hours)}. Music, noise and other languages were not trained on.",
+        "",
     ]
+
+
+def _sizes(sizes: Iterable[int]) -> str:
+    return ", ".join(map(str, sizes))
+
+
+def _late(model: ModelConfig) -> str:
+    return f", and {1000 * model.delay / model.sample_rate:g} ms of the decoder" if model.delay else ""
+
+
+def _step_seconds(config: Config) -> float:
+    return config.train.batch_size * config.train.accumulate * config.data.crop_seconds
+
+
+def _hours(prepared: Path | None) -> dict[tuple[str, str], float]:
+    """Of the training, by language and licence, the most first; empty where the prepared data is not here."""
+    manifest = prepared and prepared / "manifest.jsonl"
+    hours: defaultdict[tuple[str, str], float] = defaultdict(float)
+    for utterance in read_manifest(manifest) if manifest and manifest.is_file() else ():
+        if utterance.split == "train":
+            hours[utterance.language or "unknown", utterance.licence or "unknown"] += utterance.seconds / 3600
+    return dict(sorted(hours.items(), key=lambda item: -item[1]))
+
+
+def _data(hours: dict[tuple[str, str], float]) -> list[str]:
+    if not hours:
+        return ["The prepared data is not here: fill in the corpora, their hours and their licences."]
+    rows = [f"| {language} | {licence} | {each:.2f} |" for (language, licence), each in hours.items()]
+    return ["| language | licence | hours |", "|---|---|---|", *rows, "", f"{sum(hours.values()):.1f} hours in all."]
+
+
+def _languages(hours: dict[tuple[str, str], float]) -> str:
+    named = dict.fromkeys(language for language, _ in hours if language != "unknown")
+    return f"these languages: {', '.join(named)}" if named else "unknown languages: fill them in"
+
+
+def _metrics(source: Checkpoint) -> list[str]:
+    """The scores of the run's last validation up to the checkpoint, from its log."""
+    log = source.path.parent / "metrics.jsonl"
+    if source.run is None or not log.is_file():
+        return []
+    scores = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with suppress(CodecctlError):  # a killed run may leave half a line
+            event = parse_json(line, str(log))
+            if event.get("kind") == "validation" and event.get("step", 0) <= source.step:
+                scores.append(event)
+    if not scores:
+        return []
+    rows = [f"| {name} | {value:.4g} |" for name, value in scores[-1].items() if isinstance(value, float)]
+    head = f"The run's own validation at step {scores[-1]['step']}, on utterances held out of the training."
+    return ["## Metrics", "", head, "", "| metric | mean |", "|---|---|", *rows, ""]
 
 
 def _teacher(config: Config) -> list[str]:

@@ -29,7 +29,7 @@ EXPORT_FORMAT = "codecctl.codec"
 EXPORT_VERSION = 1
 Precision = Literal["int8", "float32"]
 _SCALE = ".row_scale"
-_SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
+SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
 _FACTS = ("model", "step", "fingerprint")
 _STORED_TYPES = (torch.float32, torch.float16, torch.int8)
 
@@ -41,35 +41,63 @@ def write_export(
 
     Raises `UsageError` for another precision.
     """
+    write_packed(path, model, _packed(model, weights, precision), step)
+
+
+def rounded(model: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as an int8 export has them, in float32."""
+    return _unpacked(_packed(model, weights, "int8"), Path())
+
+
+def keeps_16_bits(model: ModelConfig, name: str) -> bool:
+    """Whether an int8 export has this matrix in 16 bits."""
+    return name in FRONTS[model.front.kind].precise_weights or name.endswith(".codewords")
+
+
+def _packed(model: ModelConfig, weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
     if precision not in get_args(Precision):
         raise UsageError(f"--precision {precision}: expected {' or '.join(get_args(Precision))}")
-    precise = FRONTS[model.front.kind].precise_weights
     packed: dict[str, Tensor] = {}
     for name, weight in without_running_sums(weights).items():
         weight = weight.detach().float().cpu().contiguous()
-        if precision == "float32" or weight.dim() < 2 or weight.numel() < _SMALL:
+        if precision == "float32" or weight.dim() < 2 or weight.numel() < SMALL:
             packed[name] = weight
-        elif name in precise or name.endswith(".codewords"):
+        elif keeps_16_bits(model, name):
             packed[name] = weight.half()
         else:
             packed |= _to_int8(name, weight)
-    write_packed(path, model, packed, step)
+    return packed
 
 
-def write_packed(path: Path, model: ModelConfig, packed: Mapping[str, Tensor], step: int) -> None:
-    """Write tensors in the precision in which they are given, with the identity of what they are read as."""
+def write_packed(
+    path: Path,
+    model: ModelConfig,
+    packed: Mapping[str, Tensor],
+    step: int,
+    *,
+    container: str = EXPORT_FORMAT,
+    tables: Mapping[str, Tensor] | None = None,
+) -> None:
+    """Write tensors in the precision in which they are given, with the identity of what they are read as.
+
+    `container`: the metadata's `format`, where another program asks for one of its own. `tables`: tensors for that
+    program, which `read_export` leaves out.
+    """
     weights = _unpacked(packed, path)
     config = model.model_dump(mode="json")
     facts = {"model": config, "step": step, "fingerprint": fingerprint(model, weights)}
     metadata = {
-        "format": EXPORT_FORMAT,
+        "format": container,
+        "content": EXPORT_FORMAT,
         "version": str(EXPORT_VERSION),
         "codecctl": __version__,
         "facts": json.dumps(facts, sort_keys=True),
         "checksum": checksum({**facts, "weights": weights}),
     }
+    if tables:
+        metadata["tables"] = " ".join(sorted(tables))
     with replacing(path) as partial:
-        partial.write_bytes(safetensors.torch.save(dict(packed), metadata))
+        partial.write_bytes(safetensors.torch.save({**packed, **(tables or {})}, metadata))
 
 
 def read_export(path: Path) -> dict[str, Any]:
@@ -80,14 +108,16 @@ def read_export(path: Path) -> dict[str, Any]:
     try:
         with utf8_path(path) as place, safetensors.safe_open(place, "pt") as file:
             metadata = file.metadata() or {}
-            if metadata.get("format") != EXPORT_FORMAT:
+            if EXPORT_FORMAT not in (metadata.get("content"), metadata.get("format")):
                 raise CodecctlError(f"{path}: a safetensors file, but not a codecctl codec")
             if int(metadata["version"]) > EXPORT_VERSION:
                 raise CodecctlError(
                     f"{path}: written by a newer codecctl ({metadata.get('codecctl')}, format version "
                     f"{metadata['version']}); update it"
                 )
-            packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no dict
+            tables = metadata.get("tables", "").split()
+            names = [name for name in file.keys() if name not in tables]  # noqa: SIM118 - it is no dict
+            packed = {name: file.get_tensor(name) for name in names}
         facts = parse_json(metadata["facts"], str(path))
         identity = {"codecctl": metadata["codecctl"], "checksum": metadata["checksum"]}
         return {**identity, **{key: facts[key] for key in _FACTS}, "weights": _unpacked(packed, path)}

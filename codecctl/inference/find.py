@@ -12,12 +12,12 @@ from codecctl.errors import CodecctlError, UsageError
 STARTER = "starter"
 RUNS = "runs"  # the folder in which `codecctl train` makes runs: never an owner on the hub
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w./-]+)?")
-_HUB_FILE = "codec.safetensors"
+_HUB_FILES = ("codec.safetensors", "model.safetensors")  # of `export`, and of `export --to hf`
 
 
 def find_checkpoint(name: str | Path | None) -> Path:
     """The model's file; None: the starter. What exists here comes first: a file, then a run's folder (its best.pt, else
-    its last.pt), then a shipped model. A name on the hub is only what cannot be a path here.
+    its last.pt) or one of `export --to hf`, then a shipped model. A name on the hub is only what cannot be a path here.
 
     Raises `UsageError` that lists what may be given, `CodecctlError` if a folder or the hub has no such model.
     """
@@ -59,25 +59,37 @@ def _is_here(path: Path) -> bool:
 
 
 def _in_run(folder: Path) -> Path:
-    for name in ("best.pt", "last.pt"):
+    for name in ("best.pt", "last.pt", _HUB_FILES[1]):
         if _is_here(folder / name):
             return folder / name
-    raise CodecctlError(f"{folder}: a folder with neither best.pt nor last.pt; give a model's file or a run's folder")
+    raise CodecctlError(
+        f"{folder}: a folder with neither best.pt nor last.pt nor {_HUB_FILES[1]}; give a model's file or a run's "
+        "folder"
+    )
 
 
 def _from_hub(repo: str, revision: str) -> Path:
     """The exported codec in a model repository; the hub's own cache keeps it."""
     import httpx2
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+    )
 
     where = f"{repo}{'@' + revision if revision else ''} on the Hugging Face hub"
     try:
-        return Path(hf_hub_download(repo, _HUB_FILE, revision=revision or None))
+        try:
+            return Path(hf_hub_download(repo, _HUB_FILES[0], revision=revision or None))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(repo, _HUB_FILES[1], revision=revision or None))
     except (HfHubHTTPError, HFValidationError) as error:
         status = f" ({error.response.status_code})" if isinstance(error, HfHubHTTPError) else ""
         raise CodecctlError(
-            f"{where}: {_HUB_FILE} was not found{status}; check the name, and `hf auth login` for a private model"
+            f"{where}: {' or '.join(_HUB_FILES)} was not found{status}; check the name, and `hf auth login` for a "
+            "private model"
         ) from None
     except (LocalEntryNotFoundError, httpx2.HTTPError, OSError):
         raise CodecctlError(f"{where}: the hub cannot be reached, and the model is not in its cache here") from None

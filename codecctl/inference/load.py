@@ -22,6 +22,9 @@ class Codec(model.Codec):
     fingerprint: str | None = None
     """16 hex digits that change only when the encoder or a codebook does; set by `load`."""
 
+    path: Path | None = None
+    """The file that it was loaded from."""
+
     @classmethod
     def load(cls, checkpoint: str | Path = STARTER, device: str = "auto") -> Self:
         """The codec of a shipped model's name, a file, or a model on the Hugging Face hub (`owner/name[@revision]`), on
@@ -37,7 +40,7 @@ class Codec(model.Codec):
         """The codec of a checkpoint that was read."""
         codec = cls(checkpoint.model)
         checkpoint.fill(codec)
-        codec.fingerprint = checkpoint.fingerprint
+        codec.fingerprint, codec.path = checkpoint.fingerprint, checkpoint.path
         codec.fold_weight_norm()
         return codec.eval().requires_grad_(False).to(device)
 

@@ -1,1 +1,1 @@
-"""The codec itself: torch and einops, nothing that opens a file."""
+"""The codec itself: torch alone, nothing that opens a file."""

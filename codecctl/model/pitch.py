@@ -46,9 +46,12 @@ class LongTermPrediction(nn.Module):
 
     def _periods(self, windows: Tensor) -> tuple[Tensor, Tensor]:
         """[B, T, n_past + N] -> weights of the periods [B, T, longest - shortest + 1], and their mean correlation."""
+        power = torch.fft.rfft(windows, 2 * windows.shape[-1]).abs().square()
+        return self._weigh(windows, torch.fft.irfft(power)[..., self.shortest : self.longest + 1])
+
+    def _weigh(self, windows: Tensor, products: Tensor) -> tuple[Tensor, Tensor]:
+        """`products` [B, T, longest - shortest + 1] of the window with itself, a period earlier."""
         n = windows.shape[-1]
-        power = torch.fft.rfft(windows, 2 * n).abs().square()
-        products = torch.fft.irfft(power)[..., self.shortest : self.longest + 1]
         energy = windows.square().cumsum(dim=-1)
         period = torch.arange(self.shortest, self.longest + 1, device=windows.device)
         earlier, later = energy[..., n - 1 - period], energy[..., -1:] - energy[..., period - 1]

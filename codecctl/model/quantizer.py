@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch import distributed as dist
 
@@ -75,7 +74,7 @@ class ResidualVectorQuantizer(nn.Module):
         frames = latents.mT.flatten(0, 1)
         n_at_once = _CARD_SEARCH_FRAMES if frames.is_cuda else _SEARCH_FRAMES
         codes = torch.cat([self._search_beam(part, n_quantizers) for part in torch.split(frames, n_at_once)])
-        return rearrange(codes, "(b t) k -> b k t", b=len(latents))
+        return codes.view(len(latents), -1, codes.shape[-1]).mT
 
     def _search_greedily(self, latents: Tensor, n_quantizers: int | None) -> Tensor:
         """[B, D, T] -> [B, K, T]: the nearest codeword of each codebook in turn."""
@@ -172,7 +171,7 @@ class ResidualVectorQuantizer(nn.Module):
         self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, generator: torch.Generator
     ) -> list[Won]:
         """What each codebook won, on all ranks."""
-        residual = rearrange(latents.to(self.codebooks[0].codewords), "b d t -> b t d")
+        residual = latents.to(self.codebooks[0].codewords).mT  # [B, T, D]
         n_frames = residual.shape[1]
         n_everywhere = None if n_quantizers is None else gather_over_ranks(n_quantizers)  # [ranks x B]
         parts = []

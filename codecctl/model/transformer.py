@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -95,7 +94,7 @@ class CausalAttention(nn.Module):
                 past = keys.new_zeros(len(keys), 2, self.n_heads, ring.n_slots, keys.shape[-1])
             attended = ring.attend(queries, keys, values, past)
             state.past[self] = past
-        return self.project_out(rearrange(attended, "b h t d -> b t (h d)"))
+        return self.project_out(attended.transpose(1, 2).flatten(2))  # [B, T, D]
 
     def _attend_whole(self, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
         """Three [B, H, T, d] -> [B, H, T, d], in windows of `look_back` queries: time is linear in T."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from unittest.mock import patch
 
 import torch
-from codecctl.inference.shapes import shell
 from torch import Tensor
 
 from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig

@@ -14,7 +14,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 
 from codecctl.config.model import ModelConfig, TransformConfig
@@ -58,7 +57,7 @@ class TransformEncoder(nn.Module):
         self.coder.fit(coefficients)
 
     def _frames(self, x: Tensor) -> Tensor:
-        return rearrange(x, "b 1 (t n) -> b t n", n=len(self.transform.scale))
+        return x.reshape(len(x), -1, len(self.transform.scale))  # [B, T, N]
 
 
 class TransformDecoder(nn.Module):

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -56,23 +55,26 @@ class VocoderDecoder(nn.Module):
             raise NotImplementedError("Fourier transforms need float32")
         latents = self.level_prediction.inverse(x, state)
         features = self.upsample(self.blocks(self.first(latents.mT), state))
-        features = rearrange(features, "b t (n c) -> b (t n) c", n=self.n_spectra)
+        features = features.unflatten(-1, (self.n_spectra, -1)).flatten(1, 2)  # [B, T x n, C]
         level, phase = self.polar(self.norm(self.fine_blocks(features, state))).chunk(2, dim=-1)
         with torch.autocast(x.device.type, enabled=False):
             level, phase = (part.to(torch.promote_types(part.dtype, torch.float32)) for part in (level, phase))
-            spectra = torch.polar(level.clamp(max=_MAX_LEVEL).exp(), phase) + self._coded_spectra(latents, state)
-            return self.synthesis(spectra, state)
+            return self.synthesis(self._spectra(level.clamp(max=_MAX_LEVEL), phase, latents, state), state)
 
-    def _coded_spectra(self, latents: Tensor, state: StreamState | None) -> Tensor:
-        """[B, D, T] -> complex [B, T x n, F]: those of the coded coefficients of a frame and of the one before.
+    def _spectra(self, level: Tensor, phase: Tensor, latents: Tensor, state: StreamState | None) -> Tensor:
+        """Log magnitudes and phases [B, T x n, F], and latents [B, D, T] -> complex [B, T x n, F]."""
+        return torch.polar(level.exp(), phase) + torch.view_as_complex(self._coded_parts(latents, state))
+
+    def _coded_parts(self, latents: Tensor, state: StreamState | None) -> Tensor:
+        """[B, D, T] -> real and imaginary parts [B, T x n, F, 2] of the spectra of the coded coefficients of a frame
+        and of the one before.
 
         They are linear in these, and start as the exact transform: the network need not learn phases that are coded.
         """
         coefficients = expand(latents[:, : self.n_low].to(self.coded.weight.dtype))
         both = prepend_past(self.coded, coefficients, 1, state)
         pairs = torch.cat([both[..., :-1], both[..., 1:]], dim=1).mT
-        parts = rearrange(self.coded(pairs), "b t (n f c) -> b (t n) f c", n=self.n_spectra, c=2)
-        return torch.view_as_complex(parts.contiguous())
+        return self.coded(pairs).unflatten(-1, (self.n_spectra, -1, 2)).flatten(1, 2).contiguous()
 
 
 class Synthesis(nn.Module):
@@ -88,11 +90,16 @@ class Synthesis(nn.Module):
 
     def forward(self, spectra: Tensor, state: StreamState | None = None) -> Tensor:
         n_frames, n = spectra.shape[1], self.n_overlapping
-        frames = torch.fft.irfft(spectra, n=len(self.window)) * self.window.to(spectra.real.dtype)  # [B, T', N]
+        frames = self._frames(spectra)
+        frames = frames * self.window.to(frames.dtype)  # [B, T', N]
         frames = prepend_past(self, frames.mT, n - 1, state).mT
         first = [n - 1 - i for i in range(n)]  # of the windows whose i-th hop sounds
         parts = [frames[:, first[i] : first[i] + n_frames, i * self.hop : (i + 1) * self.hop] for i in range(n)]
         return torch.stack(parts).sum(dim=0).flatten(1)[:, None]
+
+    def _frames(self, spectra: Tensor) -> Tensor:
+        """[B, T', F] -> [B, T', N]"""
+        return torch.fft.irfft(spectra, n=len(self.window))
 
 
 def _window(n: int, hop: int) -> Tensor:
@@ -111,7 +118,7 @@ def _spectra_of_coefficients(n: int, n_low: int, n_spectra: int) -> Tensor:
     cosines = CosineTransform(n).basis[:n_low].double()
     frames = torch.cat([F.pad(cosines, (0, n)), F.pad(cosines, (n, 0))])  # [2 x n_low, 2 x N]
     spectra = torch.fft.rfft(frames.unfold(1, n, n // n_spectra)[:, 1:] * _unit_window(n))
-    return rearrange(_COEFFICIENT * torch.view_as_real(spectra), "k n f c -> (n f c) k").float()
+    return (_COEFFICIENT * torch.view_as_real(spectra)).flatten(1).mT.contiguous().float()
 
 
 def _blocks(width: int, n: int) -> CausalSequential:

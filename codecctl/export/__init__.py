@@ -1,0 +1,1 @@
+"""Codecs for other programs: one file a format, one table of them."""

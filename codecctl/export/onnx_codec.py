@@ -1,0 +1,108 @@
+"""The files of `export --to onnx` in onnxruntime. No torch here."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codecctl.errors import CodecctlError, UsageError
+
+Audio = NDArray[np.float32]  # [1, 1, L]
+Codes = NDArray[np.int64]  # [1, K, T]
+
+
+class OnnxCodec:
+    """Encodes and decodes recordings and streams; `precision`: `float32` or `int8`. Files are loaded when used.
+
+    Raises `UsageError` if onnxruntime is not installed, `CodecctlError` for a folder without the files.
+    """
+
+    def __init__(self, folder: str | Path, precision: str = "float32", n_threads: int = 1) -> None:
+        self._folder, self._suffix = Path(folder), "" if precision == "float32" else f"_{precision}"
+        self._n_threads = n_threads
+        self.facts: dict[str, Any] = {}  # `sample_rate`, `hop_length`, `codebook_sizes`, `delay`, `codecctl`
+        self.fingerprint: str | None = None
+        self._encoder  # noqa: B018 - a property that loads; the fingerprint is known from here on
+
+    def encode(self, audio: Audio) -> Codes:
+        """[1, 1, L] -> [1, K, T]"""
+        codes: Codes = self._encoder.run(None, {"input_values": audio})[0]
+        return codes
+
+    def decode(self, codes: Codes, fingerprint: str | None = None) -> Audio:
+        """[1, K, T] of the first K codebooks -> [1, 1, T x hop_length].
+
+        `fingerprint`: of the codes. Raises `CodecctlError` if they are another model's.
+        """
+        self._check(fingerprint, "the codes")
+        return self._decoder.run(None, {"audio_codes": self._with_all_codebooks(codes)})[0]
+
+    def stream_encoder(self) -> OnnxStream:
+        """`push` takes one frame [1, 1, hop_length] and returns its codes [1, K, 1]."""
+        return OnnxStream(self._load("encoder_step"))
+
+    def stream_decoder(self) -> OnnxStream:
+        """`push` takes the codes of one frame [1, K, 1], -1 for a code that is not there, and returns
+        [1, 1, hop_length], `facts["delay"]` samples late."""
+        return OnnxStream(self._load("decoder_step"))
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return self._load("encoder_model")
+
+    @cached_property
+    def _decoder(self) -> Any:
+        return self._load("decoder_model")
+
+    def _with_all_codebooks(self, codes: Codes) -> Codes:
+        n_missing = len(self.facts["codebook_sizes"]) - codes.shape[1]
+        return np.pad(codes, [(0, 0), (0, n_missing), (0, 0)], constant_values=-1)
+
+    def _load(self, name: str) -> Any:
+        try:
+            import onnxruntime
+        except ImportError:
+            raise UsageError('onnxruntime is not installed: pip install "codecctl[onnx]"') from None
+        path = self._folder / f"{name}{self._suffix}.onnx"
+        if not path.is_file():
+            raise CodecctlError(f"{path}: no such file; codecctl export CKPT --to onnx DIR writes it")
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # it warns of shapes that the tracer left open
+        options.intra_op_num_threads = options.inter_op_num_threads = self._n_threads
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its own types, which it does not export
+            raise CodecctlError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from None
+        facts = session.get_modelmeta().custom_metadata_map
+        self._check(facts.get("fingerprint"), str(path))
+        self.fingerprint = facts["fingerprint"]
+        self.facts = {k: v if k in ("fingerprint", "codecctl") else json.loads(v) for k, v in facts.items()}
+        return session
+
+    def _check(self, fingerprint: str | None, what: str) -> None:
+        if None not in (self.fingerprint, fingerprint) and fingerprint != self.fingerprint:
+            raise CodecctlError(
+                f"{what}: of the model {fingerprint}, and this is {self.fingerprint}; use the files of one export"
+            )
+
+
+class OnnxStream:
+    """One stream of frames: a session, and its states, which are zero at the start."""
+
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        first, *states = session.get_inputs()
+        self._first = first.name
+        kinds = {"tensor(float)": np.float32, "tensor(int64)": np.int64}
+        self._states = {state.name: np.zeros(state.shape, kinds[state.type]) for state in states}
+
+    def push(self, x: NDArray[Any]) -> NDArray[Any]:
+        """The next frame in, its result out."""
+        result, *new = self._session.run(None, {self._first: x, **self._states})
+        self._states = dict(zip(self._states, new, strict=True))
+        return result

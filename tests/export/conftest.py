@@ -1,0 +1,40 @@
+"""Programs that use an export where codecctl is not installed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+_ALONE = """
+import sys
+
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("codecctl", "einops", "pydantic", "typer"):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+
+sys.meta_path.insert(0, Absent())
+import torch
+torch.set_num_threads(1)
+"""
+
+
+@pytest.fixture
+def alone(tmp_path: Path) -> Callable[..., str]:
+    """Run a program in a process that cannot import codecctl or what only codecctl needs, without a network."""
+
+    def run(program: str, *arguments: object) -> str:
+        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", _ALONE + program, *map(str, arguments)],
+            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run

@@ -1,0 +1,165 @@
+"""A folder for transformers: the same codes and audio where codecctl is not installed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from codecctl import Codec
+from codecctl.config import load_config
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.export.huggingface import write_huggingface
+from codecctl.export.sources import standalone
+from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.inference.find import find_checkpoint
+from codecctl.inference.load import save_codec
+from codecctl.model import codec as model
+
+_ENCODE_AND_DECODE = """
+from transformers import AutoFeatureExtractor, AutoModel
+folder, audio, out = sys.argv[1:]
+audio = torch.load(audio)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+extractor = AutoFeatureExtractor.from_pretrained(folder)
+inputs = extractor([each.numpy() for each in audio], sampling_rate=16000, return_tensors="pt")
+with torch.no_grad():
+    encoded = model.encode(**inputs)
+    single = [model.encode(each[None, None]).audio_codes for each in audio]
+    decoded = [model.decode(codes, fingerprint=encoded.fingerprint).audio_values for codes in single]
+    both = model(**inputs)
+assert torch.equal(both.audio_codes, encoded.audio_codes)
+assert both.audio_values.shape == inputs["input_values"].shape
+for name in ("encoder", "decoder"):
+    part = AutoModel.from_pretrained(folder, trust_remote_code=True, part=name)
+    assert part.num_parameters() < model.num_parameters()
+    with torch.no_grad():
+        if name == "encoder":
+            assert torch.equal(part.encode(**inputs).audio_codes, encoded.audio_codes)
+        else:
+            assert torch.equal(part.decode(single[0]).audio_values, decoded[0])
+try:
+    part.encode(**inputs)
+except ValueError as error:
+    assert "decoder alone" in str(error)
+try:
+    model.decode(single[0], fingerprint="0" * 16)
+except ValueError as error:
+    print(error)
+torch.save({"padded": encoded.audio_codes, "mask": encoded.audio_codes_mask, "single": single, "decoded": decoded}, out)
+"""
+
+
+def exchange(
+    alone: Callable[..., str], folder: Path, audio: list[Tensor], tmp_path: Path
+) -> tuple[dict[str, list[Tensor]], str]:
+    """What the folder's code makes of recordings [L], and what it prints."""
+    torch.save(audio, tmp_path / "audio.pt")
+    printed = alone(_ENCODE_AND_DECODE, folder, tmp_path / "audio.pt", tmp_path / "out.pt")
+    return torch.load(tmp_path / "out.pt"), printed
+
+
+def test_codes_and_audio_are_the_same_without_codecctl(
+    tiny_codec: model.Codec, tmp_path: Path, speech: Tensor, alone: Callable[..., str]
+) -> None:
+    save_codec(tiny_codec, tmp_path / "codec.pt")
+    write_huggingface(Checkpoint.read(tmp_path / "codec.pt"), tmp_path / "folder")
+    compare(tmp_path, alone, speech[..., :8000], tmp_path / "codec.pt")
+
+
+@pytest.mark.slow
+def test_the_starter_is_the_same_without_codecctl(tmp_path: Path, speech: Tensor, alone: Callable[..., str]) -> None:
+    path = find_checkpoint("starter")
+    write_huggingface(Checkpoint.read(path), tmp_path / "folder")
+    compare(tmp_path, alone, speech[..., :32000], path)
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert "CC BY-SA 3.0" in card
+    assert card.startswith("---\nlibrary_name: transformers\n")
+
+
+def compare(tmp_path: Path, alone: Callable[..., str], speech: Tensor, source: Path) -> None:
+    """The export in `folder` and `source` on a recording and a part of it, alone and padded."""
+    audio = [speech[0, 0], speech[0, 0, : speech.shape[-1] // 3]]
+    found, printed = exchange(alone, tmp_path / "folder", audio, tmp_path)
+    codec = Codec.load(source, "cpu")
+    assert f"these codes are of the model {'0' * 16}, and this is {codec.fingerprint}" in printed
+    for i, each in enumerate(audio):
+        codes = codec.encode(each[None, None])
+        assert torch.equal(found["single"][i], codes)
+        assert torch.equal(found["padded"][i][:, found["mask"][i]], codes[0])
+        torch.testing.assert_close(found["decoded"][i], codec.decode(codes), rtol=0, atol=1e-5)
+    loaded = Codec.from_pretrained(tmp_path / "folder", "cpu")
+    assert loaded.fingerprint == codec.fingerprint
+    assert torch.equal(loaded.decode(codes), codec.decode(codes))
+
+
+def test_the_config_says_what_other_programs_ask_for(tiny_codec: model.Codec, tmp_path: Path) -> None:
+    save_codec(tiny_codec, tmp_path / "codec.pt")
+    source = Checkpoint.read(tmp_path / "codec.pt")
+    write_huggingface(source, tmp_path / "folder")
+    config = json.loads((tmp_path / "folder" / "config.json").read_text())
+    assert (config["fingerprint"], config["sampling_rate"]) == (source.fingerprint, source.model.sample_rate)
+    assert config["codebook_sizes"] == list(source.model.quantizer.codebook_sizes)
+
+
+def test_the_code_imports_torch_and_transformers_alone() -> None:
+    texts = standalone("codecctl.export.modeling_codecctl")
+    assert "modeling_codecctl.py" in texts
+    imports = [line for text in texts.values() for line in text.splitlines() if line.startswith(("import ", "from "))]
+    outside = {line.split()[1].split(".")[0] for line in imports} - {""}
+    assert outside == {
+        "__future__", "collections", "bisect", "dataclasses", "functools", "itertools", "math", "torch", "transformers",
+        "types", "typing",
+    }  # fmt: skip
+    assert not [line for line in imports if "codecctl." in line]
+
+
+def test_the_card_is_made_from_the_run(tiny_codec: model.Codec, prepared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    config = load_config("smoke", overrides=[f"data.path={prepared}", "loss.semantic_weight=1"])
+    values = config.model_dump(mode="json", by_alias=True) | {"model": tiny_codec.config.model_dump(mode="json")}
+    facts = {"config": values, "versions": {"codecctl": "0"}, "n_ranks": 1}
+    write_checkpoint(run / "last.pt", tiny_codec.config, tiny_codec.state_dict(), 20, run=facts)
+    events = [
+        {"step": 10, "kind": "validation", "mel_distance": 1.5, "trend": "falls"},
+        {"step": 20, "kind": "validation", "mel_distance": 1.25, "stoi": 0.5, "perplexity": [3.0]},
+        {"step": 30, "kind": "validation", "mel_distance": 1.0},  # after the checkpoint
+    ]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"step": 3')
+    write_huggingface(Checkpoint.read(run / "last.pt"), tmp_path / "folder")
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert "| mel_distance | 1.25 |\n| stoi | 0.5 |\n" in card
+    assert f"teacher `{config.train.semantic.teacher}`" in card
+    assert "hours in all" in card
+    assert "## Limits" in card
+
+
+def test_a_folder_with_files_is_left_alone(tiny_codec: model.Codec, tmp_path: Path) -> None:
+    save_codec(tiny_codec, tmp_path / "codec.pt")
+    source = Checkpoint.read(tmp_path / "codec.pt")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "mine.txt").touch()
+    with pytest.raises(UsageError, match="folder: exists and is not empty"):
+        write_huggingface(source, tmp_path / "folder")
+    with pytest.raises(UsageError, match=r"there is no folder .*gone"):
+        write_huggingface(source, tmp_path / "gone" / "folder")
+    (tmp_path / "folder" / "mine.txt").unlink()
+    write_huggingface(source, tmp_path / "folder")
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+def test_changed_weights_are_refused(tiny_codec: model.Codec, tmp_path: Path) -> None:
+    save_codec(tiny_codec, tmp_path / "codec.pt")
+    write_huggingface(Checkpoint.read(tmp_path / "codec.pt"), tmp_path / "folder")
+    path = tmp_path / "folder" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    place = len(data) // 2
+    data[place : place + 4] = b"\0\0\0\x3f"
+    path.write_bytes(data)
+    with pytest.raises(CodecctlError, match="checksum differs"):
+        Codec.from_pretrained(tmp_path / "folder", "cpu")

@@ -1,0 +1,114 @@
+"""ONNX files in onnxruntime beside torch: recordings and streams, all fronts."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from torch import Tensor
+
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.export.onnx import write_onnx
+from codecctl.export.onnx_codec import OnnxCodec
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.find import find_checkpoint
+from codecctl.inference.load import Codec, export_codec, save_codec
+from codecctl.model import codec as model
+
+TOLERANCE = 1e-4  # of a sample
+
+
+@pytest.fixture
+def exported(tiny_codec: model.Codec, tmp_path: Path) -> tuple[Path, Path]:
+    """A checkpoint, and its ONNX files."""
+    save_codec(tiny_codec, tmp_path / "codec.pt")
+    write_onnx(Checkpoint.read(tmp_path / "codec.pt"), tmp_path / "onnx")
+    return tmp_path / "codec.pt", tmp_path / "onnx"
+
+
+def test_recordings_and_streams_are_those_of_torch(exported: tuple[Path, Path], speech: Tensor) -> None:
+    codec, files = Codec.load(exported[0], "cpu"), OnnxCodec(exported[1])
+    assert files.fingerprint == codec.fingerprint
+    for n_samples in (1, codec.hop_length, 33 * codec.hop_length - 1, 1200):  # chunks have 32 frames
+        audio = speech[..., 8000 : 8000 + n_samples]
+        codes = codec.encode(audio)
+        assert np.array_equal(files.encode(audio.numpy()), codes.numpy())
+        for k in (1, codec.n_codebooks):
+            decoded = codec.decode(codes[:, :k])
+            np.testing.assert_allclose(files.decode(codes[:, :k].numpy()), decoded, rtol=0, atol=TOLERANCE)
+    encoder, decoder = files.stream_encoder(), files.stream_decoder()
+    n, hop, delay = codes.shape[-1], codec.hop_length, codec.config.delay
+    padded = np.pad(audio.numpy(), [(0, 0), (0, 0), (0, n * hop - n_samples)])
+    streamed = np.concatenate([encoder.push(each) for each in np.split(padded, n, axis=-1)], axis=-1)
+    assert np.array_equal(streamed, codes.numpy())
+    after = np.full((1, codec.n_codebooks, codec.n_frames(delay)), -1)
+    pushed = np.concatenate([codes.numpy(), after], axis=-1)
+    late = np.concatenate([decoder.push(pushed[..., i : i + 1]) for i in range(pushed.shape[-1])], axis=-1)
+    np.testing.assert_allclose(late[..., delay : delay + n * hop], decoded, rtol=0, atol=TOLERANCE)
+
+
+def test_int8_files_are_the_int8_export(exported: tuple[Path, Path], tmp_path: Path, speech: Tensor) -> None:
+    rounded = export_codec(Checkpoint.read(exported[0]), tmp_path / "int8.safetensors", "int8")
+    codec, files = Codec.load(rounded.path, "cpu"), OnnxCodec(exported[1], "int8")
+    assert files.fingerprint == rounded.fingerprint
+    audio = speech[..., 8000:9200]
+    codes = codec.encode(audio)
+    assert np.array_equal(files.encode(audio.numpy()), codes.numpy())
+    np.testing.assert_allclose(files.decode(codes.numpy()), codec.decode(codes), rtol=0, atol=TOLERANCE)
+
+
+@pytest.fixture(scope="module")
+def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("starter") / "onnx"
+    write_onnx(Checkpoint.read(find_checkpoint("starter")), folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_the_starter_gives_its_codes_on_real_speech(starter: Path, speech_files: list[Path], precision: str) -> None:
+    codec, files = Codec.load("starter", "cpu"), OnnxCodec(starter, precision)
+    assert files.fingerprint == codec.fingerprint  # its weights are rounded already
+    for path in speech_files[::5]:
+        audio = torch.from_numpy(soundfile.read(path, dtype="float32")[0]).reshape(1, 1, -1)
+        codes = codec.encode(audio)
+        assert np.array_equal(files.encode(audio.numpy()), codes.numpy())
+        np.testing.assert_allclose(files.decode(codes.numpy()), codec.decode(codes), rtol=0, atol=TOLERANCE)
+    sizes = {path.name: path.stat().st_size for path in starter.iterdir()}
+    assert sizes["encoder_model_int8.onnx"] < 0.4 * sizes["encoder_model.onnx"]
+
+
+def test_files_and_codes_of_another_model_are_refused(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    files = OnnxCodec(exported[1])
+    codes = np.zeros((1, 1, 4), np.int64)
+    assert files.decode(codes, fingerprint=files.fingerprint).shape[-1] == 4 * files.facts["hop_length"]
+    with pytest.raises(CodecctlError, match=f"the codes: of the model {'0' * 16}, and this is {files.fingerprint}"):
+        files.decode(codes, fingerprint="0" * 16)
+    checkpoint = Checkpoint.read(exported[0])
+    other = {name: weight * 1.01 for name, weight in checkpoint.weights.items()}
+    codec = model.Codec(checkpoint.model)
+    codec.load_state_dict(other)
+    save_codec(codec, tmp_path / "other.pt")
+    write_onnx(Checkpoint.read(tmp_path / "other.pt"), tmp_path / "other")
+    (tmp_path / "other" / "decoder_step.onnx").rename(exported[1] / "decoder_step.onnx")
+    with pytest.raises(CodecctlError, match=r"decoder_step\.onnx: of the model .* use the files of one export"):
+        files.stream_decoder()
+
+
+def test_what_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(CodecctlError, match=r"encoder_model\.onnx: no such file"):
+        OnnxCodec(tmp_path)
+    (tmp_path / "encoder_model.onnx").write_bytes(b"no graph")
+    with pytest.raises(CodecctlError, match="onnxruntime cannot load it"):
+        OnnxCodec(tmp_path)
+    source = Checkpoint.read(find_checkpoint("starter"))
+    for name in ("onnx", "onnxruntime"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UsageError, match=r'pip install "codecctl\[onnx\]"'):
+        write_onnx(source, tmp_path / "onnx")
+    with pytest.raises(UsageError, match=r'pip install "codecctl\[onnx\]"'):
+        OnnxCodec(tmp_path)
