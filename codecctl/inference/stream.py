@@ -6,8 +6,11 @@ import torch
 from torch import Tensor
 
 from codecctl.errors import UsageError
+from codecctl.inference.concealment import Concealment
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
+
+_LATENTS_FADE = 0.9  # a frame, of those that stand for lost frames
 
 
 class StreamEncoder:
@@ -74,24 +77,64 @@ class StreamEncoder:
 
 class StreamDecoder:
     """Decodes a batch of streams of codes: `hop_length` samples for each frame, less `config.delay` for the first,
-    which `flush` returns at the end. Memory does not grow."""
+    which `flush` returns at the end. Memory does not grow.
+
+    Frames that did not arrive are concealed: the audio goes on as before, fades out in 100 ms, and goes over into the
+    next frame that arrives. The decoder meanwhile advances with the latents of the last frame, faded.
+    """
 
     def __init__(self, codec: Codec, batch_size: int = 1) -> None:
         self._codec = codec
         self._batch_size = batch_size
         self._state = StreamState()
         self._n_early = codec.config.delay  # samples before the signal that are still to come
-        self._device = next(codec.parameters()).device
+        like = codec.quantizer.codebooks[0].codewords
+        self._device = like.device
+        self._concealment = Concealment(batch_size, codec.sample_rate, like)
+        self._codes: Tensor | None = None  # of the last frame, whose latents are made when they are needed
+        self._latents = like.new_zeros(batch_size, codec.config.latent_width, 1)  # of the last frame
 
     @torch.no_grad()
-    def push(self, codes: Tensor) -> Tensor:
+    def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
         """[B, K, t], any t including 0 -> [B, 1, t x hop_length], at first `config.delay` samples less.
 
-        Raises `UsageError` for another shape.
+        `lost` [B, t], booleans: frames that did not arrive; their codes are not used. None instead of codes: one frame,
+        lost in every item. Raises `UsageError` for another shape.
         """
+        if codes is None:
+            codes = torch.zeros(self._batch_size, 1, 1, dtype=torch.int64)
+            lost = torch.ones(self._batch_size, 1, dtype=torch.bool)
         if len(codes) != self._batch_size:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
-        return self._from_start(self._codec.decode(codes.to(self._device), state=self._state))
+        codes = codes.to(self._device)
+        if lost is not None:
+            if lost.dtype != torch.bool or lost.shape != (self._batch_size, codes.shape[-1]):
+                expected = [self._batch_size, codes.shape[-1]]
+                raise UsageError(f"lost must be booleans {expected}, got {lost.dtype} {list(lost.shape)}")
+            lost = lost.to(self._device)
+            codes = codes.masked_fill(lost[:, None], 0)
+        if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
+            lost = codes.new_zeros(self._batch_size, codes.shape[-1], dtype=torch.bool) if lost is None else lost
+            frames = zip(codes.split(1, dim=-1), lost.unbind(dim=-1), strict=True)
+            return self._from_start(torch.cat([self._frame(*frame) for frame in frames], dim=-1))
+        audio = self._codec.decode(codes, state=self._state)
+        if codes.shape[-1]:
+            self._codes = codes[..., -1:]
+            self._concealment.note(audio[:, 0])
+        return self._from_start(audio)
+
+    def _frame(self, codes: Tensor, lost: Tensor) -> Tensor:
+        """[B, K, 1] and [B] -> [B, 1, hop_length]"""
+        self._codec.check_codes(codes)
+        latents = torch.where(lost[:, None, None], _LATENTS_FADE * self._last(), self._codec.dequantize(codes))
+        self._latents = latents
+        return self._concealment.fill(self._codec.decode_latents(latents, state=self._state)[:, 0], lost)[:, None]
+
+    def _last(self) -> Tensor:
+        """[B, D, 1], the latents of the last frame."""
+        if self._codes is not None:
+            self._latents, self._codes = self._codec.dequantize(self._codes), None
+        return self._latents
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -112,6 +155,8 @@ class StreamDecoder:
         """A new stream starts in this item of the batch; its first `config.delay` samples precede the signal."""
         _check_item(item, self._batch_size)
         self._state.reset(item)
+        self._concealment.reset(item)
+        self._last()[item] = 0
 
 
 def _check_item(item: int, batch_size: int) -> None:
