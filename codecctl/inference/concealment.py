@@ -13,7 +13,7 @@ from torch import Tensor
 _PERIODS = (0.0025, 0.02)  # seconds: voices from 50 to 400 Hz
 _WINDOW = 0.02  # seconds over which periods are compared
 _PAST = 0.042  # seconds that are kept: a window, the longest period, and a sample before
-_FADE = 0.1  # seconds to silence: nobody knows what was said
+_FADE = 0.1  # seconds to silence: what was said is unknown
 _CROSSFADE = 0.005  # seconds from the filled frame to the next one that arrived
 _JOIN = 0.001  # seconds in which the step where the frame begins decays
 _DOUBLING = 4.0  # penalty a second: of a period and its double, which fit equally, the shorter is chosen
@@ -53,13 +53,13 @@ class Concealment:
         going_on = continue_audio(self._past[active], n, self._rate)
         time = self._missing[active, None] + torch.arange(n, device=audio.device)  # since the last that arrived
         fading = going_on * (1 - time / (_FADE * self._rate)).clamp(min=0)
-        known, heard = audio.to(going_on), audio.clone()
+        known, filled = audio.to(going_on), audio.clone()
         arrived = known[active].lerp(fading, self._crossfade(n))
-        heard[active] = torch.where(is_lost, fading, arrived).to(audio.dtype)
+        filled[active] = torch.where(is_lost, fading, arrived).to(audio.dtype)
         known[active] = torch.where(is_lost, going_on, arrived)
         self.note(known)  # what goes on does not fade a second time
         self._missing = torch.where(lost, self._missing + n, 0)
-        return heard
+        return filled
 
     def _crossfade(self, n: int) -> Tensor:
         """[n], the share of the signal that went on, in a frame that arrived."""

@@ -114,7 +114,7 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
     """Decode packed frames to a WAV of whole frames until their end mark or the end of `source`.
 
     Bytes that are no intact frame are skipped. Frames that are missing by the numbers of the others count in
-    `live.n_lost` and are concealed, in a gap up to `_LONGEST_GAP` of them. Raises `CodecctlError` if `source` does not begin
+    `live.n_lost` and are concealed, at most `_LONGEST_GAP` in a gap. Raises `CodecctlError` if `source` does not begin
     with the header of a stream of this model.
     """
     header = read_header(source, "stdin")

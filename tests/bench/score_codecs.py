@@ -67,8 +67,8 @@ def amr_wb(kbps: str, audio: Audio) -> Rendition:
 def lyra(folder: Path, kbps: str, audio: Audio, lost: NDArray[np.bool_] | None = None) -> Rendition:
     """Lyra V2. Its networks keep their state inside the interpreters, so each recording gets new ones.
 
-    `lost` [T]: frames that did not arrive. Lyra synthesises those from zeros; after 80 ms it fades to comfort noise within
-    40 ms, and back (lyra_decoder.cc). Silence stands for the comfort noise here, which clean recordings do not have.
+    `lost` [T]: frames that did not arrive. Lyra synthesises those from zeros; after 80 ms it fades to comfort noise
+    within 40 ms, and back (lyra_decoder.cc). Here silence stands for the comfort noise: clean recordings have none.
     """
     from ai_edge_litert.interpreter import Interpreter
 

@@ -2,8 +2,8 @@
 
     python -m tests.bench.score_losses LIST.tsv --root FOLDER --lyra FOLDER
 
-The arguments are those of tests.bench.score_codecs. Every system loses the same frames: at random, or in bursts of three
-on average (Gilbert 1960). `zero codes` and `last codes` decode these in place of what is lost.
+The arguments are those of tests.bench.score_codecs. Every system loses the same frames: at random, or in bursts of
+three on average (Gilbert 1960). `zero codes` and `last codes` decode these in place of what is lost.
 """
 
 from __future__ import annotations
