@@ -86,7 +86,7 @@ def encode_live(
     header = PackedHeader(form.fingerprint, form.sample_rate, form.hop_length, form.codebook_sizes, STREAMED)
     samples = _Samples(rate, n_channels, "<i2", 2**15) if rate else _read_wav_header(source)
     resampler = Resampler(samples.rate, codec.sample_rate)
-    encoder = codec.stream_encoder(n_quantizers=n_quantizers)
+    encoder = codec.stream_encoder(n_quantizers=n_quantizers, traced=True)
     sink.write(header.to_bytes())
     sink.flush()
 
@@ -121,7 +121,7 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
     if header.n_samples != STREAMED:
         raise CodecctlError("stdin: a packed file, not a stream; decode it without --stream")
     check_model(header, "stdin", CodesFormat.of(codec))
-    decoder = codec.stream_decoder()
+    decoder = codec.stream_decoder(traced=True)
     sink.write(wav_header(codec.sample_rate, None))
     sink.flush()
     rest = b""

@@ -76,8 +76,7 @@ def call(options: argparse.Namespace, address: tuple[str, int], control: Connect
     audio = torch.from_numpy(samples.mean(axis=1))[None, None]
     frames = audio[..., : audio.shape[-1] // codec.hop_length * codec.hop_length].split(codec.hop_length, dim=-1)
     network = Network(address, options.loss / 100, options.jitter / 1000)
-    encoder, encode_times = codec.stream_encoder(), []
-    codec.stream_encoder().push(frames[0])  # the first call of a codec is slow
+    encoder, encode_times = codec.stream_encoder(traced=True), []
     control.send(len(frames))
     control.recv()  # the other side is ready
     start = time.monotonic()
@@ -96,11 +95,9 @@ def answer(options: argparse.Namespace, receiver: socket.socket, control: Connec
     """Receive, decode and play, a frame every 20 ms; print what happened."""
     codec, bits, frame_seconds = load(options.model)
     n_frames = control.recv()
-    decoder, buffer, played = codec.stream_decoder(), {}, []
-    codec.stream_decoder().push(torch.zeros(1, len(bits), 1, dtype=torch.int64))
+    decoder, buffer, played = codec.stream_decoder(traced=True), {}, []
     decode_times, delays, n_late = [], [], 0
     control.send("ready")
-    receiver.settimeout(START_SECONDS)
     start = None
     for number in range(n_frames):
         while start is None or (left := start + number * frame_seconds - time.monotonic()) > 0:

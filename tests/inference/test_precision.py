@@ -24,6 +24,17 @@ def test_an_8_bit_product_of_a_frame_does_not_depend_on_the_other_frames() -> No
     assert not product(x)[:, 0].any()  # zeros stay zeros
 
 
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_traced_stream_computes_the_same(speech: Tensor, precision: str) -> None:
+    codec = Codec.load("starter", "cpu")
+    set_precision(codec, precision)
+    frames, codes = speech[..., : 20 * 320].split(320, dim=-1), []
+    for traced in (False, True):
+        encoder = codec.stream_encoder(traced=traced)
+        codes.append(torch.cat([encoder.push(frame) for frame in frames], dim=-1))
+    assert torch.equal(*codes)
+
+
 @pytest.mark.parametrize(("precision", "least_db"), [("int8", 30), ("bfloat16", 45)])
 def test_the_decoded_audio_is_nearly_that_of_float32(speech: Tensor, precision: str, least_db: float) -> None:
     codec, other = Codec.load("starter", "cpu"), Codec.load("starter", "cpu")

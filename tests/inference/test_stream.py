@@ -201,3 +201,21 @@ def test_a_mask_of_another_shape_is_refused(double: Codec) -> None:
     for lost in (torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 5)):
         with pytest.raises(UsageError, match=r"lost must be booleans \[2, 5\]"):
             double.stream_decoder(batch_size=2).push(codes, lost)
+
+
+@pytest.mark.parametrize(("name", "n_frames"), [("strided", 120), ("starter", 25)])
+def test_a_traced_stream_is_the_same(double: Codec, name: str, n_frames: int) -> None:
+    codec = double if name == "strided" else Codec.load(name, "cpu").double()
+    audio = noise(n_frames * codec.hop_length, batch_size=2)
+    encoder, decoder = codec.stream_encoder(2, traced=True), codec.stream_decoder(2, traced=True)
+    codes = [encoder.push(audio[..., : 3 * codec.hop_length])]  # not a single frame: not by the graph
+    codes += [encoder.push(frame) for frame in audio[..., 3 * codec.hop_length :].split(codec.hop_length, dim=-1)]
+    whole = codec.encode(audio)
+    assert torch.equal(torch.cat(codes, dim=-1), whole)
+    decoded = torch.cat([decoder.push(frame) for frame in whole.split(1, dim=-1)], dim=-1)
+    assert (decoded - codec.decode(whole)).abs().max() < 1e-12
+    encoder.reset(1)
+    decoder.reset(1)
+    again = encoder.push(audio[..., : codec.hop_length])
+    assert torch.equal(again[1], whole[1, :, :1])
+    assert (decoder.push(again)[1] - codec.decode(whole[1:, :, :1])[0]).abs().max() < 1e-12
