@@ -136,6 +136,7 @@ class StreamDecoder:
                 expected = [self._batch_size, codes.shape[-1]]
                 raise UsageError(f"lost must be booleans {expected}, got {lost.dtype} {list(lost.shape)}")
             lost = lost.to(self._device)
+            codes = codes.long() if codes.dtype == torch.uint16 else codes  # which torch cannot fill
             codes = codes.masked_fill(lost[:, None], 0)
         if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
             lost = codes.new_zeros(self._batch_size, codes.shape[-1], dtype=torch.bool) if lost is None else lost
@@ -151,7 +152,8 @@ class StreamDecoder:
         """[B, K, 1] and [B] -> [B, 1, hop_length]"""
         self._codec.check_codes(codes)
         self._latents = torch.where(lost[:, None, None], _LATENTS_FADE * self._last(), self._codec.dequantize(codes))
-        audio = (self._step or self._codec.decode_latents)(self._latents, state=self._state)
+        with torch.autocast(self._device.type, enabled=False):
+            audio = (self._step or self._codec.decode_latents)(self._latents, state=self._state)
         return self._concealment.fill(audio[:, 0], lost)[:, None]
 
     def _decode(self, codes: Tensor) -> Tensor:

@@ -184,6 +184,7 @@ def test_lost_frames_in_one_item_do_not_touch_another(double: Codec) -> None:
     assert not torch.allclose(whole[1:], double.decode(codes[1:]))
     none_used = codes.masked_fill(lost[:, None], 99)  # no codeword: never looked at
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used, lost), whole)
+    assert torch.equal(double.stream_decoder(batch_size=2).push(none_used.to(torch.uint16), lost), whole)
 
 
 def test_an_item_that_starts_anew_is_silent_where_its_first_frames_are_lost(double: Codec) -> None:
