@@ -34,6 +34,7 @@ from codecctl.inference.packed import check_model
 
 _READ_BYTES = 65536  # at most; a pipe gives what it has
 _UNKNOWN_SIZE = 0xFFFFFFFF  # in a WAV header: until the end of the pipe
+_LONGEST_GAP = 50  # frames: concealment is silent long before
 _LARGEST_CHUNK = 2**20  # bytes before the samples of a WAV
 
 
@@ -86,7 +87,7 @@ def encode_live(
     header = PackedHeader(form.fingerprint, form.sample_rate, form.hop_length, form.codebook_sizes, STREAMED)
     samples = _Samples(rate, n_channels, "<i2", 2**15) if rate else _read_wav_header(source)
     resampler = Resampler(samples.rate, codec.sample_rate)
-    encoder = codec.stream_encoder(n_quantizers=n_quantizers)
+    encoder = codec.stream_encoder(n_quantizers=n_quantizers, traced=True)
     sink.write(header.to_bytes())
     sink.flush()
 
@@ -113,14 +114,15 @@ def encode_live(
 def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> None:
     """Decode packed frames to a WAV of whole frames until their end mark or the end of `source`.
 
-    Bytes that are no intact frame are skipped, and what is missing counts in `live.n_lost`. Raises `CodecctlError` if
-    `source` does not begin with the header of a stream of this model.
+    Bytes that are no intact frame are skipped. Frames that are missing by the numbers of the others count in
+    `live.n_lost` and are concealed, at most `_LONGEST_GAP` in a gap. Raises `CodecctlError` if `source` does not begin
+    with the header of a stream of this model.
     """
     header = read_header(source, "stdin")
     if header.n_samples != STREAMED:
         raise CodecctlError("stdin: a packed file, not a stream; decode it without --stream")
     check_model(header, "stdin", CodesFormat.of(codec))
-    decoder = codec.stream_decoder()
+    decoder = codec.stream_decoder(traced=True)
     sink.write(wav_header(codec.sample_rate, None))
     sink.flush()
     rest = b""
@@ -128,8 +130,10 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
         started = time.perf_counter()
         rest, frames = _intact_frames(header, rest + data, live)
         if frames:
-            codes = np.concatenate(frames, axis=1).astype(np.int64)
-            audio = decoder.push(torch.from_numpy(codes)[None])[0]  # [1, L]
+            lost = torch.tensor([[frame is None for frame in frames]])
+            nothing = np.zeros((len(header.bits), 1), np.uint16)
+            codes = np.concatenate([nothing if frame is None else frame for frame in frames], axis=1).astype(np.int64)
+            audio = decoder.push(torch.from_numpy(codes)[None], lost)[0]  # [1, L]
             sink.write(to_pcm16(audio.float().cpu().numpy()).astype("<i2").tobytes())
             sink.flush()
             live.n_samples += audio.shape[-1]
@@ -150,10 +154,12 @@ def _record(header: PackedHeader, kind: bytes, number: int, content: bytes) -> b
     return record + struct.pack("<H", binascii.crc_hqx(bytes.fromhex(header.fingerprint) + record, 0))
 
 
-def _intact_frames(header: PackedHeader, data: bytes, live: Live) -> tuple[bytes, list[Codes]]:
-    """The bytes that are left over, and the codes `[K, 1]` of the intact frames before them, up to the end mark."""
+def _intact_frames(header: PackedHeader, data: bytes, live: Live) -> tuple[bytes, list[Codes | None]]:
+    """The bytes that are left over, and the codes `[K, 1]` of the intact frames before them, up to the end mark; None
+    for a frame that is missing."""
     sizes = {b"F": -(-sum(header.bits) // 8), b"E": 8}
-    at, frames = 0, []
+    at: int = 0
+    frames: list[Codes | None] = []
     while at < len(data) and not live.is_complete:
         kind = data[at : at + 1]
         if kind not in sizes:
@@ -167,14 +173,17 @@ def _intact_frames(header: PackedHeader, data: bytes, live: Live) -> tuple[bytes
             at += 1
             continue
         at = end
+        n_seen = live.n_frames + live.n_lost
         if kind == b"F":
-            live.n_lost += (number - live.n_frames - live.n_lost) % 2**16
-            live.n_frames += 1
-            frames.append(unpack_codes(content, header.bits, 1))
+            n_missing = (number - n_seen) % 2**16
+            codes = [unpack_codes(content, header.bits, 1)]
         else:
-            n_frames = -(-int.from_bytes(content, "little") // header.hop_length)
-            live.n_lost = max(0, n_frames - live.n_frames)
+            n_missing = max(0, -(-int.from_bytes(content, "little") // header.hop_length) - n_seen)
+            codes = []
             live.is_complete = True
+        live.n_lost += n_missing
+        live.n_frames += len(codes)
+        frames += [None] * min(n_missing, _LONGEST_GAP) + codes
     return data[at:], frames
 
 

@@ -45,14 +45,14 @@ class Codec(model.Codec):
         return codec.eval().requires_grad_(False).to(device)
 
     def stream_encoder(
-        self, batch_size: int = 1, n_quantizers: int | None = None, frames_per_push: int = 1
+        self, batch_size: int = 1, n_quantizers: int | None = None, frames_per_push: int = 1, traced: bool = False
     ) -> StreamEncoder:
         """A batch of new streams; any number of them share the codec."""
-        return StreamEncoder(self, n_quantizers, batch_size, frames_per_push)
+        return StreamEncoder(self, n_quantizers, batch_size, frames_per_push, traced)
 
-    def stream_decoder(self, batch_size: int = 1) -> StreamDecoder:
+    def stream_decoder(self, batch_size: int = 1, traced: bool = False) -> StreamDecoder:
         """A batch of new streams; any number of them share the codec."""
-        return StreamDecoder(self, batch_size)
+        return StreamDecoder(self, batch_size, traced)
 
 
 def export_codec(source: Checkpoint, target: str | Path, precision: Precision = "int8") -> Checkpoint:

@@ -1,7 +1,8 @@
 """The arithmetic of the large matrices on a CPU: a stream of single frames reads all of them for each frame.
 
-They are those of the transformers and of the convolutions with many channels. Everything else stays float32: the first
-and last convolutions, norms, the residual stream and the codebook search.
+They are those of the transformers, of the convolutions with many channels, and of large codebooks, of which the nearest
+codewords are then compared in float32. Everything else stays float32: first and last convolutions, norms, the residual
+stream.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch.nn import functional as F
 
 from codecctl.errors import UsageError
 from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d
+from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec
 from codecctl.model.transformer import TransformerLayer
 
@@ -98,6 +100,8 @@ def _replace_matrices(codec: Codec, make: Callable[[Tensor], nn.Module]) -> None
                     setattr(part, name, make(linear.get_parameter("weight")))
         elif isinstance(module, (CausalConv1d, CausalConvTranspose1d)) and module.matrix.numel() >= _LARGE:
             module.product = make(module.matrix)
+        elif isinstance(module, Codebook) and module.codewords.numel() >= _LARGE:
+            module.product = make(module.codewords)
 
 
 @torch.inference_mode()
@@ -132,7 +136,7 @@ def _seconds(products: list[Callable[[Tensor], Tensor]], frames: list[Tensor]) -
 
 def _peak(x: Tensor) -> Tensor:
     """[..., D] -> [..., 1], the largest magnitude; of zeros, the smallest normal number."""
-    return x.abs().amax(dim=-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
+    return torch.linalg.vector_norm(x, torch.inf, dim=-1, keepdim=True).clamp_(min=torch.finfo(x.dtype).tiny)
 
 
 def _has_vnni() -> bool:

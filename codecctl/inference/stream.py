@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from codecctl.errors import UsageError
+from codecctl.inference.concealment import Concealment
+from codecctl.inference.traced import TracedStep, is_traceable
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
+
+_LATENTS_FADE = 0.9  # a frame, of those that stand for lost frames
 
 
 class StreamEncoder:
@@ -15,10 +19,17 @@ class StreamEncoder:
 
     Latency is `frames_per_push` frames: codes are returned with the last sample of so many, which is cheaper than one
     by one, and less than that is buffered. Memory does not grow with the stream.
+
+    `traced`: on the CPU so many frames take about half the time, and making the encoder takes a second or two.
     """
 
     def __init__(
-        self, codec: Codec, n_quantizers: int | None = None, batch_size: int = 1, frames_per_push: int = 1
+        self,
+        codec: Codec,
+        n_quantizers: int | None = None,
+        batch_size: int = 1,
+        frames_per_push: int = 1,
+        traced: bool = False,
     ) -> None:
         codec.check_n_quantizers(n_quantizers)
         if batch_size < 1 or frames_per_push < 1:
@@ -31,6 +42,12 @@ class StreamEncoder:
         self._parameter = next(codec.parameters())  # of the codec's device and precision
         self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # not encoded yet
         self._flushed = False
+
+        def step(chunk: Tensor, state: StreamState) -> Tensor:
+            return codec.quantize(codec.encode_latents(chunk, state=state), n_quantizers)
+
+        example = self._parameter.new_zeros(batch_size, 1, self._n_together)
+        self._step = TracedStep(step, codec, example) if traced and is_traceable(codec) else None
 
     def push(self, audio: Tensor) -> Tensor:
         """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it, t a multiple of
@@ -69,29 +86,87 @@ class StreamEncoder:
         audio = torch.cat([self._rest, audio.to(self._parameter)], dim=-1)
         n_whole = audio.shape[-1] - audio.shape[-1] % n_together
         self._rest = audio[..., n_whole:].clone()  # a view would keep the whole chunk alive
-        return self._codec.encode(audio[..., :n_whole], n_quantizers=self._n_quantizers, state=self._state)
+        audio = audio[..., :n_whole]
+        if self._step is not None and self._step.takes(audio):
+            return self._step(audio, self._state)
+        return self._codec.encode(audio, n_quantizers=self._n_quantizers, state=self._state)
 
 
 class StreamDecoder:
     """Decodes a batch of streams of codes: `hop_length` samples for each frame, less `config.delay` for the first,
-    which `flush` returns at the end. Memory does not grow."""
+    which `flush` returns at the end. Memory does not grow.
 
-    def __init__(self, codec: Codec, batch_size: int = 1) -> None:
+    Frames that did not arrive are concealed: the audio goes on as before, fades out in 100 ms, and goes over into the
+    next frame that arrives. The decoder meanwhile advances with the latents of the last frame, faded.
+
+    `traced`: on the CPU a single frame takes about half the time, and making the decoder takes a second or two.
+    """
+
+    def __init__(self, codec: Codec, batch_size: int = 1, traced: bool = False) -> None:
         self._codec = codec
         self._batch_size = batch_size
         self._state = StreamState()
         self._n_early = codec.config.delay  # samples before the signal that are still to come
-        self._device = next(codec.parameters()).device
+        like = codec.quantizer.codebooks[0].codewords
+        self._device = like.device
+        self._concealment = Concealment(batch_size, codec.sample_rate, like)
+        self._codes: Tensor | None = None  # of the last frame, whose latents are made when they are needed
+        self._latents = like.new_zeros(batch_size, codec.config.latent_width, 1)  # of the last frame
+
+        def step(latents: Tensor, state: StreamState) -> Tensor:
+            return codec.decode_latents(latents, state=state)
+
+        self._step = TracedStep(step, codec, self._latents) if traced and is_traceable(codec) else None
 
     @torch.no_grad()
-    def push(self, codes: Tensor) -> Tensor:
+    def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
         """[B, K, t], any t including 0 -> [B, 1, t x hop_length], at first `config.delay` samples less.
 
-        Raises `UsageError` for another shape.
+        `lost` [B, t], booleans: frames that did not arrive; their codes are not used. None instead of codes: one frame,
+        lost in every item. Raises `UsageError` for another shape.
         """
+        if codes is None:
+            codes = torch.zeros(self._batch_size, 1, 1, dtype=torch.int64)
+            lost = torch.ones(self._batch_size, 1, dtype=torch.bool)
         if len(codes) != self._batch_size:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
-        return self._from_start(self._codec.decode(codes.to(self._device), state=self._state))
+        codes = codes.to(self._device)
+        if lost is not None:
+            if lost.dtype != torch.bool or lost.shape != (self._batch_size, codes.shape[-1]):
+                expected = [self._batch_size, codes.shape[-1]]
+                raise UsageError(f"lost must be booleans {expected}, got {lost.dtype} {list(lost.shape)}")
+            lost = lost.to(self._device)
+            codes = codes.long() if codes.dtype == torch.uint16 else codes  # which torch cannot fill
+            codes = codes.masked_fill(lost[:, None], 0)
+        if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
+            lost = codes.new_zeros(self._batch_size, codes.shape[-1], dtype=torch.bool) if lost is None else lost
+            frames = zip(codes.split(1, dim=-1), lost.unbind(dim=-1), strict=True)
+            return self._from_start(torch.cat([self._frame(*frame) for frame in frames], dim=-1))
+        audio = self._decode(codes)
+        if codes.shape[-1]:
+            self._codes = codes[..., -1:]
+            self._concealment.note(audio[:, 0])
+        return self._from_start(audio)
+
+    def _frame(self, codes: Tensor, lost: Tensor) -> Tensor:
+        """[B, K, 1] and [B] -> [B, 1, hop_length]"""
+        self._codec.check_codes(codes)
+        self._latents = torch.where(lost[:, None, None], _LATENTS_FADE * self._last(), self._codec.dequantize(codes))
+        with torch.autocast(self._device.type, enabled=False):
+            audio = (self._step or self._codec.decode_latents)(self._latents, state=self._state)
+        return self._concealment.fill(audio[:, 0], lost)[:, None]
+
+    def _decode(self, codes: Tensor) -> Tensor:
+        if self._step is None or codes.shape[-1] != 1:
+            return self._codec.decode(codes, state=self._state)
+        self._codec.check_codes(codes)
+        return self._step(self._codec.dequantize(codes), self._state)
+
+    def _last(self) -> Tensor:
+        """[B, D, 1], the latents of the last frame."""
+        if self._codes is not None:
+            self._latents, self._codes = self._codec.dequantize(self._codes), None
+        return self._latents
 
     @torch.no_grad()
     def flush(self) -> Tensor:
@@ -112,6 +187,8 @@ class StreamDecoder:
         """A new stream starts in this item of the batch; its first `config.delay` samples precede the signal."""
         _check_item(item, self._batch_size)
         self._state.reset(item)
+        self._concealment.reset(item)
+        self._last()[item] = 0
 
 
 def _check_item(item: int, batch_size: int) -> None:

@@ -79,7 +79,7 @@ def _timed(run: Callable[[], object]) -> float:
 
 def _frame_times(codec: Codec, audio: Tensor) -> tuple[list[float], list[float]]:
     """Milliseconds to encode and to decode each frame, coded alone as in a live call."""
-    encoder, decoder = codec.stream_encoder(), codec.stream_decoder()
+    encoder, decoder = codec.stream_encoder(traced=True), codec.stream_decoder(traced=True)
     n_before = codec.config.transformer.look_back_frames
     whole = audio.repeat(1, 1, -(-n_before * codec.hop_length // audio.shape[-1]))
     decoder.push(encoder.push(whole))

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+_N_CANDIDATES = 32  # of a search by rough distances
+_FEW = 16  # vectors, for which reading the codewords takes longer than computing the distances
 _RUNNING_SUMS = ("codeword_sum", "cluster_size", "left_over")
 
 
@@ -27,6 +29,7 @@ class Codebook(nn.Module):
         self.register_buffer("codewords", codewords)
         self.register_buffer("codeword_sum", codewords.clone())
         self.register_buffer("cluster_size", torch.ones(codebook_size))
+        self.product: nn.Module | None = None  # of `codewords`, in another arithmetic
         self._cached: tuple[Tensor, int, Tensor] | None = None  # codewords, their version, their table
 
     def __len__(self) -> int:
@@ -49,7 +52,13 @@ class Codebook(nn.Module):
 
     def search(self, x: Tensor) -> Tensor:
         """[..., D] -> [...], the nearest codeword of each vector; the lower index in a tie."""
-        return self.distances(x).argmin(dim=-1)
+        if self.product is None or x.shape[:-1].numel() > _FEW:
+            return self.distances(x).argmin(dim=-1)
+        lengths = self.table()[-2]
+        rough = lengths - 2 * self.product(x)
+        near = rough.topk(min(_N_CANDIDATES, len(self)), largest=False, sorted=False).indices.sort().values
+        exact = lengths[near] - 2 * (self.lookup(near) @ x[..., None])[..., 0]
+        return near.gather(-1, exact.argmin(dim=-1, keepdim=True))[..., 0]
 
     def distances(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., V], squared, less the squared length of x."""

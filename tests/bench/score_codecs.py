@@ -64,8 +64,12 @@ def amr_wb(kbps: str, audio: Audio) -> Rendition:
     return Rendition(to_float(decoded), AMR_WB_BITS[kbps] * len(pcm))
 
 
-def lyra(folder: Path, kbps: str, audio: Audio) -> Rendition:
-    """Lyra V2. Its networks keep their state inside the interpreters, so each recording gets new ones."""
+def lyra(folder: Path, kbps: str, audio: Audio, lost: NDArray[np.bool_] | None = None) -> Rendition:
+    """Lyra V2. Its networks keep their state inside the interpreters, so each recording gets new ones.
+
+    `lost` [T]: frames that did not arrive. Lyra synthesises those from zeros; after 80 ms it fades to comfort noise
+    within 40 ms, and back (lyra_decoder.cc). Here silence stands for the comfort noise: clean recordings have none.
+    """
     from ai_edge_litert.interpreter import Interpreter
 
     def network(name: str) -> Callable[[Audio], Audio]:
@@ -84,11 +88,20 @@ def lyra(folder: Path, kbps: str, audio: Audio) -> Rendition:
     quantizer = Interpreter(str(folder / "quantizer.tflite"), num_threads=1)
     encode, decode = (quantizer.get_signature_runner(name) for name in ("encode", "decode"))
     n_stages = round(float(kbps) * 1000 / 50 / 4)  # 50 frames a second, 4 bits a stage
-    decoded = np.empty((pcm := frames_of(audio)).shape, np.float32)
-    for frame, out in zip(pcm, decoded, strict=True):
+    decoded = np.zeros((pcm := frames_of(audio)).shape, np.float32)
+    n_missing, faded = 0, 0  # frames in a row that are lost; samples faded so far
+    for t, frame in enumerate(pcm):
         features = analyse(to_float(frame)[None])
         stages = encode(input_frames=features, num_quantizers=np.array(n_stages, np.int32))["output_0"]
-        out[:] = synthesise(decode(encoding_indices=stages)["output_0"])[0]
+        received = decode(encoding_indices=stages)["output_0"]
+        n_missing = n_missing + 1 if lost is not None and lost[t] else 0
+        step = 1 if n_missing > 4 else -1
+        if step > 0 and faded == 2 * HOP:
+            continue  # the network stands still
+        progress = (faded + step * np.arange(HOP)).clip(0, 2 * HOP)
+        played = synthesise(np.zeros_like(received) if n_missing else received)[0]
+        decoded[t] = played * (1 + np.cos(np.pi * progress / (2 * HOP))) / 2
+        faded = min(max(faded + step * HOP, 0), 2 * HOP)
     return Rendition(decoded.ravel().clip(-1, 1), 4 * n_stages * len(pcm))
 
 

@@ -39,7 +39,9 @@ def test_a_frame(name: str, record: Callable[[str], None], monkeypatch: pytest.M
         set_precision(codec, precision)
     cases = {"torch's convolutions": codecs["float32"], **codecs}
     streams = {case: (codec.stream_encoder(), codec.stream_decoder()) for case, codec in cases.items()}
-    times: dict[str, list[tuple[float, float]]] = {case: [] for case in cases}
+    for case, codec in codecs.items():
+        streams[f"{case}, traced"] = codec.stream_encoder(traced=True), codec.stream_decoder(traced=True)
+    times: dict[str, list[tuple[float, float]]] = {case: [] for case in streams}
     audio = torch.randn(1, 1, codecs["float32"].hop_length) / 10
     for encoder, decoder in streams.values():
         decoder.push(encoder.push(audio.repeat(1, 1, 260)))  # more than the look-back
@@ -57,6 +59,7 @@ def test_a_frame(name: str, record: Callable[[str], None], monkeypatch: pytest.M
         )
     if name == "production":
         assert medians["int8"] < medians["float32"] < medians["torch's convolutions"]
+    assert medians["int8, traced"] < medians["int8"]
 
 
 def timed(encoder: StreamEncoder, decoder: StreamDecoder, audio: Tensor) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import threading
 
 import numpy as np
@@ -11,8 +12,9 @@ import pytest
 import soundfile
 import torch
 
+from codecctl.bitstream import read_header
 from codecctl.errors import CodecctlError
-from codecctl.inference.live import Live, decode_live, encode_live
+from codecctl.inference.live import Live, _record, decode_live, encode_live
 from codecctl.inference.load import Codec
 
 RECORD_BYTES = 1 + 2 + 2 + 2  # 13 bits of the three codebooks
@@ -88,7 +90,15 @@ def test_damage_costs_the_damaged_frames_only(codec: Codec, packed: bytes) -> No
     for damaged, n_lost in ((without, 2), (flipped, 1)):
         audio, live = decoded(codec, damaged)
         assert (live.n_frames, live.n_lost, live.is_complete) == (31 - n_lost, n_lost, True)
-        assert len(audio) == (31 - n_lost) * codec.hop_length
+        assert len(audio) == 31 * codec.hop_length  # what is lost is concealed
+        assert np.array_equal(audio[: 10 * codec.hop_length], decoded(codec, packed)[0][: 10 * codec.hop_length])
+
+
+def test_a_gap_is_concealed_for_a_second_at_most(codec: Codec, packed: bytes) -> None:
+    end = _record(read_header(io.BytesIO(packed), "stdin"), b"E", 0, struct.pack("<Q", 10**6))
+    audio, live = decoded(codec, packed[:-13] + end)
+    assert (live.n_frames, live.n_lost, live.is_complete) == (31, 25000 - 31, True)
+    assert len(audio) == (31 + 50) * codec.hop_length
 
 
 def test_a_stream_that_is_cut_is_decoded_as_far_as_it_goes(codec: Codec, packed: bytes) -> None:

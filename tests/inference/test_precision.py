@@ -4,24 +4,38 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codecctl.errors import UsageError
 from codecctl.inference.load import Codec
-from codecctl.inference.precision import Int8Matrix, set_precision
+from codecctl.inference.precision import BFloat16Matrix, Int8Matrix, set_precision
+from codecctl.model.codebook import Codebook
 
 
-def test_an_8_bit_product_is_within_two_percent() -> None:
+def test_an_8_bit_product_is_within_three_percent() -> None:
+    """Two where the processor has VNNI."""
     generator = torch.Generator().manual_seed(0)
     matrix, x = torch.randn(300, 256, generator=generator), torch.randn(2, 5, 256, generator=generator)
     error = Int8Matrix(matrix)(x) - x @ matrix.mT
-    assert error.norm() < 0.02 * (x @ matrix.mT).norm()
+    assert error.norm() < 0.03 * (x @ matrix.mT).norm()
 
 
 def test_an_8_bit_product_of_a_frame_does_not_depend_on_the_other_frames() -> None:
     product, x = Int8Matrix(torch.randn(300, 256)), torch.randn(1, 5, 256) * torch.tensor([0, 1e-6, 1, 5, 100])[:, None]
     assert torch.equal(torch.cat([product(frame) for frame in x.split(1, dim=1)], dim=1), product(x))
     assert not product(x)[:, 0].any()  # zeros stay zeros
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_traced_stream_computes_the_same(speech: Tensor, precision: str) -> None:
+    codec = Codec.load("starter", "cpu")
+    set_precision(codec, precision)
+    frames, codes = speech[..., : 20 * 320].split(320, dim=-1), []
+    for traced in (False, True):
+        encoder = codec.stream_encoder(traced=traced)
+        codes.append(torch.cat([encoder.push(frame) for frame in frames], dim=-1))
+    assert torch.equal(*codes)
 
 
 @pytest.mark.slow
@@ -34,6 +48,16 @@ def test_the_decoded_audio_is_nearly_that_of_float32(speech: Tensor, precision: 
     error = other.decode(codes) - audio
     assert 20 * torch.log10(audio.norm() / error.norm()) > least_db
     assert (other.encode(speech[..., :16000]) != codes).float().mean() < 0.1
+
+
+@pytest.mark.parametrize("matrix", [Int8Matrix, BFloat16Matrix])
+def test_a_search_by_rough_products_finds_the_nearest_codewords(matrix: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    codebook = Codebook(512, 1024)
+    x = codebook.codewords[:200] / 2 + torch.randn(200, 512)
+    nearest = codebook.search(x)
+    codebook.product = matrix(codebook.codewords)
+    assert torch.equal(torch.cat([codebook.search(vector[None]) for vector in x]), nearest)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from codecctl.errors import UsageError
+from codecctl.inference.concealment import continue_audio
 from codecctl.inference.load import Codec
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
 
@@ -138,3 +139,84 @@ def test_an_item_that_is_not_there_is_refused(double: Codec) -> None:
     for stream in (double.stream_encoder(batch_size=2), double.stream_decoder(batch_size=2)):
         with pytest.raises(UsageError, match="items 0 to 1"):
             stream.reset(2)
+
+
+def voice(n_samples: int, sample_rate: int = 16000) -> Tensor:
+    """[1, 1, L], a buzz of 125 Hz."""
+    time = torch.arange(n_samples, dtype=torch.float64) / sample_rate
+    return sum((2 * torch.pi * 125 * k * time).sin() / k for k in range(1, 8))[None, None] / 8  # type: ignore[index]
+
+
+def test_a_lost_frame_of_a_steady_voice_is_nearly_what_was_lost() -> None:
+    voiced = voice(1600)[0]
+    continued = continue_audio(voiced[:, :1280], 320, 16000)
+    assert (continued - voiced[:, 1280:]).norm() < 0.02 * voiced[:, 1280:].norm()
+
+
+def test_concealment_fades_to_silence_and_recovers() -> None:
+    codec = Codec.load("starter", "cpu")
+    hop, codes = codec.hop_length, codec.encode(voice(60 * 320).float())
+    decoder = codec.stream_decoder()
+    before = decoder.push(codes[..., :20])
+    gap = torch.cat([decoder.push(None) for _ in range(8)], dim=-1)
+    after = decoder.push(codes[..., 28:])
+    whole = codec.decode(codes)
+    assert torch.equal(before, codec.stream_decoder().push(codes[..., :20]))  # a loss changes nothing before it
+    levels = gap.unflatten(-1, (8, hop)).norm(dim=-1)[0, 0]
+    assert levels[0] > 0.5 * before[..., -hop:].norm()
+    assert (levels[1:] <= levels[:-1]).all()
+    assert not levels[5:].any()  # after 100 ms
+    assert (after - whole[..., 28 * hop :])[..., -10 * hop :].norm() < 0.2 * whole[..., -10 * hop :].norm()
+
+
+def test_lost_frames_in_one_item_do_not_touch_another(double: Codec) -> None:
+    codes = torch.randint(0, 8, (2, 3, 30), generator=torch.Generator().manual_seed(0))
+    lost = torch.zeros(2, 30, dtype=torch.bool)
+    lost[1, [4, 5, 12]] = True
+    for sizes in ([], [1] * 29, [5, 0, 2]):
+        stream = double.stream_decoder(batch_size=2)
+        pieces = zip(cut(codes, sizes), cut(lost, sizes), strict=True)
+        audio = torch.cat([stream.push(*piece) for piece in pieces], dim=-1)
+        assert (audio[:1] - double.decode(codes[:1])).abs().max() < 1e-12
+        if not sizes:
+            whole = audio
+        assert (audio - whole).abs().max() < 1e-12  # the chunks do not matter
+    assert not torch.allclose(whole[1:], double.decode(codes[1:]))
+    none_used = codes.masked_fill(lost[:, None], 99)  # no codeword: never looked at
+    assert torch.equal(double.stream_decoder(batch_size=2).push(none_used, lost), whole)
+    assert torch.equal(double.stream_decoder(batch_size=2).push(none_used.to(torch.uint16), lost), whole)
+
+
+def test_an_item_that_starts_anew_is_silent_where_its_first_frames_are_lost(double: Codec) -> None:
+    stream = double.stream_decoder(batch_size=2)
+    assert not stream.push(None).any()
+    stream.push(torch.ones(2, 3, 5, dtype=torch.int64))
+    stream.reset(1)
+    audio = stream.push(None)
+    assert audio[0].any()
+    assert not audio[1].any()
+
+
+def test_a_mask_of_another_shape_is_refused(double: Codec) -> None:
+    codes = torch.zeros(2, 3, 5, dtype=torch.int64)
+    for lost in (torch.zeros(2, 4, dtype=torch.bool), torch.zeros(2, 5)):
+        with pytest.raises(UsageError, match=r"lost must be booleans \[2, 5\]"):
+            double.stream_decoder(batch_size=2).push(codes, lost)
+
+
+@pytest.mark.parametrize(("name", "n_frames"), [("strided", 120), ("starter", 25)])
+def test_a_traced_stream_is_the_same(double: Codec, name: str, n_frames: int) -> None:
+    codec = double if name == "strided" else Codec.load(name, "cpu").double()
+    audio = noise(n_frames * codec.hop_length, batch_size=2)
+    encoder, decoder = codec.stream_encoder(2, traced=True), codec.stream_decoder(2, traced=True)
+    codes = [encoder.push(audio[..., : 3 * codec.hop_length])]  # not a single frame: not by the graph
+    codes += [encoder.push(frame) for frame in audio[..., 3 * codec.hop_length :].split(codec.hop_length, dim=-1)]
+    whole = codec.encode(audio)
+    assert torch.equal(torch.cat(codes, dim=-1), whole)
+    decoded = torch.cat([decoder.push(frame) for frame in whole.split(1, dim=-1)], dim=-1)
+    assert (decoded - codec.decode(whole)).abs().max() < 1e-12
+    encoder.reset(1)
+    decoder.reset(1)
+    again = encoder.push(audio[..., : codec.hop_length])
+    assert torch.equal(again[1], whole[1, :, :1])
+    assert (decoder.push(again)[1] - codec.decode(whole[1:, :, :1])[0]).abs().max() < 1e-12

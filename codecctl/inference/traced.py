@@ -1,0 +1,73 @@
+"""A step of a stream as a graph. A frame is hundreds of small operators, and Python takes longer to call them than they
+take to compute.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from codecctl.model.causal import StreamState
+from codecctl.model.codec import Codec
+
+_WARM_UP = 3  # calls, in which the graph is optimised
+
+
+def is_traceable(codec: Codec) -> bool:
+    """On the CPU, in inference: the graph keeps the weights of the moment."""
+    return next(codec.buffers()).device.type == "cpu" and not codec.training
+
+
+class TracedStep:
+    """`run` for chunks of the shape of `example`: the same operators, called from a graph (TorchScript)."""
+
+    @torch.no_grad()
+    def __init__(self, run: Callable[[Tensor, StreamState], Tensor], codec: Codec, example: Tensor) -> None:
+        self._shape = example.shape
+        state = StreamState()
+        run(example, state)
+        self._layers = list(state.past)
+        self._start = [torch.zeros_like(past) for past in state.past.values()]
+        step = _Step(run, codec, self._layers).eval()
+        with warnings.catch_warnings(), _in_full_precision():
+            # Of sizes that become constant, as they should; and of torch.compile, which needs a C compiler instead.
+            warnings.simplefilter("ignore")
+            traced = torch.jit.trace(step, (example, *(past.clone() for past in self._start)), check_trace=False)
+            self._graph = torch.jit.freeze(traced)
+        for _ in range(_WARM_UP):
+            self(example, StreamState())
+
+    def takes(self, chunk: Tensor) -> bool:
+        return chunk.shape == self._shape
+
+    def __call__(self, chunk: Tensor, state: StreamState) -> Tensor:
+        """The output for the next chunk of the stream of `state`, which moves on."""
+        if not state.past:
+            state.past.update(zip(self._layers, (past.clone() for past in self._start), strict=True))
+        with _in_full_precision():
+            output, *past = self._graph(chunk, *(state.past[layer] for layer in self._layers))
+        state.past.update(zip(self._layers, past, strict=True))
+        return output
+
+
+class _Step(nn.Module):
+    """`run` with its state as arguments and results."""
+
+    def __init__(self, run: Callable[[Tensor, StreamState], Tensor], codec: Codec, layers: list[nn.Module]) -> None:
+        super().__init__()
+        self.codec = codec  # whose weights the graph finds
+        self._run, self._layers = run, tuple(layers)
+
+    def forward(self, chunk: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
+        state = StreamState()
+        state.past.update(zip(self._layers, past, strict=True))
+        output = self._run(chunk, state)
+        return output, *(state.past[layer] for layer in self._layers)
+
+
+def _in_full_precision() -> torch.autocast:
+    """Codes do not depend on what surrounds the call."""
+    return torch.autocast("cpu", enabled=False)
