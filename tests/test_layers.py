@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "model"},
     {"inference"},
     {"evaluate"},
-    {"train"},
+    {"train", "codes"},
     {"cli"},
     {"__main__"},
 ]
