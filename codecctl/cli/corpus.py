@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecctl.cli.bars import LINE_SECONDS
-from codecctl.cli.console import duration, say
-from codecctl.errors import UsageError
+from codecctl.cli.console import duration, progress_bar, say, show, show_table
+from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.find import find_checkpoint
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ ShardOption = Annotated[
 ]
 CORPUS_FORMATS = ("shards", "webdataset", "parquet")
 _WORKERS_A_CARD = 4
+_MOST_ROWS = 12  # of a kind
 
 
 def means_corpus(inputs: Sequence[Path]) -> bool:
@@ -140,3 +141,62 @@ def _bar() -> Iterator[Callable[[CorpusReport], None]]:
         yield advance
     if done is not None:
         line(done)
+
+
+def holds_codes(path: Path) -> bool:
+    """Whether a path is a corpus of codes."""
+    return (path / "codes.json").is_file()
+
+
+def decode_from_corpus(
+    inputs: Sequence[Path],
+    out_dir: Path | None,
+    form: str | None,
+    ids: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+) -> None:
+    """`decode` of a corpus, or of the utterances that are named."""
+    if len(inputs) > 1 or out_dir is None:
+        raise UsageError("a corpus of codes is decoded alone, to a folder; name one, and --out-dir DIR")
+    if form not in (None, "wav", "flac"):
+        raise UsageError(f"--format {form}: expected wav or flac")
+    model = find_checkpoint(checkpoint)
+    from codecctl.codes.decode import decode_corpus
+    from codecctl.inference.load import Codec
+
+    with progress_bar("decode") as progress:
+        n = decode_corpus(
+            inputs[0],
+            out_dir,
+            lambda: Codec.load(model, device),
+            ids=set(ids) or None,
+            suffix=f".{form or 'wav'}",
+            on_progress=progress,
+        )
+    say(f"{inputs[0]} -> {out_dir}: {n} recordings")
+
+
+def validate_corpus(folder: Path) -> None:
+    """`validate` of a corpus: prints what it holds and the use of its codebooks. Raises `CodecctlError` for damage."""
+    from codecctl.cli.validate import print_codebooks
+    from codecctl.codes.reading import check_corpus
+
+    with progress_bar("check") as progress:
+        check = check_corpus(folder, progress)
+    about = check.about
+    show(
+        f"{folder}: {about.n_utterances} recordings, {duration(about.seconds)}, {about.n_failed} failed, "
+        f"{about.n_codebooks} codebooks of the model {about.fingerprint} in {len(about.shards)} {about.container}"
+    )
+    rows = [
+        (key, name, f"{seconds / 3600:.2f}")
+        for key, names in check.seconds_by.items()
+        for name, seconds in sorted(names.items(), key=lambda item: -item[1])[:_MOST_ROWS]
+    ]
+    show_table(("", "", ">hours"), rows)
+    print_codebooks(check.codebooks)
+    for problem in check.problems:
+        say(f" {problem}", label="damaged:", style="bold red")
+    if check.problems:
+        raise CodecctlError(f"{folder}: {len(check.problems)} of its files are damaged or do not fit")

@@ -106,7 +106,7 @@ def encode(
     from codecctl.inference.containers import CONTAINERS
 
     suffix = f".{form or 'npy'}"
-    check_request(inputs, output, out_dir, form, CONTAINERS)
+    check_request(inputs, output, out_dir, form, [*CONTAINERS, *(f".{name}" for name in CORPUS_FORMATS)])
     stdout = None if output or out_dir else binary_stdout(f"codecctl encode {inputs[0]} -o codes{suffix}")
     model = find_checkpoint(checkpoint)
     pairs = _plan(inputs, out_dir, suffix) if out_dir else []

@@ -41,7 +41,7 @@ def unflatten(flat: Tensor, n_codebooks: int) -> Tensor:
     """[..., T x K] -> [..., K, T], the inverse of `flatten`. Raises `UsageError` for a part of a frame."""
     if flat.shape[-1] % n_codebooks:
         raise UsageError(f"{flat.shape[-1]} codes are no whole frames of {n_codebooks} codebooks")
-    return flat.unflatten(-1, (-1, n_codebooks)).mT
+    return flat.reshape(*flat.shape[:-1], -1, n_codebooks).mT
 
 
 def to_unigrams(codes: Tensor, codebook_sizes: Sequence[int]) -> Tensor:
