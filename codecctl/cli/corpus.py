@@ -174,7 +174,7 @@ def decode_from_corpus(
             suffix=f".{form or 'wav'}",
             on_progress=progress,
         )
-    say(f"{inputs[0]} -> {out_dir}: {n} recordings")
+    say(f"{inputs[0]} -> {out_dir}: {n} recording{'s' * (n != 1)}")
 
 
 def validate_corpus(folder: Path) -> None:

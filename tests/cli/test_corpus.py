@@ -46,7 +46,7 @@ def test_from_recordings_to_codes_and_back(codecctl: Command, model: Path, raw: 
     assert b"perplexity" in checked.stdout
 
     decoded = codecctl("decode", codes, "--out-dir", tmp_path / "wav", "--id", "raw/2", *given)
-    assert (decoded.code, decoded.stderr) == (0, f"{codes} -> {tmp_path / 'wav'}: 1 recordings\n")
+    assert (decoded.code, decoded.stderr) == (0, f"{codes} -> {tmp_path / 'wav'}: 1 recording\n")
     assert [path.name for path in tmp_path.rglob("wav/**/*.wav")] == ["2.wav"]
 
 
