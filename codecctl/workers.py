@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import json
 import multiprocessing
+import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -16,6 +19,8 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import read_json, write_json
+
+_PR_SET_PDEATHSIG = 1
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -107,6 +112,12 @@ def run_units(
         yield from ((unit, work(unit)) for unit in units)
     else:
         yield from _run_in_processes(work, units, min(n_workers, len(units)))
+
+
+def end_with_parent() -> None:
+    """On Linux the kernel kills this process when the one that started it is gone."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
-from typing import Generic, Self, TypeVar
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codecctl.audio.files import to_pcm16
+from codecctl.audio.files import Audio, to_pcm16
 from codecctl.audio.resample import resample
 from codecctl.config.schema import DataConfig
 from codecctl.data.augment import Speed, augmentations, random_stream
@@ -21,7 +24,7 @@ from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, read_m
 from codecctl.data.mix import chosen_rows, mix_factors
 from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges, to_float
 from codecctl.errors import CodecctlError
-from codecctl.workers import BoundedPool
+from codecctl.workers import BoundedPool, end_with_parent
 
 Batch = TypeVar("Batch")
 
@@ -62,19 +65,27 @@ class Crops:
         self._ends = np.cumsum(self._mass)
 
     @property
+    def are_augmented(self) -> bool:
+        return bool(self._augmentations) or self._speed.most > 0
+
+    @property
     def seconds(self) -> float:
         """All audio of the split."""
         return self.n_samples / SAMPLE_RATE
 
     def batch(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Tensor:
         """float32 `[B, 1, L]`: this rank's share of the step's n_ranks x B crops, which follow from (seed, step)."""
+        return torch.from_numpy(self.array(step, batch_size, rank, n_ranks))
+
+    def array(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Audio:
+        """The same as `batch`, in numpy."""
         n_crops, own = batch_size * n_ranks, slice(rank * batch_size, (rank + 1) * batch_size)
         places = [drawn[own] for drawn in self._draw_places(step, n_crops)]
         crops = to_float(np.stack([self._read(*map(int, place)) for place in zip(*places, strict=True)]))  # [B, L]
         for augmentation in self._augmentations:
             random = random_stream(self.seed, step, type(augmentation).__name__)
             crops = augmentation.apply(crops, augmentation.draw(random, n_crops)[own])
-        return torch.from_numpy(crops).unsqueeze(1)  # [B, 1, L]
+        return crops[:, None]  # [B, 1, L]
 
     def _draw_places(self, step: int, n_crops: int) -> tuple[NDArray[np.int64], ...]:
         """Run, first sample in it and number of samples of each crop, `[n_crops]` each.
@@ -119,13 +130,22 @@ def _choose(index: Index, split: Split, config: DataConfig, folder: str | Path) 
 class Prefetcher(Generic[Batch]):
     """(step, cut(step)) for each step from `first_step` on, without end, cut ahead of their use by threads.
 
+    With `in_processes` by processes instead: `cut` and its batches are pickled. Threads that make many short calls wait
+    for the interpreter more than they compute, and keep the training's own thread from launching kernels.
+
     Order and batches do not depend on `n_workers`; 0 cuts on demand. An exception in `cut` is raised in place of its
     batch. Close it, or use it in a `with`.
     """
 
-    def __init__(self, cut: Callable[[int], Batch], first_step: int, n_workers: int) -> None:
+    def __init__(
+        self, cut: Callable[[int], Batch], first_step: int, n_workers: int, *, in_processes: bool = False
+    ) -> None:
         self._cut, self._next_step = cut, first_step
-        self._pool = BoundedPool(n_workers, "threads")
+        if in_processes and n_workers:
+            self._cut = _cut_here
+            self._pool = BoundedPool(n_workers, initializer=partial(_start_cutting, cut))
+        else:
+            self._pool = BoundedPool(n_workers, "threads")
         self._n_ahead = max(1, self._pool.n_submitted_at_most)
         self._ahead: deque[Future[Batch]] = deque()
 
@@ -145,8 +165,26 @@ class Prefetcher(Generic[Batch]):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.__exit__(kind, error, trace)
+
+
+_cut: Callable[[int], Any]  # of a worker process
+
+
+def _start_cutting(cut: Callable[[int], Any]) -> None:
+    """In a worker process: it ends with its parent, which alone answers signals."""
+    global _cut
+    _cut = cut
+    for signal_number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(signal_number, signal.SIG_IGN)
+    end_with_parent()
+
+
+def _cut_here(step: int) -> Any:
+    return _cut(step)
 
 
 def utterances(folder: str | Path, split: Split) -> list[Utterance]:

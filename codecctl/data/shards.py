@@ -113,6 +113,9 @@ class ShardReader:
         self.folder = Path(folder)
         self._map = lru_cache(maxsize=_N_MAPPED)(self._open)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[Path]]:
+        return type(self), (self.folder,)  # a copy in another process opens its own maps
+
     def samples(self, shard: str, first_sample: int, n_samples: int) -> NDArray[np.int16]:
         """`[L]`, a view of the file. Raises `CodecctlError` if the shard is missing or too short."""
         found = self._map(shard)[first_sample : first_sample + n_samples]

@@ -60,13 +60,13 @@ def _gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tenso
 
 @torch.library.custom_op("codecctl::snake", mutates_args=())
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:
-    y: Tensor = fastest(snake_formula, x)(x, alpha)
+    y: Tensor = fastest(snake_formula, x)(x, alpha.detach())
     return y
 
 
 @torch.library.custom_op("codecctl::snake_backward", mutates_args=())
 def _snake_backward(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor] = fastest(_gradient_formula, x)(gradient, x, alpha)
+    gradients: tuple[Tensor, Tensor] = fastest(_gradient_formula, x)(gradient, x, alpha.detach())
     return gradients
 
 
@@ -99,5 +99,6 @@ def fastest(formula: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
 
 @cache
 def _compiled(formula: Callable[..., Any]) -> Callable[..., Any]:
-    # For all shapes at once: one that is made for a shape would be made anew for each layer.
+    # For all shapes at once: one that is made for a shape would be made anew for each layer. The compiler takes the
+    # shape of a Parameter for constant, so what is compiled gets plain tensors.
     return torch.compile(formula, dynamic=True)

@@ -59,7 +59,9 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
     ranks = count_ranks(n_devices, n_nodes)
     several = ranks.n_ranks > 1
     if device.type == "cuda":
-        torch.set_float32_matmul_precision("high")  # TF32
+        # TF32, unless most products are in bfloat16 anyway: those that are left, of transforms and of the codebook
+        # search, are few and are float32 for a reason.
+        torch.set_float32_matmul_precision("high" if config.train.precision == "float32" else "highest")
         torch.backends.cudnn.benchmark = True  # crops have one length
         if several and ranks.n_devices > torch.cuda.device_count():
             raise UsageError(f"--devices {ranks.n_devices}: this machine has {torch.cuda.device_count()} CUDA cards")

@@ -216,15 +216,14 @@ class _Training:
 
     def _batches(self, first_step: int, stop_step: int) -> Iterator[list[Tensor]]:
         """This rank's crops of each step: `accumulate` batches [B, 1, L] on the device."""
-        settings, fabric = self.config.train, self.fabric
-
-        def cut(step: int) -> Tensor:
-            return pinned(
-                self.crops.batch(step, settings.n_crops, fabric.global_rank, fabric.world_size), fabric.device
-            )
-
-        with Prefetcher(cut, first_step, self.config.data.n_workers) as prefetched:
-            for step, audio in prefetched:
+        settings, fabric, n_workers = self.config.train, self.fabric, self.config.data.n_workers
+        share = {"batch_size": settings.n_crops, "rank": fabric.global_rank, "n_ranks": fabric.world_size}
+        in_processes = self.crops.are_augmented and n_workers > 1
+        with Prefetcher(
+            partial(self.crops.array, **share), first_step, n_workers, in_processes=in_processes
+        ) as prefetched:
+            for step, array in prefetched:
+                audio = pinned(torch.from_numpy(array), fabric.device)
                 yield [sent(batch, fabric.device) for batch in audio.chunk(settings.accumulate)]
                 if step + 1 >= stop_step:
                     return

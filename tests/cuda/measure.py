@@ -1,6 +1,7 @@
 """Time training steps on a card in several variants: `python -m tests.cuda.measure` prints a markdown row for each.
 
-`--tiny` runs the same on the CPU with small configs, to try this script itself.
+`--compile` only compiles what the last variant needs, into the compiler's cache. `--tiny` runs the same on the CPU with
+small configs, to try this script itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import argparse
 import multiprocessing
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 
 import torch
@@ -25,6 +27,7 @@ from codecctl.train.discriminators import Layers
 from codecctl.train.plan import Prediction, predict
 
 SECONDS = 125.0  # for all variants
+COMPILE_SECONDS = 105.0
 PARTS = ("generator forward", "losses", "teacher", "discriminators", "backward", "optimisers", "codebooks")
 COLUMNS = ("config", "variant", "ms a step", "audio s/s", "peak GB", "reserved GB", "host waits ms", *PARTS)
 
@@ -150,12 +153,24 @@ def planned(subject: Subject, prediction: Prediction) -> str:
     return f"| {' | '.join([subject.config, 'the plan', *numbers])} |"
 
 
+def compile_only(*, tiny: bool, device: torch.device) -> None:
+    """A step of each subject, side by side: kernels then come from the cache when they are timed."""
+    def compiled(subject: Subject) -> None:
+        in_process("spawn", replace(subject, n_steps=1), VARIANTS[-1], device, COMPILE_SECONDS)
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(compiled, subjects(tiny=tiny)))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--compile", action="store_true")
     parser.add_argument("--tiny", action="store_true")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="for all variants")
     arguments = parser.parse_args()
     device = torch.device("cpu" if arguments.tiny else "cuda")
+    if arguments.compile:
+        return compile_only(tiny=arguments.tiny, device=device)
     assert transformers.WavLMModel  # imported here, once for all processes
     end = time.monotonic() + arguments.seconds
     method = start_method(device)

@@ -5,6 +5,8 @@ lowest coefficients, under a power law that reduces their dynamic range, and the
 fills the bands with noise of those levels. Networks on both sides add corrections, and their last layers start at zero:
 before the first step the codec is a parametric coder with fitted codebooks, and training is spent on what a transform
 lacks, such as prediction across frames, harmonics in the upper bands and smooth frame edges.
+
+Both sides compute in float32 under autocast: a transform in bfloat16 would add noise 50 dB below the signal.
 """
 
 from __future__ import annotations
@@ -40,12 +42,13 @@ class TransformEncoder(nn.Module):
         self.level_prediction = LevelPrediction(front)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        coefficients = self.transform(self._frames(x))
-        y = self.coder(coefficients) + self.network(self.transform.compress(coefficients), state)
-        if self.training:
-            low, levels = y.tensor_split([self.coder.n_low], dim=-1)
-            y = torch.cat([with_fixed_scale(low), with_fixed_scale(levels)], dim=-1)
-        return self.level_prediction(y.mT, state)  # [B, D, T]
+        with torch.autocast(x.device.type, enabled=False):
+            coefficients = self.transform(self._frames(x))
+            y = self.coder(coefficients) + self.network(self.transform.compress(coefficients), state)
+            if self.training:
+                low, levels = y.tensor_split([self.coder.n_low], dim=-1)
+                y = torch.cat([with_fixed_scale(low), with_fixed_scale(levels)], dim=-1)
+            return self.level_prediction(y.mT, state)  # [B, D, T]
 
     @torch.no_grad()
     def fit(self, audio: Tensor) -> None:
@@ -75,11 +78,12 @@ class TransformDecoder(nn.Module):
         self.mixer = Mixer(config.transformer.width, n)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        latents = self.level_prediction.inverse(x, state).mT  # [B, T, D]
-        features = self.network.features(latents, state)  # [B, T, inner]
-        first = self.first_pass(latents, features, state)
-        coefficients = self.second_pass(first, features, state)
-        return self.transform.inverse(coefficients).flatten(1)[:, None]  # [B, 1, L]
+        with torch.autocast(x.device.type, enabled=False):
+            latents = self.level_prediction.inverse(x, state).mT  # [B, T, D]
+            features = self.network.features(latents, state)  # [B, T, inner]
+            first = self.first_pass(latents, features, state)
+            coefficients = self.second_pass(first, features, state)
+            return self.transform.inverse(coefficients).flatten(1)[:, None]  # [B, 1, L]
 
     def first_pass(self, latents: Tensor, features: Tensor, state: StreamState | None) -> Tensor:
         """[B, T, D], [B, T, inner] -> coefficients [B, T, N]: the parametric coder's, corrected by the network."""
