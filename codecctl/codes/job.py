@@ -121,6 +121,7 @@ def encode_corpus(
     out = Path(out)
     job = _plan(checkpoint, container, n_quantizers, partial_audio, device, n_devices)
     _check_folder(out, job.about)
+    n_workers = max(n_workers, n_devices)
     with _held(out, shard) as lost:
         report = CorpusReport()
         names, hashes, counts = _plan_units(sources, out, job, report)
@@ -128,7 +129,7 @@ def encode_corpus(
         todo = [(name, hashes[name]) for name in own if not UnitFiles(out, name).is_done(hashes[name])]
         report.n_recordings = sum(counts[name] for name, _ in todo)
         work = partial(encode_unit, out=out, job=job)
-        n_gpus = 0.0 if find_device(device).type == "cpu" else n_devices / max(n_workers, n_devices)
+        n_gpus = 0.0 if find_device(device).type == "cpu" else n_devices / n_workers
         for _, result in run_units(work, todo, n_workers=n_workers, executor=executor, n_gpus=n_gpus):
             report.add(result)
             if on_progress:

@@ -97,7 +97,9 @@ def _check_index(folder: Path, check: CorpusCheck) -> None:
     except CodecctlError as error:
         check.problems.append(str(error))
         return
-    expected = [(utterance.row, utterance.n_frames, utterance.n_samples) for utterance in read_manifest(folder)]
-    there = [tuple(row) for row in rows[["row", "n_frames", "n_samples"]].tolist()]
-    if there != expected:
+    keys, n_lines, fits = ("row", "n_frames", "n_samples"), 0, True
+    for row, utterance in zip(rows, read_manifest(folder), strict=False):
+        fits &= all(row[key] == getattr(utterance, key) for key in keys)
+        n_lines += 1
+    if not fits or n_lines != len(rows):
         check.problems.append(f"{folder / (check.about.index or '')}: does not fit the manifest; run encode again")

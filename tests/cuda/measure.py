@@ -155,6 +155,7 @@ def planned(subject: Subject, prediction: Prediction) -> str:
 
 def compile_only(*, tiny: bool, device: torch.device) -> None:
     """A step of each subject, side by side: kernels then come from the cache when they are timed."""
+
     def compiled(subject: Subject) -> None:
         in_process("spawn", replace(subject, n_steps=1), VARIANTS[-1], device, COMPILE_SECONDS)
 

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 NAMES = (
-    "prepare", "encode", "encode a corpus", "export", "validate --continue", "download", "train, 1 rank", "train, 2 ranks",
+    "prepare", "encode", "encode a corpus", "export", "validate --continue", "download", "train, 1 rank",
+    "train, 2 ranks",
 )  # fmt: skip
 
 
