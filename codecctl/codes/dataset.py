@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,16 +38,14 @@ class CodeDataset(Dataset[CodesItem]):
 
     def __init__(self, folder: str | Path, split: Split | None = None, n_codebooks: int | None = None) -> None:
         self.folder = Path(folder)
-        self.about = read_complete(self.folder)
+        self._open()
         if n_codebooks is not None and not 1 <= n_codebooks <= self.about.n_codebooks:
             raise UsageError(f"{folder}: n_codebooks must be 1 to {self.about.n_codebooks}, got {n_codebooks}")
         self._n_codebooks = n_codebooks
-        rows = read_index(self.folder, self.about)
-        everything = np.arange(len(rows))
-        self._numbers = everything if split is None else everything[rows["split"] == SPLIT_NUMBERS[split]]
+        everything = np.arange(len(self._rows))
+        self._numbers = everything if split is None else everything[self._rows["split"] == SPLIT_NUMBERS[split]]
         if not len(self._numbers):
             raise CodecctlError(f"{folder}: no utterances in the {split} split")
-        self._rows, self._reader = rows, ShardReader(self.folder, self.about)
 
     @property
     def codebook_sizes(self) -> tuple[int, ...]:
@@ -65,10 +64,11 @@ class CodeDataset(Dataset[CodesItem]):
     def __getitem__(self, number: int) -> CodesItem:
         if not -len(self) <= number < len(self):
             raise IndexError(number)  # ends the iteration of a sequence
-        row = self._rows[self._numbers[number]]
+        place = int(self._numbers[number])
+        row = self._rows[place]
         shard = self.about.shards[int(row["shard"])]
         codes = self._reader.codes(shard, int(row["first_frame"]), int(row["n_frames"]), self._n_codebooks)
-        return CodesItem(torch.from_numpy(codes.astype(np.int64)), self._utterance(int(row["line"])))
+        return CodesItem(torch.from_numpy(codes.astype(np.int64)), self._utterance(place))
 
     def __getstate__(self) -> dict[str, object]:
         """For the processes of a `DataLoader`, which open the files anew."""
@@ -76,18 +76,25 @@ class CodeDataset(Dataset[CodesItem]):
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        """The files stay open: what an `encode` adds later is for the next data set."""
         self.about = read_complete(self.folder)
         self._rows, self._reader = read_index(self.folder, self.about), ShardReader(self.folder, self.about)
-
-    def _utterance(self, place: int) -> CodedUtterance:
         path = self.folder / "manifest.jsonl"
         try:
-            with open(path, "rb") as file:
-                file.seek(place)
-                line = file.readline()
+            self._manifest = open(path, "rb")  # noqa: SIM115  closed with the data set
         except OSError as error:
             raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
-        return as_type(CodedUtterance, parse_json(line, str(path)), str(path))
+
+    def _utterance(self, place: int) -> CodedUtterance:
+        """The line of the manifest that ends where the next one starts; processes may share the open file."""
+        where, start = self._manifest.name, int(self._rows[place]["line"])
+        is_last = place + 1 == len(self._rows)
+        end = os.fstat(self._manifest.fileno()).st_size if is_last else int(self._rows[place + 1]["line"])
+        line = os.pread(self._manifest.fileno(), max(0, end - start), start)
+        return as_type(CodedUtterance, parse_json(line, where), where)
 
 
 class CodeStream(IterableDataset[CodesItem]):

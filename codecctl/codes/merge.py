@@ -18,6 +18,7 @@ _PACKED = 10_000  # rows at a time: as tuples they take ten times the memory
 
 def merge_units(out: Path, names: Sequence[str], about: About) -> About:
     """Complete a folder whose units are all done; returns its new `codes.json`."""
+    write_about(out, about)  # a kill from here on leaves a folder that says that it is not complete
     failed = (record for record in _records(out, names) if "failed" in record)
     write_lines(out / "failed.jsonl", (manifest_line(record) for record in failed))
     merged = _Merged()

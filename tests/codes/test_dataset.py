@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from codecctl.codes import CodeDataset, CodesItem, CodeStream
 from codecctl.codes.folder import read_manifest
+from codecctl.codes.job import encode_corpus
 from codecctl.errors import CodecctlError, UsageError
 from tests.codes.test_job import codes_of
 
@@ -52,6 +53,17 @@ def test_a_copy_in_another_process_reads_the_same(corpus: Path) -> None:
     copy = pickle.loads(pickle.dumps(dataset))
     assert torch.equal(copy[1].codes, dataset[1].codes)
     assert copy[1].about == dataset[1].about
+
+
+def test_recordings_that_are_added_later_change_no_open_data_set(
+    folders: list[Path], model: Path, tmp_path: Path
+) -> None:
+    encode_corpus(folders[1:2], tmp_path, model)
+    dataset = CodeDataset(tmp_path)
+    before = ids(dataset)
+    encode_corpus(folders[:1], tmp_path, model)
+    assert ids(dataset) == before
+    assert len(CodeDataset(tmp_path)) == 12
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
