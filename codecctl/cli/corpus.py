@@ -134,7 +134,8 @@ def _bar() -> Iterator[Callable[[CorpusReport], None]]:
             nonlocal said, done
             done = report
             bar.update(task, completed=report.n_done, total=report.n_recordings, description=facts(report))
-            if not console.is_terminal and time.monotonic() - said > LINE_SECONDS:
+            is_last = report.n_done == report.n_recordings
+            if not console.is_terminal and not is_last and time.monotonic() - said > LINE_SECONDS:
                 said = time.monotonic()
                 line(report)
 
