@@ -19,6 +19,7 @@ file or in another order are detected too. The header determines the size of the
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 import struct
@@ -61,8 +62,7 @@ class PackedHeader:
     frames_per_block: int = FRAMES_PER_BLOCK
 
     def __post_init__(self) -> None:
-        problem = self._problem()
-        if problem:
+        if problem := self._problem():
             raise CodecctlError(f"no packed file can have {problem}")
 
     def _problem(self) -> str | None:
@@ -75,13 +75,9 @@ class PackedHeader:
                 return f"a codebook of {size} codewords: it must be a power of two from 2 to 65536"
         if not 8 <= self.frames_per_block <= MAX_FRAMES_PER_BLOCK or self.frames_per_block % 8:
             return f"blocks of {self.frames_per_block} frames: a multiple of 8 up to {MAX_FRAMES_PER_BLOCK} is possible"
-        for name, value, n_bits in (
-            ("sample_rate", self.sample_rate, 32),
-            ("hop_length", self.hop_length, 32),
-            ("n_samples", self.n_samples, 64),
-        ):
-            if not 1 <= value < 1 << n_bits:
-                return f"{name} {value}: it must be positive and fit into {n_bits} bits"
+        for name, n_bits in (("sample_rate", 32), ("hop_length", 32), ("n_samples", 64)):
+            if not 1 <= getattr(self, name) < 1 << n_bits:
+                return f"{name} {getattr(self, name)}: it must be positive and fit into {n_bits} bits"
         return None
 
     @property
@@ -102,10 +98,6 @@ class PackedHeader:
         return -(-self.n_frames // self.frames_per_block)
 
     @property
-    def frame_rate(self) -> float:
-        return self.sample_rate / self.hop_length
-
-    @property
     def seconds(self) -> float:
         return self.n_samples / self.sample_rate
 
@@ -116,11 +108,6 @@ class PackedHeader:
     @property
     def n_file_bytes(self) -> int:
         return self.block_start(self.n_blocks - 1) + self.n_block_bytes(self.n_blocks - 1) + _CRC.size
-
-    @property
-    def file_bitrate_kbps(self) -> float:
-        """Of the whole file, header and CRCs included."""
-        return 8 * self.n_file_bytes / self.seconds / 1000
 
     def block_start(self, block: int) -> int:
         """Offset of the block in the file."""
@@ -139,16 +126,9 @@ class PackedHeader:
         return _CRC.pack(zlib.crc32(packed, place))
 
     def to_bytes(self) -> bytes:
-        start = _START.pack(MAGIC, VERSION, self.n_header_bytes)
-        fields = _FIELDS.pack(
-            bytes.fromhex(self.fingerprint),
-            self.sample_rate,
-            self.hop_length,
-            self.n_samples,
-            self.frames_per_block,
-            self.n_quantizers,
-        )
-        head = start + fields + bytes(self.bits)
+        lengths = (self.sample_rate, self.hop_length, self.n_samples, self.frames_per_block, self.n_quantizers)
+        head = _START.pack(MAGIC, VERSION, self.n_header_bytes)
+        head += _FIELDS.pack(bytes.fromhex(self.fingerprint), *lengths) + bytes(self.bits)
         return head + _CRC.pack(zlib.crc32(head))
 
 
@@ -184,23 +164,13 @@ class PackedWriter:
     exception in the block the folder is as it was.
     """
 
-    def __init__(
-        self,
-        path: Path | str,
-        *,
-        fingerprint: str,
-        sample_rate: int,
-        hop_length: int,
-        codebook_sizes: tuple[int, ...],
-        frames_per_block: int = FRAMES_PER_BLOCK,
-    ) -> None:
+    def __init__(self, path: Path | str, **header: Any) -> None:
+        """`header`: the fields of `PackedHeader` but for the number of samples."""
         self.path = Path(path)
         self.n_samples: int | None = None
         self.n_frames = 0
-        self._header = PackedHeader(
-            fingerprint, sample_rate, hop_length, tuple(codebook_sizes), hop_length, frames_per_block
-        )
-        self._pending = np.empty((self._header.n_quantizers, frames_per_block), np.uint16)  # one block
+        self._header = PackedHeader(**header, n_samples=1)  # until the number is known
+        self._pending = np.empty((self._header.n_quantizers, self._header.frames_per_block), np.uint16)  # one block
         with contextlib.ExitStack() as stack:
             self._file: BinaryIO = open(stack.enter_context(replacing(self.path)), "wb")  # noqa: SIM115  see _close
             stack.callback(self._close)
@@ -213,15 +183,15 @@ class PackedWriter:
         check_codes(codes, self._header.codebook_sizes, name=str(self.path))
         if len(codes) != self._header.n_quantizers:
             raise CodecctlError(f"{self.path}: {len(codes)} codebooks in a file of {self._header.n_quantizers}")
-        done = 0
+        done, size = 0, self._header.frames_per_block
         while done < codes.shape[1]:
-            filled = self.n_frames % self._header.frames_per_block
-            piece = codes[:, done : done + self._header.frames_per_block - filled]
+            filled = self.n_frames % size
+            piece = codes[:, done : done + size - filled]
             self._pending[:, filled : filled + piece.shape[1]] = piece
             done += piece.shape[1]
             self.n_frames += piece.shape[1]
-            if self.n_frames % self._header.frames_per_block == 0:
-                self._write_block(self._header.frames_per_block)
+            if self.n_frames % size == 0:
+                self._write_block(size)
 
     def _write_block(self, n_frames: int) -> None:
         block = (self.n_frames - 1) // self._header.frames_per_block
@@ -231,8 +201,7 @@ class PackedWriter:
     def _finish(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             return
-        rest = self.n_frames % self._header.frames_per_block
-        if rest:
+        if rest := self.n_frames % self._header.frames_per_block:
             self._write_block(rest)
         n_samples = self.n_frames * self._header.hop_length if self.n_samples is None else self.n_samples
         if self.n_frames == 0 or -(-n_samples // self._header.hop_length) != self.n_frames:
@@ -298,16 +267,16 @@ class PackedReader:
 
     def read_block(self, block: int) -> Codes:
         """Block number `block` -> `[K, t]`. Raises `CodecctlError` that names block and time if it is damaged."""
-        header = self.header
+        header, n_bytes = self.header, self.header.n_block_bytes(block)
         self._file.seek(header.block_start(block))
-        n_bytes = header.n_block_bytes(block)
         data = self._file.read(n_bytes + _CRC.size)
         packed, crc = data[:n_bytes], data[n_bytes:]
         if crc != header.block_crc(block, packed):
-            start = block * header.frames_per_block
-            seconds = [frame / header.frame_rate for frame in (start, start + header.block_frames(block))]
+            frame_seconds = header.hop_length / header.sample_rate
+            start = block * header.frames_per_block * frame_seconds
+            stop = start + header.block_frames(block) * frame_seconds
             raise CodecctlError(
-                f"{self.name}: block {block} of {header.n_blocks} ({seconds[0]:.2f} to {seconds[1]:.2f} s) is damaged: "
+                f"{self.name}: block {block} of {header.n_blocks} ({start:.2f} to {stop:.2f} s) is damaged: "
                 f"its CRC differs; {_AGAIN}"
             )
         return unpack_codes(packed, header.bits, header.block_frames(block))
@@ -318,8 +287,7 @@ class PackedReader:
 
     def check(self) -> None:
         """Read everything once. Raises `CodecctlError` for the first damaged block."""
-        for _ in self:
-            pass
+        collections.deque(self, maxlen=0)
 
     def close(self) -> None:
         if self._owns_file:
@@ -340,8 +308,6 @@ def check_codes(codes: NDArray[Any], codebook_sizes: tuple[int, ...], *, name: s
         raise CodecctlError(f"{name}: codes must have two axes, codebooks x frames, got the shape {codes.shape}")
     if not 1 <= len(codes) <= len(codebook_sizes):
         raise CodecctlError(f"{name}: codes [K, T] of {len(codes)} codebooks, but there are {len(codebook_sizes)}")
-    if codes.shape[1] == 0:
-        return
     for k, (row, size) in enumerate(zip(codes, codebook_sizes, strict=False)):
         bad = np.flatnonzero((row < 0) | (row >= size))
         if len(bad):

@@ -1,8 +1,11 @@
-"""Text from outside, such as names of files and speakers, made fit for messages and pages."""
+"""Text for messages and pages: what comes from outside made printable, numbers, and the nearest name to a wrong one."""
 
 from __future__ import annotations
 
+import difflib
+import math
 import unicodedata
+from collections.abc import Iterable
 
 _DIRECTION = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"  # marks that reorder text
 _ESCAPED = ("Cc", "Cs", "Zl", "Zp")  # control characters, bytes that are not UTF-8, separators of lines
@@ -16,3 +19,14 @@ def printable(text: str) -> str:
         else letter
         for letter in text
     )
+
+
+def number(value: float, digits: int) -> str:
+    """With so many digits after the point; `undefined` for NaN."""
+    return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus before zero
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """A question for the end of a message on a wrong name; empty where none is near."""
+    near = difflib.get_close_matches(name, [*names], n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""

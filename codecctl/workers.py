@@ -6,12 +6,14 @@ import ctypes
 import hashlib
 import json
 import multiprocessing
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import TracebackType
@@ -49,7 +51,8 @@ class BoundedPool:
         elif n_workers:
             # "spawn" alone is safe beside the caller's threads (torch, a progress bar), and is the same everywhere.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=initializer)
+            start = partial(_start_worker, initializer)
+            self._pool = ProcessPoolExecutor(n_workers, mp_context=context, initializer=start)
 
     def submit(
         self, call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
@@ -78,6 +81,12 @@ class BoundedPool:
             raise CodecctlError(
                 "a worker process was killed, perhaps for lack of memory; run the same command again with fewer workers"
             ) from None
+
+
+def _start_worker(initializer: Callable[[], None] | None) -> None:
+    end_with_parent()
+    if initializer is not None:
+        initializer()
 
 
 def _call(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Future[Result]:
@@ -115,9 +124,12 @@ def run_units(
 
 
 def end_with_parent() -> None:
-    """On Linux the kernel kills this process when the one that started it is gone."""
+    """On Linux the kernel kills this process of `multiprocessing` when the one that started it is gone."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        parent = multiprocessing.parent_process()
+        if parent is not None and os.getppid() != parent.pid:  # gone before the kernel was asked
+            os._exit(1)
 
 
 def parse_shard(text: str) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 import codecctl
 from codecctl.audio.files import AudioWriter
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.config.model import (
     ModelConfig,
     QuantizerConfig,
@@ -41,13 +41,12 @@ TINY_VOCODER = VocoderConfig(
     n_fine_blocks=1,
 )  # fmt: skip
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
-SHARED_SPEECH = Path(__file__).resolve().parents[2] / "shared" / "speech"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Benchmarks count as slow; tests that need a card are skipped without one, also where they were asked for."""
+    """Benchmarks and tests of a card count as slow; these are skipped without one, also where they were asked for."""
     for item in items:
-        if item.get_closest_marker("bench"):
+        if item.get_closest_marker("bench") or item.get_closest_marker("cuda"):
             item.add_marker("slow")
     if not torch.cuda.is_available():
         for item in items:
@@ -92,15 +91,13 @@ def record(request: pytest.FixtureRequest) -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def speech_folder() -> Path:
-    """Real recordings of several speakers: the large collection where it stands beside the project, else the clips."""
-    shared = SHARED_SPEECH / "train"
-    return shared if shared.is_dir() else CLIPS
+    """The bundled clips: a minute of three voices."""
+    return CLIPS
 
 
 @pytest.fixture(scope="session")
-def speech_files() -> list[Path]:
-    """The bundled clips: a minute of three voices."""
-    return sorted(CLIPS.rglob("*.flac"))
+def speech_files(speech_folder: Path) -> list[Path]:
+    return sorted(speech_folder.rglob("*.flac"))
 
 
 @pytest.fixture(scope="session")

@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from codecctl.config import Config, load_config
-from codecctl.config.load import configs_folder, read_yaml
-from codecctl.config.model import FrontSection, TransformConfig, VocoderConfig
-from codecctl.config.section import Section
+from codecctl.config.load import configs_folder, load_config, read_yaml
+from codecctl.config.model import FrontSection, Section, TransformConfig, VocoderConfig
+from codecctl.config.schema import Config
 from codecctl.data.download.recipes import read_recipes
 from codecctl.model.codec import Codec
 

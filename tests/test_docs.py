@@ -17,7 +17,7 @@ import typer
 import codecctl
 from codecctl.bitstream import PackedReader
 from codecctl.cli.main import app
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.model.codec import Codec
 from tests.documents import NAMES, PROJECT, RUNNABLE, TEXTS, VARY, Finished, blocks, can_run, commands, is_printed, play

@@ -26,6 +26,7 @@ FLOORS = [
     {"cli"},
     {"__main__"},
 ]
+LONGEST_CHAIN = 13  # modules, each imported by the one before when it is loaded
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
@@ -85,6 +86,30 @@ def test_what_a_room_never_does(path: Path) -> None:
     if here in ("model", "config") and path.name != "load.py":
         assert "open" not in called(path)
         assert not packages(path) & {"pathlib", "os", "io", "soundfile", "yaml"}, "opens no file"
+
+
+def imported_at_once(statements: list[ast.stmt]) -> Iterator[str]:
+    """Dotted names that a module imports when it is loaded: not within functions, and not for types alone."""
+    for node in statements:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" not in ast.unparse(node.test):
+            yield from imported_at_once([*node.body, *node.orelse])
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (name for alias in node.names for name in (str(node.module), f"{node.module}.{alias.name}"))
+
+
+def test_chains_of_imports_are_short_and_have_an_end() -> None:
+    names = (".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in FILES)
+    modules = {name.removesuffix(".__init__"): path for name, path in zip(names, FILES, strict=True)}
+    below = {name: modules.keys() & {*imported_at_once(tree(path).body)} - {name} for name, path in modules.items()}
+    longest_of: dict[str, list[str]] = {}
+    while len(longest_of) < len(modules):
+        ready = [name for name in modules if name not in longest_of and below[name] <= longest_of.keys()]
+        assert ready, f"a circle of imports among {', '.join(sorted(modules.keys() - longest_of.keys()))}"
+        longest_of |= {name: [name, *max((longest_of[n] for n in below[name]), key=len, default=[])] for name in ready}
+    chain = max(longest_of.values(), key=len)
+    assert len(chain) <= LONGEST_CHAIN, " > ".join(chain)
 
 
 def test_the_command_line_starts_without_torch() -> None:

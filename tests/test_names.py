@@ -12,7 +12,7 @@ import torch
 
 from codecctl.audio.files import AudioReader, AudioWriter
 from codecctl.cli.main import run
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.data.crops import Crops
 from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare import prepare

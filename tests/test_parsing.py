@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.errors import CodecctlError, ConfigError
 from codecctl.parsing import parse_json, parse_yaml, shorten
 

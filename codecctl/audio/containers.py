@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO
 
-from codecctl.audio.segments import Segment
-from codecctl.audio.views import Piece, patched, read_at
+from codecctl.audio.segments import Piece, Segment, patched, read_at
 
 _LIVE_RANGE = 1 << 16
 _MISCOUNTED_BYTES = 64  # some writers count the header with the audio

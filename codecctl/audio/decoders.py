@@ -11,8 +11,7 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from codecctl.audio.segments import Segment
-from codecctl.audio.views import FileView, Piece
+from codecctl.audio.segments import FileView, Piece, Segment
 from codecctl.errors import CodecctlError
 
 Source = str | os.PathLike[str] | bytes

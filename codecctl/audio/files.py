@@ -16,15 +16,15 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from codecctl.audio import pyav
+from codecctl.audio import Audio, pyav
 from codecctl.audio.decoders import Source, reason
-from codecctl.audio.mixdown import find_dominant_channel, to_mono
 from codecctl.audio.opening import RAW_RATES, CutOffError, open_audio, say_cut_off
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 
-Audio = NDArray[np.float32]
-
+_CANCELLED = 0.05  # energy of the mean, relative to that of the mean of uncorrelated channels: 13 dB are lost
+_AUDIBLE = 1e-5  # mean square, -50 dBFS
+_ENOUGH_SECONDS = 10  # of audible sound, to decide
 _SNDFILE_SUFFIXES = {
     ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",
     ".sph", ".w64", ".wav",
@@ -35,7 +35,6 @@ _WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 STRETCH = 4096
 """Samples per channel for which `AudioReader` records minimum and maximum, so that a check for clipping scans only
 those that reach the peak."""
-
 _MISSING_SECONDS = 0.1  # decoders may end this much earlier than the header says
 _HIGHEST_PEAK = 64.0  # +36 dBFS; speech as 16-bit integers that were only converted to float exceeds it
 _BLOCK_VALUES = 1 << 24  # at most, of all channels of a block
@@ -101,7 +100,10 @@ class AudioReader:
         if not math.isinf(block_seconds):
             n_block = min(n_block, max(STRETCH, _BLOCK_VALUES // self.n_channels))
         if n_read:
-            self._skip(n_read)
+            try:
+                self._decoder.skip(n_read)
+            except CodecctlError as error:
+                raise CodecctlError(f"{self.name}: {error}") from None
         while n_read < n_end and len(block := self._read(min(n_block, n_end - n_read))):
             flat = block.ravel()  # numpy is twice as fast in one dimension
             starts = np.arange(0, len(flat), STRETCH * self.n_channels)
@@ -159,12 +161,6 @@ class AudioReader:
                 break
             n_samples -= len(parts[-1])
         return np.concatenate(parts)
-
-    def _skip(self, n_samples: int) -> None:
-        try:
-            self._decoder.skip(n_samples)
-        except CodecctlError as error:
-            raise CodecctlError(f"{self.name}: {error}") from None
 
     def _refuse(self, block: Audio, n_read: int) -> NoReturn:
         """Say what is wrong with the first sample of `[L, C]` that cannot be sound."""
@@ -297,3 +293,27 @@ def to_pcm16(audio: Audio) -> NDArray[np.int16]:
     scaled: Audio = audio * np.float32(32768)
     np.rint(scaled, out=scaled)
     return np.clip(scaled, -32768, 32767, out=scaled).astype(np.int16)
+
+
+def to_mono(audio: Audio) -> Audio:
+    """The mean of the channels: `[C, L]` -> `[1, L]`."""
+    return audio if audio.shape[0] == 1 else audio.mean(axis=0, keepdims=True, dtype=np.float32)
+
+
+def find_dominant_channel(seconds: Iterable[Audio]) -> int | None:
+    """The index of the loudest channel if the mean of the channels cancels, else None.
+
+    `seconds` are `[C, L]` of a second each. Reads on until ten of them were audible.
+    """
+    energies: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None
+    mixed, n_audible = 0.0, 0
+    for second in seconds:
+        energy = np.einsum("cl,cl->c", second, second, dtype=np.float64)
+        energies = energy if energies is None else energies + energy
+        mixed += float(np.square(to_mono(second), dtype=np.float64).sum())
+        n_audible += bool(energy.max() > _AUDIBLE * second.shape[1])
+        if n_audible == _ENOUGH_SECONDS:
+            break
+    if energies is None or mixed >= _CANCELLED * energies.sum() / len(energies) ** 2:
+        return None
+    return int(energies.argmax())

@@ -6,8 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import BinaryIO
 
-from codecctl.audio.segments import Segment, skip_id3
-from codecctl.audio.views import patched, read_at
+from codecctl.audio.segments import Segment, patched, read_at, skip_id3
 
 _START = b"fLaC\0\0\0\x22"  # with the header of the first metadata block
 _CHUNK_BYTES = 1 << 20
@@ -48,7 +47,8 @@ def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     claimed = int.from_bytes(info[13:18], "big") & (2**36 - 1)
     if claimed and n_before + last.n_samples == claimed:
         return Segment("FLAC", start, n_file, claimed, claimed)  # the decoder compares the last frame's checksum
-    is_whole = n_before + last.n_samples > claimed > 0 or _crc16(read_at(file, last.offset, n_file - last.offset)) == 0
+    rest = read_at(file, last.offset, n_file - last.offset)
+    is_whole = n_before + last.n_samples > claimed > 0 or _crc(rest, 16, 0x8005) == 0  # its own checksum included
     n_there = n_before + (last.n_samples if is_whole else 0)
     end = n_file if is_whole else last.offset
     total = (int.from_bytes(info[13:18], "big") >> 36 << 36 | min(n_there, 2**36 - 1)).to_bytes(5, "big")
@@ -92,7 +92,7 @@ def _frame_at(data: bytes, at: int) -> _Frame | None:
         return None
     n_size = {6: 1, 7: 2}.get(size_code, 0)
     n_header = 4 + n_number + n_size + {12: 1, 13: 2, 14: 2}.get(rate_code, 0)
-    if len(head) <= n_header or _crc8(head[:n_header]) != head[n_header]:
+    if len(head) <= n_header or _crc(head[:n_header], 8, 0x07) != head[n_header]:
         return None
     number = head[4] & (0x7F >> n_number if n_number > 1 else 0x7F)
     for byte in head[5 : 4 + n_number]:
@@ -102,15 +102,6 @@ def _frame_at(data: bytes, at: int) -> _Frame | None:
     else:
         n_samples = 192 if size_code == 1 else 576 << (size_code - 2) if size_code < 6 else 256 << (size_code - 8)
     return _Frame(at, head[:4], number, n_samples)
-
-
-def _crc8(data: bytes) -> int:
-    return _crc(data, 8, 0x07)
-
-
-def _crc16(data: bytes) -> int:
-    """0 for a whole frame, its own checksum included."""
-    return _crc(data, 16, 0x8005)
 
 
 def _crc(data: bytes, n_bits: int, polynomial: int) -> int:

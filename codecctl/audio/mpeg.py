@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import BinaryIO
 
-from codecctl.audio.segments import Segment, skip_id3
-from codecctl.audio.views import Piece, patched, read_at
+from codecctl.audio.segments import Piece, Segment, patched, read_at, skip_id3
 
 _KBPS = {  # (MPEG-1, layer) -> by bitrate code
     (True, 1): (0, 32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),

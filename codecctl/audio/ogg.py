@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
-from codecctl.audio.segments import Segment, skip_id3
-from codecctl.audio.views import read_at
+from codecctl.audio.segments import Segment, read_at, skip_id3
 
 _BEGIN, _END = 2, 4  # flags of a page
 _HEAD_BYTES = 27
@@ -36,7 +35,9 @@ def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
         is_ended = is_ended or bool(flags & _END and serial == audio)
         position = end
         if position < n_file and read_at(file, position, 4) != b"OggS":
-            position = _next_page(file, position, n_file)
+            # The next page, if it is near: damage may hide some.
+            at = read_at(file, position, 2 * _MOST_PAGE_BYTES).find(b"OggS")
+            position = n_file if at < 0 else position + at
     if position == begin:
         return None
     end = n_file if n_file - position < _HEAD_BYTES else position
@@ -51,9 +52,3 @@ def _page_at(file: BinaryIO, position: int) -> tuple[int, int, int, int] | None:
     sizes = file.read(head[26])
     body = position + _HEAD_BYTES + head[26]
     return head[5], int.from_bytes(head[14:18], "little"), body, body + sum(sizes)
-
-
-def _next_page(file: BinaryIO, position: int, n_file: int) -> int:
-    """Where the next page begins, if it is near: damage may hide some; else the end of the file."""
-    at = read_at(file, position, 2 * _MOST_PAGE_BYTES).find(b"OggS")
-    return n_file if at < 0 else position + at

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import soxr
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 
 _PIECE = 32_768  # samples in one call: libsoxr's buffers then stay in the cache, which is a third faster
 

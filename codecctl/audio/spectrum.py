@@ -63,19 +63,14 @@ class MelSpectrogram(nn.Module):
 
 def mel_filters(sample_rate: int, n_frequencies: int, n_mels: int) -> NDArray[np.float64]:
     """[n_mels, F]: triangles of unit area, their corners evenly spaced on Slaney's mel scale from 0 to Nyquist."""
-    corners = _mel_to_hz(np.linspace(0.0, _hz_to_mel(sample_rate / 2), n_mels + 2))
-    frequencies = np.linspace(0.0, sample_rate / 2, n_frequencies)
+    # Linear below 1 kHz with 3 mel per 200 Hz, logarithmic above with 27 mel per factor of 6.4.
+    nyquist = sample_rate / 2
+    most = nyquist * 0.015 if nyquist < 1000 else 15 + 27 * math.log(nyquist / 1000) / math.log(6.4)
+    mels = np.linspace(0.0, most, n_mels + 2)
+    corners = np.where(mels < 15, mels / 0.015, 1000 * 6.4 ** ((mels - 15) / 27))
+    frequencies = np.linspace(0.0, nyquist, n_frequencies)
     bin_hz = frequencies[1]
     triples = zip(corners[:-2], corners[1:-1], corners[2:], strict=True)
     return np.stack(
         [np.interp(frequencies, [low, mid, high], [0.0, 2 * bin_hz / (high - low), 0.0]) for low, mid, high in triples]
     )
-
-
-# Linear below 1 kHz with 3 mel per 200 Hz, logarithmic above with 27 mel per factor of 6.4.
-def _hz_to_mel(hz: float) -> float:
-    return hz * 0.015 if hz < 1000 else 15 + 27 * math.log(hz / 1000) / math.log(6.4)
-
-
-def _mel_to_hz(mel: NDArray[np.float64]) -> NDArray[np.float64]:
-    return np.where(mel < 15, mel / 0.015, 1000 * 6.4 ** ((mel - 15) / 27))

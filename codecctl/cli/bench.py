@@ -24,19 +24,14 @@ _HOLDS = 0.1  # relative difference up to which an assumption of the plan is sai
 def bench(
     checkpoint: CheckpointOption = None,
     seconds: Annotated[
-        float, typer.Option("--seconds", min=0.1, max=3600, metavar="S", help="Length of the speech, in seconds.")
+        float, typer.Option(min=0.1, max=3600, metavar="S", help="Length of the speech, in seconds.")
     ] = 10.0,
     threads: Annotated[
-        int | None,
-        typer.Option(
-            "--threads", min=1, metavar="N", help="CPU threads.", show_default="1, with --train those of torch"
-        ),
+        int | None, typer.Option(min=1, metavar="N", help="CPU threads.", show_default="1, with --train those of torch")
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(
-            "--device", metavar="auto|cpu|cuda|cuda:N", help="Where to compute.", show_default="cpu, with --train auto"
-        ),
+        typer.Option(metavar="auto|cpu|cuda|cuda:N", help="Where to compute.", show_default="cpu, with --train auto"),
     ] = None,
     precision: Annotated[
         str, typer.Option(metavar="auto|float32|bfloat16|int8", help="Arithmetic of the large matrices on the CPU.")
@@ -109,7 +104,7 @@ def _bench_training(
 ) -> None:
     import torch
 
-    from codecctl.config import load_config
+    from codecctl.config.load import load_config
     from codecctl.train.bench import measure_steps
     from codecctl.train.device import training_device
     from codecctl.train.plan import predict

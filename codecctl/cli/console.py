@@ -6,7 +6,6 @@ Results go to stdout, everything else to stderr. Text is shown as it is: rich's 
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -97,8 +96,3 @@ def duration(seconds: float) -> str:
     if minutes < 60:
         return f"{minutes} min"
     return f"{minutes // 60} h {minutes % 60:02d} min" if hours < 48 else f"{hours // 24} d {hours % 24:02d} h"
-
-
-def number(value: float, digits: int) -> str:
-    """With so many digits after the point; `undefined` for NaN."""
-    return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"

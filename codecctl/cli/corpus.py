@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.bars import LINE_SECONDS
 from codecctl.cli.console import duration, progress_bar, say, show, show_table
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.find import find_checkpoint
@@ -39,6 +38,7 @@ ShardOption = Annotated[
 CORPUS_FORMATS = ("shards", "webdataset", "parquet")
 _WORKERS_A_CARD = 4
 _MOST_ROWS = 12  # of a kind
+_LINE_SECONDS = 30  # between two lines where no bar can be shown
 
 
 def means_corpus(inputs: Sequence[Path]) -> bool:
@@ -66,7 +66,7 @@ def encode_to_corpus(
     if out_dir is None:
         raise UsageError("a corpus is written to a folder; add --out-dir DIR")
     from codecctl.codes.job import encode_corpus
-    from codecctl.inference.load import find_device
+    from codecctl.inference.device import find_device
     from codecctl.workers import parse_shard
 
     if n_workers is None and executor == "processes":
@@ -135,7 +135,7 @@ def _bar() -> Iterator[Callable[[CorpusReport], None]]:
             done = report
             bar.update(task, completed=report.n_done, total=report.n_recordings, description=facts(report))
             is_last = report.n_done == report.n_recordings
-            if not console.is_terminal and not is_last and time.monotonic() - said > LINE_SECONDS:
+            if not console.is_terminal and not is_last and time.monotonic() - said > _LINE_SECONDS:
                 said = time.monotonic()
                 line(report)
 

@@ -4,22 +4,111 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from codecctl.cli.bars import Bars
-from codecctl.cli.console import say, show, show_table, size
+from codecctl.cli.console import duration, say, show, show_table, size
+from codecctl.data.download.progress import Progress
 from codecctl.errors import CodecctlError, Interrupted, UsageError
+from codecctl.text import printable
 
 if TYPE_CHECKING:
-    from codecctl.data.download.plan import Plan
+    from rich.progress import TaskID
+
+    from codecctl.data.download.corpus import Plan
     from codecctl.data.download.recipes import Corpus, Licence, Status
     from codecctl.data.download.run import Outcome
 
+LINE_SECONDS = 30  # between two lines where no bar can be shown
 _MANY_PARTS = 12  # of a recipe: then the list has one row for them
+
+
+class Bars(Progress):
+    """A bar for each file and one for all; where stderr is no terminal, a line every 30 seconds."""
+
+    def __init__(self, n_bytes: int) -> None:
+        from rich import progress as rich
+        from rich.console import Console
+
+        console = Console(stderr=True, highlight=False)
+        columns = (rich.TextColumn("{task.description}", markup=False), rich.BarColumn(), rich.DownloadColumn())
+        speed = (rich.TransferSpeedColumn(), rich.TimeRemainingColumn())
+        self._is_live = console.is_terminal
+        self._bars = rich.Progress(*columns, *speed, console=console, transient=True, disable=not self._is_live)
+        self._planned = n_bytes
+        self._overall = self._bars.add_task("all", total=n_bytes or None)
+        self._lock = threading.Lock()
+        self._done: dict[str, int] = {}  # bytes of each file that have arrived
+        self._totals: dict[str, int] = {}
+        self._tasks: dict[str, TaskID] = {}
+        self._fetching: set[str] = set()
+        self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bars.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bars.stop()
+
+    def begin(self, name: str, done: int, total: int | None, *, verb: str) -> None:
+        with self._lock:
+            if again := name in self._tasks:
+                self._bars.remove_task(self._tasks[name])
+            shown = f"{verb} {printable(Path(name).name)}"
+            self._tasks[name] = self._bars.add_task(shown, total=total, completed=done)
+            if verb == "fetch":
+                self._fetching.add(name)
+                self._totals[name], self._done[name] = total or 0, done
+                if done:  # was here before: no part of the speed
+                    self._bars.reset(self._overall, completed=sum(self._done.values()))
+        if not self._is_live and not (again and verb == "fetch"):
+            self.say(f"{verb} {name}" + (f" ({size(total)})" if total else ""))
+
+    def advance(self, name: str, done: int) -> None:
+        with self._lock:
+            if name in self._tasks:
+                self._bars.update(self._tasks[name], completed=done)
+            if name not in self._fetching:
+                return
+            self._done[name] = done
+            total = max(self._planned, sum(self._totals.values()))
+            self._bars.update(self._overall, completed=sum(self._done.values()), total=total or None)
+            if not self._is_live and time.monotonic() - self._last_line > LINE_SECONDS:
+                self._last_line = time.monotonic()
+                self.say(self._line())
+
+    def end(self, name: str) -> None:
+        with self._lock:
+            self._fetching.discard(name)
+            if (task := self._tasks.pop(name, None)) is not None:
+                self._bars.remove_task(task)
+
+    def say(self, text: str) -> None:
+        self._bars.console.print(printable(text), markup=False, soft_wrap=True)
+
+    def aside(self, ask: Callable[[Licence], bool]) -> Callable[[Licence], bool]:
+        """`ask`, while the bars are hidden."""
+
+        def asked(licence: Licence) -> bool:
+            self._bars.stop()
+            try:
+                return ask(licence)
+            finally:
+                self._bars.start()
+
+        return asked
+
+    def _line(self) -> str:
+        everything = next(task for task in self._bars.tasks if task.id == self._overall)
+        speed = f", {size(everything.speed)}/s" if everything.speed else ""
+        left = f", {duration(everything.time_remaining)} left" if everything.time_remaining else ""
+        return f"{size(everything.completed)} of {size(everything.total)}{speed}{left}"
 
 
 def download(
@@ -28,24 +117,21 @@ def download(
         typer.Argument(metavar="NAME|YAML", help="Corpora, e.g. slr66-te. NAME@ID: another dataset id or commit."),
     ] = None,
     show_list: Annotated[bool, typer.Option("--list", help="List the corpora.")] = False,
-    root: Annotated[
-        Path, typer.Option("--root", metavar="FOLDER", help="Where each corpus gets a folder of its name.")
-    ] = Path("data/raw"),
+    root: Annotated[Path, typer.Option(metavar="FOLDER", help="Where each corpus gets a folder of its name.")] = Path(
+        "data/raw"
+    ),
     tier: Annotated[
         list[int] | None,
-        typer.Option(
-            "--tier", min=1, max=3, metavar="1|2|3", help="Only of this tier; repeatable.", show_default="all"
-        ),
+        typer.Option(min=1, max=3, metavar="1|2|3", help="Only of this tier; repeatable.", show_default="all"),
     ] = None,
     language: Annotated[
-        list[str] | None,
-        typer.Option("--language", metavar="CODE", help="Only in this language; repeatable.", show_default="all"),
+        list[str] | None, typer.Option(metavar="CODE", help="Only in this language; repeatable.", show_default="all")
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be fetched, from where, and if it fits.")
     ] = False,
     accept_licence: Annotated[
-        list[str] | None, typer.Option("--accept-licence", metavar="NAME", help="Agree to a licence; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME", help="Agree to a licence; repeatable.")
     ] = None,
 ) -> None:
     """Download public speech corpora. The same command resumes an interrupted download.
@@ -55,8 +141,8 @@ def download(
     Example: codecctl download slr66-te --root data/raw
     """
     from codecctl.data.download import run as library
+    from codecctl.data.download.corpus import make_plan
     from codecctl.data.download.disk import free_bytes
-    from codecctl.data.download.plan import make_plan
     from codecctl.data.download.recipes import choose, read_recipes
 
     bare, pins = library.split_pins(names or [])
@@ -128,7 +214,7 @@ def _show_corpora(corpora: Sequence[Corpus]) -> None:
                 _mark(_span([corpus.n_bytes for corpus in group], size), first.verified.bytes),
                 first.licence.name + (" (asks)" if first.licence.consent else ""),
                 first.gate.needs if first.gate else "",
-                " ".join(sorted({_tier(corpus) for corpus in group})),
+                " ".join(sorted({str(c.tier) if c.tier and c.enabled else "by name" for c in group})),
             )
         )
     show_table(("name", "language", ">hours", ">size", "licence", "gate", "tier"), rows)
@@ -170,10 +256,6 @@ def _print_plan(plans: Sequence[Plan], free: int, root: Path) -> None:
     say(f"{root}: needs {size(needed)}{more}, {size(free)} are free: {fits}")
     if needed >= free:
         raise CodecctlError(f"{root}: not enough room; make some, choose fewer or give another --root")
-
-
-def _tier(corpus: Corpus) -> str:
-    return str(corpus.tier) if corpus.tier and corpus.enabled else "by name"
 
 
 def _mark(text: str, status: Status | None) -> str:

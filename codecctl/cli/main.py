@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -19,7 +20,6 @@ from codecctl.cli.download import download
 from codecctl.cli.encode import encode
 from codecctl.cli.export import export
 from codecctl.cli.info import info
-from codecctl.cli.memory import explain_memory
 from codecctl.cli.pipes import naming_stdout
 from codecctl.cli.prepare import prepare
 from codecctl.cli.quickstart import quickstart
@@ -28,6 +28,12 @@ from codecctl.cli.train import train
 from codecctl.cli.validate import validate
 from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere
 
+if sys.platform != "win32":
+    import resource  # here, since without memory nothing can be imported
+
+_SIGNS = ("allocate memory", "bad_alloc", "failed to map segment", "out of memory", "start new thread")
+_ASKED = re.compile(r"tried to allocate (\d+) bytes")
+_LIBRARIES_GB = 4  # of addresses, that PyTorch and its CUDA libraries take before the first tensor
 app = typer.Typer(
     name="codecctl",
     no_args_is_help=True,
@@ -35,6 +41,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+def explain_memory(error: BaseException) -> str | None:
+    """One whole line for stderr on an allocation that failed: what is allowed, what was asked for; else None."""
+    if not isinstance(error, MemoryError) and not any(sign in str(error).lower() for sign in _SIGNS):
+        return None
+    asked = _ASKED.search(str(error))
+    more = f"; {int(asked[1]) / 1e6:.0f} MB more were asked for" if asked else ""
+    n_bytes = resource.getrlimit(resource.RLIMIT_AS)[0] if sys.platform != "win32" else -1
+    if sys.platform == "win32" or n_bytes == resource.RLIM_INFINITY:
+        return f"error: the memory of this machine is used up{more}; end other programs, or use smaller batches\n"
+    limit = n_bytes / 1e9
+    advice = f"PyTorch alone takes {_LIBRARIES_GB}; allow at least {max(2 * _LIBRARIES_GB, round(2 * limit))} GB"
+    return f"error: memory is limited to {limit:.1f} GB (`ulimit -v`){more}; {advice}\n"
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from codecctl.cli.console import size
 from codecctl.train.plan import ASSUMPTIONS, Plan, Prediction
-from codecctl.train.preflight import n_files
+from codecctl.train.setup import n_files
 
 
 def describe(plan: Plan) -> dict[str, str]:
@@ -18,7 +18,9 @@ def describe(plan: Plan) -> dict[str, str]:
         "adversaries": _adversaries(plan),
         "audio": _audio(plan),
         **_time(plan),
-        "disk": _disk(plan),
+        "disk": f"{size(plan.disk_bytes)}: {n_files(plan.config.train)} checkpoints of "
+        f"{size(plan.costs.checkpoint_bytes)}, the newest {plan.config.train.keep_checkpoints}, the best, and one "
+        "being written",
     }
 
 
@@ -116,16 +118,9 @@ def _time(plan: Plan) -> dict[str, str]:
         "throughput": f"{speed}, on each card" if plan.n_cards > 1 else speed,
         "assumptions": f"{step.seconds_multiplying:.2f} s of arithmetic at {ASSUMPTIONS.share_of_peak:.0%} of "
         f"{card.peak_tflops:g} TFLOPS, then {step.seconds_moving:.2f} s of memory traffic at "
-        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s ({ASSUMPTIONS.source})",
+        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s, meanwhile "
+        f"{step.seconds_launching:.2f} s of the host ({ASSUMPTIONS.source})",
     }
-
-
-def _disk(plan: Plan) -> str:
-    settings = plan.config.train
-    return (
-        f"{size(plan.disk_bytes)}: {n_files(settings)} checkpoints of {size(plan.costs.checkpoint_bytes)}, the "
-        f"newest {settings.keep_checkpoints}, the best, and one being written"
-    )
 
 
 def _rough(value: float) -> str:

@@ -39,7 +39,7 @@ def prepare(
 
     Example: codecctl prepare data/raw my/recordings --out data/prepared --workers 8
     """
-    from codecctl.config import load_config
+    from codecctl.config.load import load_config
     from codecctl.data.prepare import prepare as prepare_sources
     from codecctl.workers import parse_shard
 

@@ -16,8 +16,7 @@ def resume(
     steps: StepsOption = None,
     max_minutes: MaxMinutesOption = None,
     data: Annotated[
-        Path | None,
-        typer.Option("--data", metavar="DIR", help="The prepared folder, if it was moved.", show_default="as before"),
+        Path | None, typer.Option(metavar="DIR", help="The prepared folder, if it was moved.", show_default="as before")
     ] = None,
     overrides: SetOption = None,
     device: DeviceOption = "auto",
@@ -33,7 +32,7 @@ def resume(
     """
     started = time.monotonic()
     from codecctl.cli.watch import TrainingDisplay
-    from codecctl.inference.load import find_device
+    from codecctl.inference.device import find_device
     from codecctl.train import loop
 
     with TrainingDisplay() as display:

@@ -24,7 +24,7 @@ from codecctl.inference.find import RUNS, find_checkpoint
 if TYPE_CHECKING:
     import torch
 
-    from codecctl.config import Config
+    from codecctl.config.schema import Config
 
 
 def train(
@@ -32,13 +32,11 @@ def train(
     gpu: GpuOption = None,
     data: Annotated[
         Path | None,
-        typer.Option(
-            "--data", metavar="DIR", help="The folder that prepare wrote.", show_default="data.path of the config"
-        ),
+        typer.Option(metavar="DIR", help="The folder that prepare wrote.", show_default="data.path of the config"),
     ] = None,
     run: Annotated[
         Path | None,
-        typer.Option("--run", metavar="DIR", help="The run's new folder.", show_default="runs/ and the config's name"),
+        typer.Option(metavar="DIR", help="The run's new folder.", show_default="runs/ and the config's name"),
     ] = None,
     start_from: Annotated[
         str | None,
@@ -67,7 +65,7 @@ def train(
     Example: codecctl train --config smoke --data data/prepared --steps 500
     """
     started = time.monotonic()
-    from codecctl.config import load_config, with_data
+    from codecctl.config.load import load_config, with_data
 
     settings = load_config(config, gpu=gpu, overrides=overrides or ())
     settings = with_data(settings, data) if data else settings

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.console import number, progress_bar, say, show, show_table
+from codecctl.cli.console import progress_bar, say, show, show_table
 from codecctl.cli.corpus import holds_codes, validate_corpus
 from codecctl.cli.options import CheckpointOption, DeviceOption, JsonOption, SetOption
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.inference.find import find_checkpoint
+from codecctl.text import number
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats
@@ -34,7 +35,6 @@ def validate(
     data: Annotated[
         Path | None,
         typer.Option(
-            "--data",
             metavar="DIR|FILE",
             help="Recordings: audio, or a prepared folder.",
             show_default="the validation split that the model names, else the bundled clips",
@@ -42,29 +42,22 @@ def validate(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(
-            "--limit", min=1, metavar="N", help="At most N recordings, the same ones every time.", show_default="all"
-        ),
+        typer.Option(min=1, metavar="N", help="At most N recordings, the same ones every time.", show_default="all"),
     ] = None,
     overrides: SetOption = None,
     against: Annotated[
         str | None,
-        typer.Option(
-            "--against", metavar="CKPT", help="Another model, compared recording by recording.", show_default="none"
-        ),
+        typer.Option(metavar="CKPT", help="Another model, compared recording by recording.", show_default="none"),
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            "--report",
-            metavar="DIR",
-            help="Write DIR/index.html with players and charts; also measures with fewer codebooks.",
+            metavar="DIR", help="Write DIR/index.html with players and charts; also measures with fewer codebooks."
         ),
     ] = None,
     resume: Annotated[bool, typer.Option("--continue", help="With --report: continue an interrupted one.")] = False,
     n_workers: Annotated[
-        int,
-        typer.Option("--workers", min=0, metavar="N", help="Processes for PESQ and the like; 0: only this one."),
+        int, typer.Option("--workers", min=0, metavar="N", help="Processes for PESQ and the like; 0: only this one.")
     ] = 2,
     as_json: JsonOption = False,
     device: DeviceOption = "auto",
@@ -156,8 +149,8 @@ def _print_tables(evaluation: Evaluation) -> None:
 def _print_systems(systems: Sequence[System]) -> None:
     """A row per metric, a column per system; the codec's means with half the width of their interval. The codec with
     some of its codebooks is shown by the report only."""
-    from codecctl.evaluate.baselines import UNQUANTIZED, is_part
     from codecctl.evaluate.metrics.table import METRICS
+    from codecctl.evaluate.rendering import UNQUANTIZED, is_part
 
     shown = [system for system in systems if system.name == UNQUANTIZED or not is_part(system.name)]
     rows = [["true kbps", *("" if s.bitrate_kbps is None else f"{s.bitrate_kbps:.2f}" for s in shown)]]

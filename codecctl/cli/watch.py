@@ -12,14 +12,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from codecctl.cli.console import duration
-from codecctl.config import Config
-from codecctl.evaluate.quick import Scores, ValidationSet
+from codecctl.config.schema import Config
+from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.text import printable
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 
 _REFRESH_SECONDS = 0.5  # reading a loss waits for the card: not at every step
 _PLAIN_SECONDS = 30.0  # between two lines where stderr is a log file
@@ -82,13 +82,15 @@ class TrainingDisplay(TrainingCallbacks):
             return
         self._shown = now
         total = result.total
+        # At the mean speed so far, validations and saves included.
+        seconds_left = (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
         losses = " ".join(self._loss(name, float(value)) for name, value in result.losses.items())
         facts = [
             f"{self._loss('loss', float(total))} ({losses}) {throughput.audio_seconds_per_second:.1f} s of audio/s",
             f"waiting for data {throughput.loader_wait_share:.0%}",
             *([f"discriminators {share:.0%}"] if (share := throughput.discriminators_share) is not None else ()),
             *gpu_memory(total.device),
-            f"{duration(self._seconds_left(step, now))} left",
+            f"{duration(seconds_left)} left",
         ]
         text = ", ".join(facts)
         self._bar.update(self._task, completed=step, description=text)
@@ -103,10 +105,6 @@ class TrainingDisplay(TrainingCallbacks):
     def _loss(self, name: str, value: float) -> str:
         arrow = self._losses.setdefault(name, LossTrend(value)).arrow(value)
         return f"{name} {value:.3g}{arrow}"
-
-    def _seconds_left(self, step: int, now: float) -> float:
-        """At the mean speed so far, validations and saves included."""
-        return (self._stop_step - step) * (now - self._begin) / max(1, step - self._begin_step)
 
     def _say(self, text: str = "", *, label: str = "") -> None:
         """A line above the bar; the label in red."""

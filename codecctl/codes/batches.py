@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.bitstream import Codes
 from codecctl.codes.sources import mono_blocks
 from codecctl.data.prepare.items import AudioItem

@@ -12,7 +12,7 @@ import numpy as np
 
 from codecctl.bitstream import Codes, check_codes
 from codecctl.codes.folder import About, Coded, Fingerprint, Sizes
-from codecctl.config.section import Count, Positive, Section
+from codecctl.config.model import Count, Positive, Section
 from codecctl.errors import CodecctlError
 from codecctl.inference.container import CodesFormat
 from codecctl.parsing import as_type, parse_json

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from codecctl.bitstream import Codes
-from codecctl.config.section import Count, Positive, Section
+from codecctl.config.model import Count, Positive, Section
 from codecctl.data.manifest import Split
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError

@@ -25,14 +25,15 @@ from codecctl.codes.containers import CONTAINERS
 from codecctl.codes.folder import About, Coded, is_corpus, manifest_line, read_about, write_about
 from codecctl.codes.merge import merge_units
 from codecctl.codes.sources import is_prepared, read_items
+from codecctl.data.download.corpus import find_corpora
 from codecctl.data.prepare.items import AudioItem
-from codecctl.data.prepare.run import expand_sources
 from codecctl.data.prepare.units import UnitFiles, plan_units, read_unit, source_name, unit_names
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.device import find_device
 from codecctl.inference.find import find_checkpoint
-from codecctl.inference.load import Codec, find_device
+from codecctl.inference.load import Codec
 from codecctl.lock import Lease, LeaseHeld
 from codecctl.workers import hash_of, mark_done, run_units
 
@@ -222,7 +223,8 @@ def _plan_units(
 ) -> tuple[list[str], dict[str, str], dict[str, int]]:
     """All units of the folder, their input hashes and their numbers of recordings."""
     for source in map(Path, sources):
-        for path in [source] if is_prepared(source) else expand_sources([source]):
+        # A folder that holds downloaded corpora stands for each of them.
+        for path in (source.is_dir() and not is_prepared(source) and find_corpora(source)) or [source]:
             name = source_name(out, path)  # depends on the sources that are planned already
             items = read_items(path, name, note=report.notes.append)
             if not is_corpus(out):

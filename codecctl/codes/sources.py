@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from codecctl.audio.files import Audio, AudioReader, find_files
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioReader, find_files
 from codecctl.audio.resample import Resampler
 from codecctl.data.download.corpus import find_corpora
 from codecctl.data.manifest import SAMPLE_RATE, read_manifest

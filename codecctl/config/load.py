@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
 from codecctl.parsing import parse_yaml, shorten
+from codecctl.text import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -55,7 +55,7 @@ def parse_config(values: Mapping[str, Any], *, source: str) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {_first_problem(error)}") from None
+        raise ConfigError(f"{source}: {first_problem(error, Config)}") from None
 
 
 def dump_config(config: Config) -> str:
@@ -75,7 +75,9 @@ def find_config(name: str | Path, *, folder: str = "") -> Path:
         return shipped / f"{name}.yaml"
     names = sorted(entry.stem for entry in shipped.glob("*.yaml"))
     kind = f"{folder} profile" if folder else "config"
-    raise ConfigError(f"no {kind} '{name}': neither a file nor one of {', '.join(names)}{_nearest(str(name), names)}")
+    raise ConfigError(
+        f"no {kind} '{name}': neither a file nor one of {', '.join(names)}{did_you_mean(str(name), names)}"
+    )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -106,25 +108,24 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Lay `over` upon `base`: sections merge, anything else is replaced, as is a section of another kind."""
     for key, value in over.items():
         below = base.get(key)
-        if isinstance(value, Mapping) and isinstance(below, dict) and _is_same_kind(below, value):
-            _merge(below, value)
-        else:
-            base[key] = value
+        if isinstance(value, Mapping) and isinstance(below, dict):
+            kind = below.get("kind", "strided")  # the default of model.front
+            if value.get("kind", kind) == kind:
+                _merge(below, value)
+                continue
+        base[key] = value
 
 
-def _is_same_kind(base: Mapping[str, Any], over: Mapping[str, Any]) -> bool:
-    return "kind" not in over or over["kind"] == base.get("kind", "strided")  # the default of model.front
-
-
-def _first_problem(error: ValidationError) -> str:
+def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
+    """What is wrong with the values of `root`, on one line: the first problem, by its dotted key, and their number."""
     problems = error.errors(include_url=False)
     # A mistyped key is also a missing one: the mistype says more.
     first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    parts, section = _walk(first["loc"])
-    key = ".".join(parts) or "config"
+    parts, section = _walk(first["loc"], root)
+    key = ".".join(parts) or root.__name__.lower()
     if first["type"] == "extra_forbidden":
         names = [field.alias or name for name, field in section.model_fields.items()]
-        message = f"unknown key {shorten(key)}{_nearest(str(first['loc'][-1]), names)}"
+        message = f"unknown key {shorten(key)}{did_you_mean(str(first['loc'][-1]), names)}"
     elif first["type"] == "missing":
         message = f"{key} is missing"
     else:
@@ -134,9 +135,8 @@ def _first_problem(error: ValidationError) -> str:
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")
 
 
-def _walk(location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
+def _walk(location: Sequence[int | str], section: type[BaseModel]) -> tuple[list[str], type[BaseModel]]:
     """The keys of an error's location, without the tags of unions, and the innermost section on the way to its last."""
-    section: type[BaseModel] = Config
     keys: list[str] = []
     choices: dict[str, type[BaseModel]] = {}  # the sections of the union that the last key holds, by kind
     for n, part in enumerate(location):
@@ -148,7 +148,12 @@ def _walk(location: Sequence[int | str]) -> tuple[list[str], type[BaseModel]]:
         if field is None or n + 1 == len(location):
             continue
         sections = [kind for kind in _kinds(field.annotation) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-        choices = {kind.model_fields["kind"].default: kind for kind in sections if "kind" in kind.model_fields}
+        choices = {
+            tag: each
+            for each in sections
+            if "kind" in each.model_fields
+            for tag in typing.get_args(each.model_fields["kind"].annotation)
+        }
         section = sections[0] if sections else section
     return keys, section
 
@@ -158,8 +163,3 @@ def _kinds(annotation: Any) -> Iterator[Any]:
     yield annotation
     for part in typing.get_args(annotation):
         yield from _kinds(part)
-
-
-def _nearest(name: str, names: Sequence[str]) -> str:
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean '{close[0]}'?" if close else ""

@@ -1,4 +1,4 @@
-"""The model's section of the configuration: all that a model file stores beside its weights.
+"""What all sections of the configuration share, and the model's: all that a model file stores beside its weights.
 
 Upper limits are far above any useful codec: a file or a YAML with a wrong number is refused instead of filling the
 memory.
@@ -7,15 +7,33 @@ memory.
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from types import NoneType
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from codecctl.config.section import Positive, Probability, Section
-
+Positive = Annotated[int, Field(gt=0, le=2**63 - 1)]
+Count = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
 _MAX_HOP = 8192  # samples
 _MAX_WIDTH = 16384  # channels of any layer
 MAX_CODEBOOKS = 255  # the packed file stores their number in one byte
+
+
+class Section(BaseModel):
+    """A part of the config. YAML scalars arrive as text and are converted to the declared type."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_null(cls, values: Any) -> Any:
+        """YAML's `null`, for the keys that may be empty."""
+        if not isinstance(values, dict):
+            return values
+        optional = {name for name, field in cls.model_fields.items() if NoneType in get_args(field.annotation)}
+        return {k: None if k in optional and v in ("null", "~", "") else v for k, v in values.items()}
 
 
 class FrontSection(Section):
@@ -119,17 +137,12 @@ class VocoderConfig(TransformConfig):
         return self.hop_length - self.hop_length // self.spectra_per_frame
 
 
-def _kind_of(front: Any) -> str:
-    """Which front a section describes; strided where it does not say."""
-    return str(front.get("kind", "strided") if isinstance(front, dict) else getattr(front, "kind", ""))
-
-
 FrontConfig = Annotated[
     Annotated[StridedConfig, Tag("strided")]
     | Annotated[TransformConfig, Tag("transform")]
     | Annotated[VocoderConfig, Tag("vocoder")],
     Discriminator(
-        _kind_of,
+        lambda front: front.get("kind", "strided") if isinstance(front, dict) else getattr(front, "kind", ""),
         custom_error_type="unknown_front",
         custom_error_message="expected a section whose kind is strided, transform or vocoder",
     ),

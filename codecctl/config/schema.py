@@ -9,10 +9,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from codecctl.config.model import ModelConfig, QuantizerConfig, TransformerConfig
-from codecctl.config.section import Count, Positive, Probability, Section, Weight
-
-__all__ = ["Config", "ModelConfig", "QuantizerConfig", "Section", "TransformerConfig"]
+from codecctl.config.model import (
+    Count,
+    ModelConfig,
+    Positive,
+    Probability,
+    Section,
+    Weight,
+)
 
 
 class MixConfig(Section):
@@ -55,7 +59,9 @@ class DataConfig(Section):
     )
     mix: MixConfig = MixConfig()
     filter: FilterConfig = FilterConfig()
-    n_workers: Count = Field(4, description="threads that cut crops ahead of the training step; 0: none")
+    n_workers: Count = Field(
+        4, description="threads, or with augmentations processes, that cut crops ahead of the step; 0: none"
+    )
 
     @model_validator(mode="after")
     def _check_noise(self) -> DataConfig:

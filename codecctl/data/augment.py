@@ -16,7 +16,7 @@ import numpy as np
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.config.schema import DataConfig
 from codecctl.data.manifest import SAMPLE_RATE
 

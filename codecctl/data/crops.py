@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -16,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codecctl.audio.files import Audio, to_pcm16
+from codecctl.audio import Audio
+from codecctl.audio.files import to_pcm16
 from codecctl.audio.resample import resample
-from codecctl.config.schema import DataConfig
+from codecctl.config.schema import DataConfig, FilterConfig, MixConfig
 from codecctl.data.augment import Speed, augmentations, random_stream
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, read_manifest
-from codecctl.data.mix import chosen_rows, mix_factors
 from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges, to_float
-from codecctl.errors import CodecctlError
-from codecctl.workers import BoundedPool, end_with_parent
+from codecctl.errors import CodecctlError, ConfigError
+from codecctl.workers import BoundedPool
 
 Batch = TypeVar("Batch")
 
@@ -175,12 +176,11 @@ _cut: Callable[[int], Any]  # of a worker process
 
 
 def _start_cutting(cut: Callable[[int], Any]) -> None:
-    """In a worker process: it ends with its parent, which alone answers signals."""
+    """In a worker process. Its parent alone answers signals."""
     global _cut
     _cut = cut
     for signal_number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signal_number, signal.SIG_IGN)
-    end_with_parent()
 
 
 def _cut_here(step: int) -> Any:
@@ -200,3 +200,44 @@ def read_utterance(folder: str | Path, utterance: Utterance) -> Tensor:
     """float32 `[1, L]` in [-1, 1), scaled as crops are."""
     samples = ShardReader(folder).samples(utterance.shard, utterance.first_sample, utterance.n_samples)
     return torch.from_numpy(to_float(samples)).unsqueeze(0)
+
+
+def chosen_rows(rows: Rows, index: Index, config: FilterConfig) -> NDArray[np.bool_]:
+    """`[n_rows]`: whether an utterance passes the filter. Raises `ConfigError` for a name that matches nothing."""
+    chosen = rows["bandwidth_hz"] >= config.min_bandwidth_hz
+    for key, names, wanted in [
+        ("languages", index.languages, config.languages),
+        ("licences", index.licences, config.licences),
+    ]:
+        if wanted is not None:
+            _check_names(f"data.filter.{key}", wanted, names)
+            fits = [any(fnmatchcase(name or "unknown", pattern) for pattern in wanted) for name in names]
+            chosen &= np.array(fits, bool)[rows[key.removesuffix("s")]]
+    return chosen
+
+
+def mix_factors(rows: Rows, index: Index, config: MixConfig) -> NDArray[np.float64]:
+    """`[n_rows]`: how much more often an utterance is drawn than its length alone would have it.
+
+    The hours h of a (dataset, language) count as h^(1/temperature). Raises `ConfigError` for a name that matches
+    nothing.
+    """
+    by_dataset = _factors("datasets", index.datasets, config.datasets)[rows["dataset"]]
+    by_language = _factors("languages", index.languages, config.languages)[rows["language"]]
+    group = rows["dataset"].astype(np.int64) * len(index.languages) + rows["language"]
+    hours = np.bincount(group, rows["n_samples"])[group]
+    factors: NDArray[np.float64] = by_dataset * by_language * hours ** (1 / config.temperature - 1)
+    return factors
+
+
+def _factors(key: str, names: Sequence[str | None], wanted: Mapping[str, float]) -> NDArray[np.float64]:
+    _check_names(f"data.mix.{key}", wanted, names)
+    matching = ([f for pattern, f in wanted.items() if fnmatchcase(name or "unknown", pattern)] for name in names)
+    return np.array([factors[0] if factors else 1.0 for factors in matching])
+
+
+def _check_names(key: str, wanted: Collection[str], names: Sequence[str | None]) -> None:
+    there = sorted(name or "unknown" for name in names)
+    for pattern in wanted:
+        if not any(fnmatchcase(name, pattern) for name in there):
+            raise ConfigError(f"{key}: nothing prepared is '{pattern}'; there is {', '.join(there)}")

@@ -19,7 +19,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS
 from codecctl.errors import CodecctlError
 from codecctl.files import partial_path, replacing, write_json

@@ -8,7 +8,7 @@ import numpy as np
 import soxr
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 
 _LONGEST_SECONDS = 0.1  # longer delays are not searched for
 _FINENESS = 16  # steps per sample

@@ -11,7 +11,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 
 _HOPS_SECONDS = (0.01, 0.02, 0.04)  # the best of these resolutions counts
 _SMALLEST = 1e-20
@@ -33,31 +33,21 @@ def snr_bounds_db(audio: Audio, sample_rate: int, n_bits: float) -> tuple[float,
 
 def fill_water(variances: NDArray[np.float64], n_bits: float) -> float:
     """SNR in dB of independent Gaussian coefficients of these variances, `n_bits` bits optimally spread over them."""
-    falling = np.sort(variances, axis=None)[::-1] + _SMALLEST
-    log = np.log2(falling)
-    logs = np.cumsum(log)
-    bits_at = 0.5 * (logs - np.arange(1, len(falling) + 1) * log)  # spent when the water level is the n-th variance
-    above = np.cumsum(falling)
-    n = int(np.searchsorted(bits_at, n_bits, side="right"))
-    level = 2 ** ((logs[n - 1] - 2 * n_bits) / n)
-    return _ratio_db(above[-1], n * level + above[-1] - above[n - 1])
+    return fill_water_evenly(variances.reshape(1, -1), n_bits)
 
 
 def fill_water_evenly(variances: NDArray[np.float64], bits_per_row: float) -> float:
-    """The same with `bits_per_row` bits for each row of [T, V]."""
+    """The same with `bits_per_row` bits spread over each row of [T, V]."""
     falling = np.sort(variances, axis=1)[:, ::-1] + _SMALLEST
     log = np.log2(falling)
     logs = np.cumsum(log, axis=1)
+    # Spent when the water level is the n-th variance.
     bits_at = 0.5 * (logs - np.arange(1, falling.shape[1] + 1) * log)
     above, rows = np.cumsum(falling, axis=1), np.arange(len(falling))
     n = (bits_at <= bits_per_row).sum(axis=1)
     level = 2 ** ((logs[rows, n - 1] - 2 * bits_per_row) / n)
-    error = n * level + above[:, -1] - above[rows, n - 1]
-    return _ratio_db(falling.sum(), error.sum())
-
-
-def _ratio_db(signal: float, error: float) -> float:
-    return 10 * math.log10(signal / max(error, signal * 10 ** (-_CEILING_DB / 10)))
+    error, signal = (n * level + above[:, -1] - above[rows, n - 1]).sum(), falling.sum()
+    return float(10 * math.log10(signal / max(error, signal * 10 ** (-_CEILING_DB / 10))))
 
 
 def short_time_powers(audio: Audio, hop: int) -> NDArray[np.float64]:

@@ -1,26 +1,146 @@
-"""One evaluation of a checkpoint: what `codecctl validate` does."""
+"""One evaluation of a checkpoint: what `codecctl validate` does. An interrupt may end it, a later run continue it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
-import codecctl
-from codecctl.config import Config, override_config
-from codecctl.errors import UsageError
-from codecctl.evaluate.report import ModelCard, write_report
-from codecctl.evaluate.result import Validation
-from codecctl.evaluate.session import Session
-from codecctl.evaluate.utterances import choose, find_utterances
-from codecctl.evaluate.verdict import Requirement, compare_requirements, verdict_of
-from codecctl.files import to_json
-from codecctl.inference.checkpoint import Checkpoint
-from codecctl.inference.load import Codec, find_device
+import torch
 
+import codecctl
+from codecctl.config.load import override_config
+from codecctl.config.schema import ValidateConfig
+from codecctl.errors import CodecctlError, Interrupted, UsageError
+from codecctl.evaluate.perceptual import unavailable
+from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer, has_opus, opus_name
+from codecctl.evaluate.report.page import ModelCard, write_report
+from codecctl.evaluate.result import Tally, Validation
+from codecctl.evaluate.rows import RowFile
+from codecctl.evaluate.scorer import Scorer
+from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
+from codecctl.evaluate.verdict import Requirement, check_requirements, compare_requirements, verdict_of
+from codecctl.files import to_json
+from codecctl.inference import load
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.device import find_device
+from codecctl.model.codec import Codec
+from codecctl.workers import hash_of
+
+ROWS_NAME = "rows.jsonl"
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 """The bundled recordings, a minute of three voices."""
+
+
+class Session:
+    """Measures a codec and its baselines, and another codec `against` it.
+
+    `parts`: also the codec with some of its codebooks. `folder`: each utterance's scores are kept there as soon as they
+    are known; `identity` differs between models, so that scores of others are not continued.
+
+    Raises `UsageError` for an unknown metric or requirement.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        utterances: Sequence[ReferenceUtterance],
+        config: ValidateConfig,
+        *,
+        against: Codec | None = None,
+        parts: bool = False,
+        folder: Path | None = None,
+        identity: Any = None,
+        n_workers: int = 2,
+    ) -> None:
+        check_requirements(config.require)
+        self.codec, self.utterances, self.config, self.n_workers = codec, utterances, config, n_workers
+        self.renderer = Renderer(codec, Plan.of(codec, config, parts=parts), against)
+        self.renderer.keep = {utterance.id for utterance in choose(utterances, N_KEPT)}
+        self._rows = RowFile(folder / ROWS_NAME) if folder else None
+        about = [astuple(self.renderer.plan), identity, [utterance.id for utterance in utterances]]
+        self._settings = {"format": "codecctl.rows", "version": 3, "measured_with": hash_of(*about)}
+
+    def measure(
+        self, *, source: str = "", resume: bool = False, on_progress: Callable[[int, int], Any] | None = None
+    ) -> Validation:
+        """Measure each utterance; with `resume`, those whose scores `folder` does not hold yet.
+
+        `on_progress(n_done, n_all)` is called after each utterance. Ctrl-C ends the work early: the result covers what
+        is done, `n_missing` counts the rest. An utterance that cannot be read is named in `failed`.
+
+        Raises `UsageError` for scores in `folder` that do not fit, `CodecctlError` if no utterance can be measured,
+        `Interrupted` if none was done.
+        """
+        tally, failed = Tally(self.codec), dict[str, str]()
+        delays = self._resume(tally) if resume else None
+        left = [utterance for utterance in self.utterances if utterance.id not in tally.ids]
+        interrupted = False
+        try:
+            with _threads_beside(self.n_workers if self.renderer.plan.metrics else 0):
+                if delays is None:
+                    delays = self.renderer.find_delays(self.utterances)
+                    if self._rows:
+                        self._rows.start({**self._settings, "delays": delays})
+                scorer = Scorer(self.renderer, delays, n_workers=self.n_workers)
+                for row in scorer.rows(left, lambda utterance, error: failed.update({utterance.id: str(error)})):
+                    if self._rows:
+                        self._rows.append(row)
+                    tally.add(row)
+                    if on_progress:
+                        on_progress(len(tally.ids), len(self.utterances))
+        except KeyboardInterrupt:
+            interrupted = True
+        if not tally.ids:
+            if interrupted:
+                raise Interrupted("interrupted before the first recording was done", signal.SIGINT)
+            why = (
+                f"none of {len(failed)} recordings can be read: {next(iter(failed.values()))}"
+                if failed
+                else "no recordings"
+            )
+            raise CodecctlError(f"{source}: {why}")
+        not_measured = unavailable(self.config.metrics, self.config.recogniser)
+        if not has_opus():
+            missing = "not installed (av is missing): pip install av"
+            not_measured |= {opus_name(kbps): missing for kbps in self.config.opus_kbps}
+        return tally.result(
+            source=source,
+            n_missing=len(self.utterances) - len(tally.ids) - len(failed) if interrupted else 0,
+            delays=delays or {},
+            not_measured=not_measured,
+            failed=failed,
+        )
+
+    def _resume(self, tally: Tally) -> dict[str, float] | None:
+        """Add the rows of the folder to the tally; returns their delays, or None if there are no rows."""
+        found = self._rows.settings() if self._rows else None
+        if self._rows is None or found is None:
+            return None
+        if {key: found.get(key) for key in self._settings} != self._settings:
+            raise UsageError(
+                f"{self._rows.path}: was measured with another model, other recordings or settings; leave --continue "
+                "out to measure anew"
+            )
+        for row in self._rows.rows():
+            tally.add(row)
+        return dict(found["delays"])
+
+
+@contextmanager
+def _threads_beside(n_workers: int) -> Iterator[None]:
+    """Leave the workers their cores: torch's threads wait for one another, so they are slow where cores are busy."""
+    n_threads = torch.get_num_threads()
+    if n_workers:
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) - n_workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 @dataclass(frozen=True)
@@ -94,8 +214,14 @@ def run(
     path, other_path = Path(checkpoint), Path(against) if against else None
     model = Checkpoint.read(path)
     config = override_config(model.config(), overrides, source=str(path))
-    codec = Codec.of(model, find_device(device))
-    source = Source(Path(data)) if data else _default_source(config)
+    codec = load.Codec.of(model, find_device(device))
+    prepared = Path(config.data.path)
+    if data:
+        source = Source(Path(data))
+    elif (prepared / "prepared.json").is_file():
+        source = Source(prepared)
+    else:
+        source = Source(CLIPS, missing=prepared)
     utterances = choose(find_utterances(source.path), limit or config.validation.n_utterances)
     if on_start:
         on_start(source)
@@ -106,7 +232,7 @@ def run(
         codec,
         utterances,
         config.validation,
-        against=Codec.load(other_path, device) if other_path else None,
+        against=load.Codec.load(other_path, device) if other_path else None,
         parts=folder is not None,
         folder=folder,
         identity={"codec": _identity(path), "against": _identity(other_path) if other_path else None},
@@ -119,11 +245,6 @@ def run(
         card = ModelCard(path.name, codec.fingerprint or "", model.step)
         page = write_report(folder, result, requirements, verdict, card, session.renderer, utterances)
     return Evaluation(path, codec.fingerprint or "", result, requirements, verdict, page)
-
-
-def _default_source(config: Config) -> Source:
-    prepared = Path(config.data.path)
-    return Source(prepared) if (prepared / "prepared.json").is_file() else Source(CLIPS, missing=prepared)
 
 
 def _identity(path: Path) -> list[int]:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.errors import ConfigError
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.metrics.words import check_recogniser, transcribe
+from codecctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from codecctl.config.schema import ValidateConfig
@@ -28,9 +28,8 @@ def check_metrics(names: Sequence[str]) -> None:
     """Raises `ConfigError` for a name in `validate.metrics` that is not in the table."""
     for name in names:
         if name not in PERCEPTUAL_METRICS:
-            close = difflib.get_close_matches(name, PERCEPTUAL_METRICS, n=1, cutoff=0.5)
-            hint = f"did you mean '{close[0]}'?" if close else f"there are {', '.join(PERCEPTUAL_METRICS)}"
-            raise ConfigError(f"validate.metrics: no metric '{name}'; {hint}")
+            hint = did_you_mean(name, PERCEPTUAL_METRICS) or f"; there are {', '.join(PERCEPTUAL_METRICS)}"
+            raise ConfigError(f"validate.metrics: no metric '{name}'{hint}")
 
 
 def unavailable(names: Sequence[str], recogniser: str | None = None) -> dict[str, str]:

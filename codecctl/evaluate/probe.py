@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.audio.spectrum import mel_filters
 from codecctl.evaluate.rows import Codes, Envelope
 from codecctl.model.codec import Codec

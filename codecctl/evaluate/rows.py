@@ -80,10 +80,12 @@ class RowFile:
 
     def rows(self) -> Iterator[Row]:
         """The complete rows. Raises `CodecctlError` that names a damaged line."""
-        self._drop_broken_end()
-        with self.path.open("rb") as file:
-            next(file)
-            for number, line in enumerate(file, start=2):
+        with self.path.open("r+b") as file:
+            file.readline()
+            for number, line in enumerate(iter(file.readline, b""), start=2):
+                if not line.endswith(b"\n"):  # the process that wrote it was killed
+                    file.truncate(file.tell() - len(line))
+                    return
                 try:
                     yield Row.from_record(parse_json(line, str(self.path)))
                 except (CodecctlError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
@@ -92,18 +94,6 @@ class RowFile:
     def append(self, row: Row) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(row.to_line())
-
-    def _drop_broken_end(self) -> None:
-        with self.path.open("r+b") as file:
-            content_end = file.seek(0, 2)
-            while content_end:
-                step = min(65536, content_end)
-                file.seek(content_end - step)
-                newline = file.read(step).rfind(b"\n")
-                if newline >= 0:
-                    file.truncate(content_end - step + newline + 1)
-                    return
-                content_end -= step
 
 
 def _number(value: float | None) -> float:

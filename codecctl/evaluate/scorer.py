@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import chain, islice
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.audio.resample import resample
+from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError
-from codecctl.evaluate.baselines import CODEC
 from codecctl.evaluate.bound import snr_bounds_db
+from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats, Counts
 from codecctl.evaluate.intervals import mean_of_defined
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
+from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.metrics.table import SIGNAL_METRICS
-from codecctl.evaluate.pool import PerceptualPool, SystemScores
+from codecctl.evaluate.perceptual import installed, unavailable
 from codecctl.evaluate.probe import envelope
-from codecctl.evaluate.rendering import Renderer, Rendering
+from codecctl.evaluate.rendering import CODEC, Plan, Renderer, Rendering
 from codecctl.evaluate.rows import Codes, Envelope, Row
-from codecctl.evaluate.utterances import ReferenceUtterance
+from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
+from codecctl.evaluate.worker import SystemScores, score_systems, start_worker
+from codecctl.model.codec import Codec
+from codecctl.workers import BoundedPool
 
 Pairs = dict[str, tuple[Audio, Audio]]  # by system: reference and decoded [L], aligned
+_MAX_WORKERS = 4  # processes for perceptual metrics, while the training waits
 
 
 class Scorer:
@@ -49,7 +57,7 @@ class Scorer:
         `on_failure` is called for an utterance that cannot be read; without it, its `CodecctlError` is raised.
         """
         unfinished: deque[_Unfinished] = deque()
-        with PerceptualPool(self.renderer.plan.metrics, self._n_workers) as pool:
+        with BoundedPool(self._n_workers, initializer=start_worker) as pool:
             for utterance in utterances:
                 try:
                     unfinished.append(self._start(utterance, pool))
@@ -57,12 +65,12 @@ class Scorer:
                     if on_failure is None:
                         raise
                     on_failure(utterance, error)
-                while unfinished and (len(unfinished) > pool.max_running or unfinished[0].is_done()):
+                while unfinished and (len(unfinished) > pool.n_submitted_at_most or unfinished[0].is_done()):
                     yield unfinished.popleft().finish()
             while unfinished:
                 yield unfinished.popleft().finish()
 
-    def _start(self, utterance: ReferenceUtterance, pool: PerceptualPool) -> _Unfinished:
+    def _start(self, utterance: ReferenceUtterance, pool: BoundedPool) -> _Unfinished:
         renderings = self.renderer.chunks(utterance)
         first = list(islice(renderings, 2))
         text = utterance.text if len(first) == 1 else None  # which part of the text a chunk has is unknown
@@ -70,18 +78,18 @@ class Scorer:
         chunks = [self._start_chunk(rendering, context, pool) for rendering in chain(first, renderings)]
         return _Unfinished(utterance, chunks, has_text=text is not None and context.recogniser is not None)
 
-    def _start_chunk(self, rendering: Rendering, context: Context, pool: PerceptualPool) -> _Chunk:
+    def _start_chunk(self, rendering: Rendering, context: Context, pool: BoundedPool) -> _Chunk:
         pairs, rate = rendering.aligned(self.delays), self.renderer.sample_rate
         n_bits = {s: r.n_bits for s, r in rendering.renditions.items() if r.n_bits is not None}
         bounds, features = (math.nan, math.nan), np.zeros((0, rendering.codes.shape[1]), np.int8)
         if self.renderer.plan.baselines:
             bounds = snr_bounds_db(rendering.original, rate, n_bits[CODEC])
             features = envelope(rendering.original, rate, self.renderer.codec.hop_length)
-        original, at_16_khz = rendering.original, {}
-        if pool.metrics:
+        original, at_16_khz, metrics = rendering.original, {}, self.renderer.plan.metrics
+        if metrics:
             at_16_khz = {system: (_at_16_khz(a, rate), _at_16_khz(b, rate)) for system, (a, b) in pairs.items()}
             original = _at_16_khz(original, rate)
-        perceptual = pool.submit(at_16_khz, original, context)
+        perceptual = pool.submit(score_systems, at_16_khz, original, metrics, context)
         seconds, equal = len(rendering.original) / rate, rendering.n_equal_codes
         signal = self.score_signal(pairs)
         return _Chunk(seconds, n_bits, rendering.codes, equal, bounds, features, signal, perceptual)
@@ -169,3 +177,58 @@ def _with_one_reference(pairs: Pairs) -> list[list[str]]:
 def _at_16_khz(audio: Audio, sample_rate: int) -> Audio:
     (mono,) = resample(audio[None], sample_rate, SAMPLE_RATE)
     return np.asarray(mono, np.float32)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The scores of a codec with all its codebooks."""
+
+    values: dict[str, float]  # means over the utterances, by metric; NaN: undefined for every one
+    codebooks: list[CodebookStats]
+    counts: list[Counts]  # [V] of each codebook: how often each codeword was chosen
+
+
+@dataclass(frozen=True)
+class ValidationSet:
+    """The utterances that a training is validated on, the same ones every time, and the config of the metrics."""
+
+    utterances: Sequence[ReferenceUtterance]
+    config: ValidateConfig
+
+    @classmethod
+    def open(cls, data: str | Path, config: ValidateConfig) -> Self:
+        """The config's choice of the utterances in `data`.
+
+        Raises `CodecctlError` if there are none, `UsageError` for an unknown metric or a folder without a recogniser.
+        """
+        installed(config)
+        return cls(choose(find_utterances(data), config.n_utterances), config)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The perceptual metrics that are measured."""
+        return installed(self.config)
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The perceptual metrics that the config asks for and that cannot be measured -> the reason."""
+        reasons = unavailable(self.config.metrics, self.config.recogniser)
+        outputs = {name: PERCEPTUAL_METRICS[name].outputs[0].name for name in self.config.metrics}
+        return {name: reasons[output] for name, output in outputs.items() if output in reasons}
+
+    def score(self, codec: Codec) -> Scores:
+        """The codec's scores. Its training mode is restored afterwards."""
+        was_training = codec.training
+        scores: dict[str, list[float]] = defaultdict(list)
+        counter = CodebookCounter(codec.config.quantizer.codebook_sizes)
+        try:
+            renderer = Renderer(codec.eval(), Plan.of(codec, self.config, baselines=False))
+            scorer = Scorer(renderer, delays={}, n_workers=min(_MAX_WORKERS, os.cpu_count() or 1))
+            for row in scorer.rows(self.utterances):
+                counter.update(torch.from_numpy(row.codes.astype(np.int64))[None])  # [1, K, T]
+                for name, value in row.scores[CODEC].items():
+                    scores[name].append(value)
+        finally:
+            codec.train(was_training)
+        means = {name: mean_of_defined(values) for name, values in scores.items()}
+        return Scores(means, counter.stats(), counter.counts)

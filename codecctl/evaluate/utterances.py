@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.audio.files import Audio, AudioReader
+from codecctl.audio.files import AudioReader
 from codecctl.audio.resample import Resampler
 from codecctl.data.crops import read_utterance, utterances
 from codecctl.data.manifest import SAMPLE_RATE, Utterance
-from codecctl.data.prepare.folders import read_folder
+from codecctl.data.prepare.sources import read_folder
 from codecctl.errors import CodecctlError
 
 MAX_CHUNK_SECONDS = 30.0
@@ -89,19 +89,13 @@ def _read_file(path: Path, sample_rate: int) -> Iterator[Tensor]:
         n_chunks = math.ceil(reader.info.seconds / MAX_CHUNK_SECONDS)
         n_samples = -(-reader.info.n_samples // n_chunks)
         resampler = Resampler(reader.sample_rate, sample_rate)
-        chunks = (resampler.push(reader.to_mono(block)) for block in reader.blocks(n_samples / reader.sample_rate))
-        yield from _with_tail(chunks, resampler)
-
-
-def _with_tail(chunks: Iterable[Audio], resampler: Resampler) -> Iterator[Tensor]:
-    """The resampler's last samples are added to the last chunk."""
-    last: Tensor | None = None
-    for chunk in chunks:
-        if last is not None:
-            yield last
-        last = torch.as_tensor(chunk)
-    rest = torch.as_tensor(resampler.flush())
-    yield rest if last is None else torch.cat([last, rest], dim=-1)
+        last: Tensor | None = None  # the resampler's last samples are added to it
+        for block in reader.blocks(n_samples / reader.sample_rate):
+            if last is not None:
+                yield last
+            last = torch.as_tensor(resampler.push(reader.to_mono(block)))
+        rest = torch.as_tensor(resampler.flush())
+        yield rest if last is None else torch.cat([last, rest], dim=-1)
 
 
 def _split(audio: Tensor, sample_rate: int) -> Iterator[Tensor]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from codecctl.errors import UsageError
-from codecctl.evaluate.baselines import UNQUANTIZED, is_opus
-from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.metrics.table import METRICS
+from codecctl.evaluate.rendering import UNQUANTIZED, is_opus
 from codecctl.evaluate.result import System, Validation
+from codecctl.text import did_you_mean
 
 _CODEBOOK_SHARES = ("perplexity", "codebook_usage")  # as a share of the best possible value, of the worst codebook
 _WEAK_CODEBOOK = 0.1  # perplexity below this share of the codebook's size is worth a warning
@@ -38,21 +37,18 @@ def check_requirements(require: Mapping[str, float]) -> None:
     names = [*_CODEBOOK_SHARES, *METRICS]
     for name in require:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            raise UsageError(
-                f"validate.require.{name}: no such metric" + (f"; did you mean '{near[0]}'?" if near else "")
-            )
-
-
-def compare_requirements(result: Validation, require: Mapping[str, float]) -> tuple[Requirement, ...]:
-    """Each requirement, compared with the result. A metric that was not measured does not pass."""
-    return tuple(_compare(result, name, limit) for name, limit in require.items())
+            raise UsageError(f"validate.require.{name}: no such metric{did_you_mean(name, names)}")
 
 
 def verdict_of(result: Validation) -> tuple[str, ...]:
     """The result in sentences, the most important first."""
     sentences = [_rank(result), _noise(result), _quantizer_cost(result), *_codebooks(result), _against(result)]
     return tuple(sentence for sentence in sentences if sentence)
+
+
+def compare_requirements(result: Validation, require: Mapping[str, float]) -> tuple[Requirement, ...]:
+    """Each requirement, compared with the result. A metric that was not measured does not pass."""
+    return tuple(_compare(result, name, limit) for name, limit in require.items())
 
 
 def _compare(result: Validation, name: str, limit: float) -> Requirement:
@@ -77,7 +73,10 @@ def _rank(result: Validation) -> str:
     if name is None:  # silence
         return ""
     metric, ours = METRICS[name], codec.metrics[name]
-    start = f"At {result.bitrate_kbps:.2f} kbps the codec reaches {metric.label} {_with_interval(ours, metric.digits)}"
+    reached = f"{ours.value:.{metric.digits}f}"
+    if not math.isnan(ours.low):
+        reached += f" (95 %: {ours.low:.{metric.digits}f} to {ours.high:.{metric.digits}f})"
+    start = f"At {result.bitrate_kbps:.2f} kbps the codec reaches {metric.label} {reached}"
     anchors = sorted(
         (s for s in result.systems if is_opus(s.name) and name in s.metrics),
         key=lambda s: s.bitrate_kbps or 0,
@@ -153,12 +152,6 @@ def _against(result: Validation) -> str:
     if not parts:
         return "Compared with the other checkpoint, no difference is certain."
     return f"Compared with the other checkpoint it is {' and '.join(parts)}; other differences are not certain."
-
-
-def _with_interval(mean: Mean, digits: int) -> str:
-    if math.isnan(mean.low):
-        return f"{mean.value:.{digits}f}"
-    return f"{mean.value:.{digits}f} (95 %: {mean.low:.{digits}f} to {mean.high:.{digits}f})"
 
 
 def _named(system: System, metric: str) -> str:

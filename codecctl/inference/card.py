@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path
 
-from codecctl.config import Config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.schema import Config
 from codecctl.data.manifest import read_manifest
 from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint
@@ -38,16 +36,19 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
     """
     path, model = card_path(exported.path), exported.model
     config = source.config() if source.run is not None else None
+    sizes = ", ".join(map(str, model.quantizer.codebook_sizes))
+    late = f", and {1000 * model.delay / model.sample_rate:g} ms of the decoder" if model.delay else ""
     lines = [
         f"# {path.stem}",
         "",
         f"{_OPENING} {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
-        f"{model.n_codebooks} codebooks of {_sizes(model.quantizer.codebook_sizes)} codewords, "
+        f"{model.n_codebooks} codebooks of {sizes} codewords, "
         f"{model.bitrate_kbps:g} kbps.",
         "",
         f"- fingerprint: `{exported.fingerprint}`",
-        f"- trained for {exported.step} steps" + (f" of {_step_seconds(config):g} s of speech" if config else ""),
-        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{_late(model)}; causal",
+        f"- trained for {exported.step} steps"
+        + (f" of {config.train.n_crops * config.data.crop_seconds:g} s of speech" if config else ""),
+        f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{late}; causal",
         "",
         "## Trained on",
         "",
@@ -61,18 +62,6 @@ def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
     ]
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
-
-
-def _sizes(sizes: Iterable[int]) -> str:
-    return ", ".join(map(str, sizes))
-
-
-def _late(model: ModelConfig) -> str:
-    return f", and {1000 * model.delay / model.sample_rate:g} ms of the decoder" if model.delay else ""
-
-
-def _step_seconds(config: Config) -> float:
-    return config.train.batch_size * config.train.accumulate * config.data.crop_seconds
 
 
 def _data(prepared: Path | None) -> list[str]:

@@ -7,22 +7,23 @@ the codec does not read gigabytes of optimiser state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from codecctl import __version__
-from codecctl.config import Config, parse_config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.load import parse_config
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, ConfigError
 from codecctl.files import replacing
 from codecctl.inference.export import read_export
 from codecctl.inference.identity import checksum, fingerprint
-from codecctl.inference.shapes import shell
 from codecctl.model.codec import Codec
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
@@ -54,9 +55,12 @@ class Checkpoint:
         """
         path = Path(path)
         content = _read(path)
-        model = _parse_model(content, path)
+        model = _parse({"model": _entry(content, "model", dict, path)}, content.get("codecctl"), path).model
         weights = _entry(content, "weights", dict, path)
-        _check_weights(model, weights, path)
+        for name, weight in weights.items():
+            if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
+                raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
+        _compare_shapes(shell(model), weights, path)  # before any memory is spent on a codec
         _compare(content, {key: content[key] for key in _CHECKED if content.get(key) is not None}, "checksum", path)
         check_finite(weights, path)
         training = content.get("training") if with_training else None
@@ -158,10 +162,6 @@ def _entry(content: Mapping[str, Any], name: str, kind: type, path: Path) -> Any
     return content[name]
 
 
-def _parse_model(content: Mapping[str, Any], path: Path) -> ModelConfig:
-    return _parse({"model": _entry(content, "model", dict, path)}, content.get("codecctl"), path).model
-
-
 def _parse(values: Mapping[str, Any], version: object, path: Path) -> Config:
     """Raises `CodecctlError` that names the version which wrote keys that this one does not accept."""
     try:
@@ -169,14 +169,6 @@ def _parse(values: Mapping[str, Any], version: object, path: Path) -> Config:
     except ConfigError as error:
         wrote = f"; the file was written by codecctl {version}, this is {__version__}" if version != __version__ else ""
         raise CodecctlError(f"{error}{wrote}") from None
-
-
-def _check_weights(model: ModelConfig, weights: Mapping[str, Any], path: Path) -> None:
-    """Compare types and shapes with those the config asks for, before any memory is spent on a codec."""
-    for name, weight in weights.items():
-        if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
-            raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
-    _compare_shapes(shell(model), weights, path)
 
 
 def _compare_shapes(codec: Codec, weights: Mapping[str, Tensor], path: Path) -> None:
@@ -211,3 +203,23 @@ def _save(content: dict[str, Any], file: BinaryIO) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def shell(model: ModelConfig) -> Codec:
+    """A codec on the meta device: all its tensors have a shape and no values."""
+    with torch.device("meta"), _ShapesOnly():
+        return Codec(model)
+
+
+class _ShapesOnly(TorchFunctionMode):
+    """Random numbers and norms as empty tensors: on the meta device torch imports its compiler for them, a second."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.randn:
+            return torch.empty(*args)
+        if func is torch.norm_except_dim:
+            weight, _, dim = args
+            return torch.empty([size if axis == dim else 1 for axis, size in enumerate(weight.shape)])
+        return func(*args, **(kwargs or {}))

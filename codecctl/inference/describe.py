@@ -25,17 +25,17 @@ def describe(path: str | Path, *, name: str | None = None) -> dict[str, Any]:
 
 
 def _describe_checkpoint(path: Path) -> dict[str, Any]:
-    from codecctl.inference.checkpoint import Checkpoint
-    from codecctl.inference.shapes import shell
+    from codecctl.config.load import configs_folder, load_config
+    from codecctl.inference.checkpoint import Checkpoint, shell
 
     checkpoint = Checkpoint.read(path)
     model = checkpoint.model
-    codec = shell(model)
+    codec, shipped = shell(model), sorted(configs_folder().glob("*.yaml"))
     norms = [weight for name, weight in codec.named_parameters() if name.endswith(".weight.original0")]  # folded in use
     return {
         "kind": "checkpoint",
         "step": checkpoint.step,
-        "model": _shipped_name(model),
+        "model": next((path.stem for path in shipped if load_config(path).model == model), "custom"),
         "n_parameters": sum(weight.numel() for weight in codec.parameters()) - sum(norm.numel() for norm in norms),
         "n_codebook_values": sum(codebook.codewords.numel() for codebook in codec.quantizer.codebooks),
         "fingerprint": checkpoint.fingerprint,
@@ -46,16 +46,6 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
         "bitrate_kbps": model.bitrate_kbps,
         "n_bytes": path.stat().st_size,
     }
-
-
-def _shipped_name(model: Any) -> str:
-    """The name of the shipped config with this model section, if there is one."""
-    from codecctl.config.load import configs_folder, load_config
-
-    for path in sorted(configs_folder().glob("*.yaml")):
-        if load_config(path).model == model:
-            return path.stem
-    return "custom"
 
 
 def _describe_audio(path: Path, name: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +13,8 @@ from typing import BinaryIO
 import numpy as np
 import torch
 
-from codecctl.audio.files import Audio, AudioInfo, AudioReader, AudioWriter, to_pcm16
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioInfo, AudioReader, AudioWriter, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError, UsageError
@@ -88,10 +89,18 @@ def encode_blocks(
     started = time.perf_counter()
     stream = StreamEncoder(codec, n_quantizers)
     n_frames = 0
+
+    def send(codes: torch.Tensor) -> None:
+        nonlocal n_frames
+        n_frames += codes.shape[-1]
+        sink(codes[0].cpu().numpy().astype(np.uint16))
+
     with AudioReader(path, name=name, partial=partial) as reader:
-        for block in _mono_blocks(reader, codec):
-            n_frames += _send(stream.push(torch.from_numpy(block)[None]), sink)  # [1, 1, L]
-        n_frames += _send(stream.flush(), sink)
+        resampler = Resampler(reader.sample_rate, codec.sample_rate)
+        for block in reader.blocks(FRAMES_PER_CHUNK / codec.frame_rate):
+            send(stream.push(torch.from_numpy(resampler.push(reader.to_mono(block)))[None]))  # [1, 1, L]
+        send(stream.push(torch.from_numpy(resampler.flush())[None]))
+        send(stream.flush())
         sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
         bits = sum(codec.config.bits_per_code[:n_quantizers])
         seconds = time.perf_counter() - started
@@ -161,7 +170,10 @@ def write_decoded(codec: Codec, stored: StoredCodes, output: Path | BinaryIO, *,
             for block in audio:
                 writer.write(block)
     else:
-        _write_wav(output, codec.sample_rate, stored.n_samples, audio)
+        output.write(wav_header(codec.sample_rate, stored.n_samples))  # known: a stream cannot seek
+        for block in audio:
+            output.write(to_pcm16(block).astype("<i2").tobytes())
+        output.flush()
 
 
 def open_codes(
@@ -178,20 +190,6 @@ def open_codes(
     return container.open(path, name, CodesFormat.of(codec))
 
 
-def _mono_blocks(reader: AudioReader, codec: Codec) -> Iterator[Audio]:
-    """The file as `[1, L]` at the codec's rate."""
-    resampler = Resampler(reader.sample_rate, codec.sample_rate)
-    for block in reader.blocks(FRAMES_PER_CHUNK / codec.frame_rate):
-        yield resampler.push(reader.to_mono(block))
-    yield resampler.flush()
-
-
-def _send(codes: torch.Tensor, sink: Callable[[Codes], object]) -> int:
-    """Give `[1, K, t]` to the sink as uint16 `[K, t]`; returns t."""
-    sink(codes[0].cpu().numpy().astype(np.uint16))
-    return codes.shape[-1]
-
-
 def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
     """`[1, L]` blocks, n_samples in all. Raises `CodecctlError` if the model's output is not finite."""
     stream = StreamDecoder(codec)
@@ -203,14 +201,6 @@ def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:
             raise CodecctlError("the model decodes these codes to NaN or infinite samples; its checkpoint is broken")
         n_left -= audio.shape[-1]
         yield audio.float().cpu().numpy()
-
-
-def _write_wav(file: BinaryIO, sample_rate: int, n_samples: int, blocks: Iterable[Audio]) -> None:
-    """A WAV of 16 bits, mono, to a stream that cannot seek: the length is known, so the header is written once."""
-    file.write(wav_header(sample_rate, n_samples))
-    for block in blocks:
-        file.write(to_pcm16(block).astype("<i2").tobytes())
-    file.flush()
 
 
 @contextlib.contextmanager

@@ -23,7 +23,8 @@ from typing import BinaryIO, NamedTuple
 import numpy as np
 import torch
 
-from codecctl.audio.files import Audio, to_pcm16
+from codecctl.audio import Audio
+from codecctl.audio.files import to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import STREAMED, Codes, PackedHeader, pack_codes, read_header, unpack_codes
 from codecctl.errors import CodecctlError, UsageError

@@ -7,8 +7,8 @@ from typing import Self
 
 import torch
 
-from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.inference.device import find_device
 from codecctl.inference.export import Precision, write_export
 from codecctl.inference.find import STARTER, find_checkpoint
 from codecctl.inference.outputs import check_output
@@ -66,20 +66,3 @@ def export_codec(source: Checkpoint, target: str | Path, precision: Precision = 
 def save_codec(codec: model.Codec, path: str | Path) -> None:
     """Write a codec whose weight norm is not folded as a checkpoint without training state."""
     write_checkpoint(path, codec.config, codec.state_dict())
-
-
-def find_device(name: str) -> torch.device:
-    """`auto` (a CUDA card if there is one), `cpu`, `cuda` or `cuda:N`. Raises `UsageError` if it is not there."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UsageError(
-            f"--device {name}: this machine has {torch.cuda.device_count()} CUDA cards; --device cpu goes on without"
-        )
-    return device

@@ -15,13 +15,7 @@ from codecctl.inference.container import CodesFormat, Container, StoredCodes
 def _create(path: Path, form: CodesFormat) -> PackedWriter:
     if form.fingerprint is None:
         raise UsageError("a packed file names its model, and this codec has no fingerprint; use Codec.load(checkpoint)")
-    return PackedWriter(
-        path,
-        fingerprint=form.fingerprint,
-        sample_rate=form.sample_rate,
-        hop_length=form.hop_length,
-        codebook_sizes=form.codebook_sizes,
-    )
+    return PackedWriter(path, **vars(form))
 
 
 @contextmanager
@@ -43,7 +37,7 @@ def _describe(path: Path, name: str) -> dict[str, Any]:
         "fingerprint": header.fingerprint,
         "sample_rate": header.sample_rate,
         "hop_length": header.hop_length,
-        "frame_rate": header.frame_rate,
+        "frame_rate": header.sample_rate / header.hop_length,
         "n_samples": header.n_samples,
         "seconds": header.seconds,
         "n_frames": header.n_frames,
@@ -52,7 +46,7 @@ def _describe(path: Path, name: str) -> dict[str, Any]:
         "frames_per_block": header.frames_per_block,
         "n_blocks": header.n_blocks,
         "n_bytes": header.n_file_bytes,
-        "file_bitrate_kbps": header.file_bitrate_kbps,
+        "file_bitrate_kbps": 8 * header.n_file_bytes / header.seconds / 1000,
     }
 
 

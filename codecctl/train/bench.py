@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.train.device import does_not_fit, make_fabric, pinned, sent
 from codecctl.train.plan import ASSUMPTIONS, Prediction
@@ -59,7 +59,8 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
 
 def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:
     """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Either
-    share is the one that explains the time of a step if the other holds; one that cannot explain it is left out."""
+    share is the one that explains the time of a step if the other holds, and the time of a launch if the card waits for
+    the host; one that cannot explain it is left out."""
     if times.peak_bytes is None or times.reserved_bytes is None or times.context_bytes is None:
         return {}
     shares = {}
@@ -69,8 +70,10 @@ def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, t
             "share_of_peak": (ASSUMPTIONS.share_of_peak, multiplying, times.seconds - moving),
             "share_of_bandwidth": (ASSUMPTIONS.share_of_bandwidth, moving, times.seconds - multiplying),
         }
+    a_launch = ASSUMPTIONS.seconds_a_launch
     return {
         **{name: (assumed, assumed * own / left) for name, (assumed, own, left) in shares.items() if left > 0},
+        "seconds_a_launch": (a_launch, a_launch * times.seconds / prediction.seconds_launching),
         "fragmentation": (ASSUMPTIONS.fragmentation, times.reserved_bytes / times.peak_bytes),
         "context_bytes": (ASSUMPTIONS.context_bytes, times.context_bytes),
     }
@@ -101,7 +104,7 @@ def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
         waits = [_seconds_waited(step, device) for _ in range(_N_WAITED)] if on_card else None
     names = dict.fromkeys(name for found in steps for name in found)
     return StepTimes(
-        device=_name(device),
+        device=torch.cuda.get_device_name(device) if on_card else f"CPU, {torch.get_num_threads()} thread(s)",
         n_steps=n_steps,
         seconds=seconds,
         audio_seconds=config.train.n_crops * config.crop_samples / config.model.sample_rate,
@@ -149,12 +152,6 @@ def _seconds_waited(step: Callable[[], None], device: torch.device) -> float:
     start = time.perf_counter()
     _synchronize(device)
     return time.perf_counter() - start
-
-
-def _name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU, {torch.get_num_threads()} thread(s)"
 
 
 def _memory(device: torch.device) -> dict[str, int | None]:

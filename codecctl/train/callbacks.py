@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from codecctl.config import Config
-from codecctl.evaluate.quick import Scores, ValidationSet
-from codecctl.train.checkpoint import Run
-from codecctl.train.state import TrainState
-from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # what the callbacks receive; the caller has it
+    from codecctl.config.schema import Config
+    from codecctl.evaluate.scorer import Scores, ValidationSet
+    from codecctl.train.checkpoint import Run
+    from codecctl.train.state import TrainState
+    from codecctl.train.step import StepResult
+    from codecctl.train.timer import Throughput
 
 
 class TrainingCallbacks:

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from codecctl.config import Config, load_config, override_config, with_data
+from codecctl.config.load import load_config, override_config, with_data
+from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
 
 _FIXED = (  # in the weights, the optimisers' state or the run's counters: a change would have no effect, or a wrong one

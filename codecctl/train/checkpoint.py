@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 import codecctl
-from codecctl.config import Config, dump_config
-from codecctl.config.schema import ModelConfig
+from codecctl.config.load import dump_config
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint, check_finite, load_weights, write_checkpoint

@@ -73,6 +73,7 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def start_again(self) -> None:
         """Forget the past; what is alive stays so."""
         self.moved = self.operations = Amount()  # bytes read and written; floating-point operations
+        self.n_launched = 0  # operators that launch a kernel
         self._peaks: dict[int, int] = defaultdict(int, {self.alive.per_crop: self.alive.fixed})
 
     @property
@@ -130,18 +131,24 @@ class Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if not stores or not self._sizes.keys().isdisjoint(stores):
                 return result
             self._results[key] = result
-        return _mapped(self._results[key], _like)
+        return _mapped(
+            self._results[key],
+            lambda like: torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=_META),
+        )
 
     def _count(self, function: Any, given: list[Tensor], made: list[Tensor], written: list[Tensor]) -> None:
         name = function._opname
         if name.startswith(_ONLY_ALLOCATE) or not (made or written):
             return  # a view, or a question
+        self.n_launched += 1
         if name.startswith(_ONLY_WRITE):
             given = []
         elif name == "copy_":
             given = given[1:]
         for tensor in (*given, *made, *written):
-            self.moved += self._amount(_extent(tensor) * tensor.itemsize)
+            # An expanded tensor has fewer elements in memory than it shows.
+            sizes = [n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not n]
+            self.moved += self._amount(math.prod(sizes) * tensor.itemsize)
 
     def _amount(self, n: int) -> Amount:
         each, rest = divmod(n, self._n_crops)
@@ -187,10 +194,6 @@ def _key(value: Any) -> Hashable:
     return (type(value), value)
 
 
-def _like(tensor: Tensor) -> Tensor:
-    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=_META)
-
-
 @cache
 def _takes(function: Any, name: str) -> bool:
     return any(argument.name == name for argument in function._schema.arguments)
@@ -204,8 +207,3 @@ def _written(function: Any, args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
             if argument.alias_info is not None and argument.alias_info.is_write:
                 _mapped(args[i] if i < len(args) else kwargs.get(argument.name), found.append)
     return found
-
-
-def _extent(tensor: Tensor) -> int:
-    """The elements that the tensor has in memory; an expanded one has fewer than it shows."""
-    return math.prod([n for n, stride in zip(tensor.shape, tensor.stride(), strict=True) if stride or not n])

@@ -13,10 +13,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 
-from codecctl.config import Config
-from codecctl.config.schema import GpuConfig
+from codecctl.config.schema import Config, GpuConfig
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.inference.load import find_device
+from codecctl.inference.device import find_device
 from codecctl.train.launch import count_ranks
 
 _USABLE = 0.9  # drivers report a little less than the nominal memory

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -18,13 +19,80 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from codecctl.audio.spectrum import Stft
 from codecctl.config.schema import AdversarialConfig
-from codecctl.train.distance import l1_sums
+from codecctl.model.snake import fastest
 
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Edges of the bands, as shares of the spectrum."""
-
 _QUIET = 1e-2  # RMS; softer crops are not raised to full level, or noise on silence would outweigh speech
 _FLOOR = 1e-5
+
+
+def l1_means(target: Tensor, x: Tensor) -> Tensor:
+    """[B, ...] twice -> [2, B] in float32 or wider: means of |target - x| and of |target|, item by item. Only `x` gets
+    a gradient, and only from the first.
+
+    One operator, `codecctl::l1_means`, that keeps nothing but its inputs: feature maps are many times the audio, and in
+    plain torch their distance is ten kernels, forward and backward, over float32 copies of them.
+    """
+    if torch.compiler.is_compiling():
+        return _means(target.flatten(1), x.flatten(1))
+    means: Tensor = _operator(target, x)
+    return means
+
+
+def _rows(like: Tensor, *maps: Tensor) -> list[Tensor]:
+    """Each map [B, ...] -> [B, N] in the order of `like` in memory, so that one kernel serves all of them.
+
+    Not as views, from which the compiler would find the shapes of the maps: `data` shares the memory alone."""
+    channels_last = like.dim() == 4 and like.is_contiguous(memory_format=torch.channels_last)
+    return [(m.permute(0, 2, 3, 1) if channels_last else m).flatten(1).data for m in maps]
+
+
+def _means(target: Tensor, x: Tensor) -> Tensor:
+    wide = torch.promote_types(x.dtype, torch.float32)
+    target, x = target.detach().to(wide), x.to(wide)
+    return torch.stack([(target - x).abs().mean(dim=1), target.abs().mean(dim=1)])
+
+
+def _gradient(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
+    """Of `x` [B, N], from that of the first means [B]."""
+    return (x - target).sign() * (gradient / x.shape[1]).to(x.dtype)[:, None]
+
+
+@torch.library.custom_op("codecctl::l1_means", mutates_args=())
+def _operator(target: Tensor, x: Tensor) -> Tensor:
+    means: Tensor = fastest(_means, x)(*_rows(x, target, x))
+    return means
+
+
+@torch.library.custom_op("codecctl::l1_means_backward", mutates_args=())
+def _operator_backward(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
+    x_gradient = torch.empty_like(x)
+    (rows,) = _rows(x, x_gradient)
+    rows.copy_(fastest(_gradient, x)(gradient, *_rows(x, target, x)))
+    return x_gradient
+
+
+@_operator.register_fake
+def _(target: Tensor, x: Tensor) -> Tensor:
+    return x.new_empty(2, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+@_operator_backward.register_fake
+def _(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
+    x_gradient: Tensor = _operator_backward(gradient[0], *ctx.saved_tensors)
+    return None, x_gradient
+
+
+_operator.register_autograd(_backward, setup_context=_save_inputs)
 
 
 class Judgement:
@@ -34,6 +102,12 @@ class Judgement:
     def __init__(self, score: Tensor, features: list[Tensor]) -> None:
         self.score = score  # [B, 1, ...] near 1: judged as real; near 0: as decoded
         self.features = features  # [B, C, ...] each hidden layer
+
+    def halves(self) -> tuple[Judgement, Judgement]:
+        """Of the first half of the batch, and of the second."""
+        scores, features = self.score.chunk(2), [feature.chunk(2) for feature in self.features]
+        first, second = (Judgement(scores[i], [pair[i] for pair in features]) for i in (0, 1))
+        return first, second
 
 
 class Discriminators(nn.Module):
@@ -124,13 +198,13 @@ def adversarial_loss(decoded: Sequence[Judgement]) -> Tensor:
 def feature_loss(real: Sequence[Judgement], decoded: Sequence[Judgement]) -> Tensor:
     """L1 of the hidden layers (Kong et al. 2020, eq. 4), each relative to the mean magnitude of the map of real speech
     (Defossez et al. 2022, section 3.4), mean over a discriminator's maps. `real` is a target: no gradient goes there.
+
+    A map is relative item by item, so that the mean over a batch is that over its halves.
     """
-    return torch.stack(
-        [
-            torch.stack([_relative_l1(a.detach(), b) for a, b in zip(r.features, d.features, strict=True)]).mean()
-            for r, d in zip(real, decoded, strict=True)
-        ]
-    ).sum()
+    pairs = [zip(r.features, d.features, strict=True) for r, d in zip(real, decoded, strict=True)]
+    means = torch.stack([l1_means(a.detach(), b) for of_one in pairs for a, b in of_one])  # [n_maps, 2, B]
+    relative = (means[:, 0] / means[:, 1].clamp(min=_FLOOR)).mean(dim=1)
+    return torch.stack([maps.mean() for maps in torch.split(relative, [len(r.features) for r in real])]).sum()
 
 
 @contextmanager
@@ -167,9 +241,3 @@ def _conv(n_in: int, n_out: int, kernel: tuple[int, int], stride: tuple[int, int
 
 def _square(x: Tensor) -> Tensor:
     return x.float().square().mean()
-
-
-def _relative_l1(real: Tensor, decoded: Tensor) -> Tensor:
-    """[B, ...] twice; relative item by item, so that the mean over a batch is that over its halves."""
-    distance, size = l1_sums(real, decoded).unbind()  # [B] each
-    return (distance / size.clamp(min=_FLOOR * real[0].numel())).mean()

@@ -8,8 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
-from codecctl.model.codec import CodecOutput
+from codecctl.config.schema import Config
 from codecctl.train.checkpoint import take_weights
 from codecctl.train.device import make_fabric, sent
 from codecctl.train.setup import assemble, fit_codebooks, open_crops
@@ -61,18 +60,19 @@ def explain_batch(state: TrainState, context: StepContext, config: Config, audio
     total = sum(values[name] * weight for name, weight in plan.weights.items())
     return [
         Explained(
-            name, values[name], weight, values[name] * weight / total, *_gradient_norms(losses[name] * weight, output)
+            name,
+            values[name],
+            weight,
+            values[name] * weight / total,
+            _gradient_norm(losses[name] * weight, output.audio),
+            _gradient_norm(losses[name] * weight, output.latents),
         )
         for name, weight in plan.weights.items()
     ]
 
 
-def _gradient_norms(loss: Tensor, output: CodecOutput) -> list[float]:
-    """Norms of a loss's gradients at the decoded audio and at the latents."""
-    return [_gradient_norm(loss, place) for place in (output.audio, output.latents)]
-
-
 def _gradient_norm(loss: Tensor, place: Tensor) -> float:
+    """Of a loss's gradient at a place."""
     if not (loss.requires_grad and place.requires_grad):  # a part is frozen
         return 0.0
     (gradient,) = torch.autograd.grad(loss, place, retain_graph=True, allow_unused=True)

@@ -1,28 +1,37 @@
-"""The processes of a training: how many there are, who starts them, and that they end together with one message."""
+"""The processes of a training: who starts them, what they share, and that they end together with one message."""
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import json
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
+from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from torch import Tensor
 from torch import distributed as dist
 
 from codecctl.errors import CodecctlError, Interrupted, ReportedElsewhere, UsageError
+
+if TYPE_CHECKING:
+    from codecctl.train.state import TrainState
 
 _OURS = "CODECCTL_ERRORS"  # where the processes that `start_ranks` started write their errors
 _SAVE_SECONDS = 600  # that they have after a signal to finish a step and save, before they are killed
@@ -129,7 +138,9 @@ def reporting(ranks: Ranks, folder: Path) -> Iterator[None]:
             raise
         rank = dist.get_rank() if dist.is_initialized() else 0
         code = error.exit_code if isinstance(error, CodecctlError) else 1
-        lost = _is_lost(error)
+        # Whether this process failed because it could not communicate with another.
+        lost = isinstance(error, dist.DistError)
+        lost |= isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
         if _OURS in os.environ:
             if isinstance(error, KeyboardInterrupt):
                 code = 128 + signal.SIGINT
@@ -178,13 +189,6 @@ def _lost(folder: Path, what: str) -> str:
     return f"{folder}: {what}: all processes stop; `codecctl resume {folder}` goes on from the last checkpoint"
 
 
-def _is_lost(error: BaseException) -> bool:
-    """Whether this process failed because it could not communicate with another."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError) and any(word in str(error) for word in _LOST)
-    )
-
-
 def _is_first(folder: Path) -> bool:
     """Whether this process is the first of the run to report how it ends. To be asked once."""
     try:
@@ -197,3 +201,58 @@ def _is_first(folder: Path) -> bool:
         return is_first
     except Exception:  # not connected yet, or the process that hosts the store is gone
         return True
+
+
+def largest(fabric: Fabric, value: int) -> int:
+    """The largest `value` of all ranks: the same everywhere, and so is what is decided by it. No rank waits for its
+    device: hosts exchange the value."""
+    if fabric.world_size == 1:
+        return value
+    shared = torch.tensor(value)
+    dist.all_reduce(shared, dist.ReduceOp.MAX, group=_hosts(dist.group.WORLD))
+    return int(shared)
+
+
+def largest_on_device(fabric: Fabric, value: Tensor) -> Tensor:
+    """The largest `value` [] of all ranks, which stays on the device."""
+    return value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="max"))
+
+
+def check_same_codebooks(fabric: Fabric, state: TrainState, folder: Path) -> None:
+    """Raises `CodecctlError`, on all ranks, unless all are at one step with one set of codebooks."""
+    if fabric.world_size == 1:
+        return
+    mine = torch.tensor([_digest(state)], device=fabric.device)
+    everyone = [torch.empty_like(mine) for _ in range(fabric.world_size)]
+    dist.all_gather(everyone, mine)
+    digests = [int(digest) for digest in everyone]
+    others = [str(rank) for rank, digest in enumerate(digests) if digest != digests[0]]
+    if others:
+        raise CodecctlError(
+            f"{folder}: at step {state.step} the codebooks of process {', '.join(others)} are not those of process 0: "
+            f"nothing saved; `codecctl resume {folder}` goes on from the last checkpoint"
+        )
+
+
+def check_shared(fabric: Fabric, path: Path) -> None:
+    """Raises `CodecctlError` where a rank does not see the file of the first one: it could not roll back."""
+    fabric.barrier()
+    if not path.exists():
+        raise CodecctlError(
+            f"{path}: process {fabric.global_rank} on {socket.gethostname()} does not see it; --run must name a folder "
+            "that all machines share"
+        )
+
+
+@cache
+def _hosts(everyone: dist.ProcessGroup | None) -> dist.ProcessGroup:
+    """A gloo group of the same processes."""
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+
+
+def _digest(state: TrainState) -> int:
+    """63 bits of the step and all that is in the codebooks."""
+    digest = hashlib.blake2b(str(state.step).encode(), digest_size=8)
+    for value in state.codec.quantizer.state_dict().values():
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest(), "big") >> 1

@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 from codecctl.audio.spectrum import MelSpectrogram
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookStats, Counts
-from codecctl.evaluate.spectrogram import png
+from codecctl.evaluate.report.charts import png
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.files import replacing, to_json
 from codecctl.model.codec import Codec
@@ -27,7 +27,7 @@ from codecctl.parsing import parse_json
 from codecctl.train.checkpoint import Run
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms
 _RANGE_DB = 80  # below the loudest point of the original

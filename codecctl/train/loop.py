@@ -17,27 +17,24 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from codecctl.config import Config
-from codecctl.config.schema import TrainConfig
+from codecctl.config.schema import Config, TrainConfig
 from codecctl.data.crops import Crops, Prefetcher
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats, codebook_stats
-from codecctl.evaluate.quick import ValidationSet
+from codecctl.evaluate.scorer import ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import alarms
+from codecctl.train.alarms import trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent
-from codecctl.train.launch import count_ranks, reporting, start_ranks
+from codecctl.train.launch import check_same_codebooks, check_shared, count_ranks, largest, reporting, start_ranks
 from codecctl.train.log import RunLog, step_values
-from codecctl.train.preflight import preflight
-from codecctl.train.rank_checks import check_same_codebooks, check_shared, largest
-from codecctl.train.setup import assemble, fit_codebooks, open_crops
+from codecctl.train.setup import assemble, fit_codebooks, open_crops, preflight
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
 from codecctl.train.step import StepResult, train_step
-from codecctl.train.throughput import Clock, Throughput
-from codecctl.train.trend import trend
+from codecctl.train.timer import Clock, Throughput
 
 
 def train(

@@ -12,8 +12,7 @@ from torch import nn
 from codecctl.config.schema import Config
 from codecctl.train.counting import Amount, Counter
 from codecctl.train.device import make_fabric
-from codecctl.train.preflight import checkpoint_bytes
-from codecctl.train.setup import make_state, make_teacher, wrap
+from codecctl.train.setup import checkpoint_bytes, make_state, make_teacher, wrap
 from codecctl.train.state import TrainState, follow, make_optimizer
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step
 from codecctl.train.teacher import Teacher
@@ -29,6 +28,7 @@ class Footprint:
     peak: int  # all that is alive at once: what lasts, gradients, activations
     moved: int  # read and written by all operations, each by itself
     operations: int  # floating-point ones of convolutions and matrix products, backward included
+    n_launched: int  # operators that launch a kernel
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,8 @@ class StepCost:
     moved: Amount  # by a batch
     moved_after: Amount  # by the optimisers and the average, once
     operations: Amount  # of a batch
+    n_launched: int  # operators of a batch, of whatever size, that launch a kernel
+    n_launched_after: int
 
     def of(self, batch_size: int, accumulate: int = 1) -> Footprint:
         """Of a step of `accumulate` batches."""
@@ -48,6 +50,7 @@ class StepCost:
             peak=max(amount.of(batch_size) for amount in self.peaks) + kept,
             moved=self.moved.of(batch_size) * accumulate + self.moved_after.of(batch_size),
             operations=self.operations.of(batch_size) * accumulate,
+            n_launched=self.n_launched * accumulate + self.n_launched_after,
         )
 
 
@@ -77,12 +80,15 @@ def measure_costs(config: Config, n_crops: int | None = None) -> Costs:
     with warnings.catch_warnings(), Counter(n_crops) as counter:
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which kernel a norm takes
         context = _fill(state, config, teacher)
-        lasting = _lasting(state, teacher)
+        parts = {"codec": state.codec, "its average": state.ema, "discriminators": state.discriminators}
+        lasting = {name: _bytes(module) for name, module in parts.items()}
+        lasting["teacher"] = _bytes(state.semantic_head) + _bytes(teacher.module if teacher else None)
         without_moments = counter.alive.fixed
         _make_moments(state)
         lasting["moments"] = counter.alive.fixed - without_moments
         if state.discriminators is not None:
-            early = _step_cost(_before_adversaries(state, config), n_crops, context, config, counter)
+            before = replace(state, adversarial_step=state.step + config.train.adversarial.warmup_steps + 1)
+            early = _step_cost(before, n_crops, context, config, counter)
         late = _step_cost(at_full_weight(state, config), n_crops, context, config, counter)
     return Costs(_n_parameters(state, teacher), teacher.origin if teacher else "", lasting, n_bytes, early, late)
 
@@ -104,6 +110,7 @@ def _step_cost(state: TrainState, n_crops: int, context: StepContext, config: Co
         once,
         moved=_line(once.moved.of(n_crops), twice.moved.of(n_crops), n_crops),
         operations=_line(once.operations.of(n_crops), twice.operations.of(n_crops), n_crops),
+        n_launched=_line(once.n_launched, twice.n_launched, n_crops).fixed,  # a card takes few pieces
     )
 
 
@@ -119,14 +126,15 @@ def _run_step(state: TrainState, n_crops: int, context: StepContext, config: Con
     counter.start_again()
     plan = plan_step(state, [audio], context, config)
     outputs, result = gradients(plan, [audio], context, config)
-    moved, operations = counter.moved, counter.operations
+    moved, operations, n_launched = counter.moved, counter.operations, counter.n_launched
     context.optimizer.step()
     if plan.adversary is not None and plan.updates_discriminators:
         plan.adversary.optimizer.step()
     follow(state, config.train.ema_decay)
     del outputs, result
     kept = sum(p.nbytes for module in state.modules for p in module.parameters() if p.grad is not None)
-    return StepCost(counter.peaks, kept, moved, counter.moved - moved, operations)
+    n_after = counter.n_launched - n_launched
+    return StepCost(counter.peaks, kept, moved, counter.moved - moved, operations, n_launched, n_after)
 
 
 def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> StepContext:
@@ -141,10 +149,6 @@ def _fill(state: TrainState, config: Config, teacher: Teacher | None) -> StepCon
     return wrap(state, teacher, config, make_fabric(config, _CPU))
 
 
-def _before_adversaries(state: TrainState, config: Config) -> TrainState:
-    return replace(state, adversarial_step=state.step + config.train.adversarial.warmup_steps + 1)
-
-
 def _make_moments(state: TrainState) -> None:
     """As after a first step: AdamW makes its moments when it is asked for one."""
     for optimizer in state.optimizers:
@@ -152,16 +156,6 @@ def _make_moments(state: TrainState) -> None:
             parameter.grad = torch.zeros_like(parameter)
         optimizer.step()
         optimizer.zero_grad()
-
-
-def _lasting(state: TrainState, teacher: Teacher | None) -> dict[str, int]:
-    head = state.semantic_head
-    return {
-        "codec": _bytes(state.codec),
-        "its average": _bytes(state.ema),
-        "discriminators": _bytes(state.discriminators),
-        "teacher": _bytes(head) + _bytes(teacher.module if teacher else None),
-    }
 
 
 def _bytes(module: nn.Module | None) -> int:

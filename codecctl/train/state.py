@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
 from codecctl.train.discriminators import Discriminators
-from codecctl.train.generator import Generator
+from codecctl.train.teacher import Generator
 
 _EMA_START = 10  # after n updates the average covers about the last n / 10 + 10: the first weights soon vanish
 

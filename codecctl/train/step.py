@@ -21,8 +21,8 @@ from codecctl.train.discriminators import (
     feature_loss,
     frozen,
 )
+from codecctl.train.launch import largest_on_device
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.rank_checks import largest_on_device
 from codecctl.train.state import TrainState, follow, host_generator, learn, schedule, step_generator
 from codecctl.train.teacher import Teacher, semantic_loss
 from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part
@@ -89,7 +89,10 @@ def train_step(state: TrainState, batches: Sequence[Tensor], context: StepContex
     The host reads no value from the device: whether to skip the step is decided there.
     """
     plan = plan_step(state, batches, context, config)
-    _set_rates(state, plan)
+    rates = (plan.learning_rate, plan.discriminator_learning_rate)
+    for optimizer, rate in zip(state.optimizers, rates, strict=False):
+        for group in optimizer.param_groups:
+            group["lr"] = rate
     outputs, result = gradients(plan, batches, context, config)
     with part("optimisers"):
         learn(state.optimizer, context.optimizer.step, result.skipped)
@@ -258,8 +261,10 @@ def _backward_discriminators(
 ) -> tuple[Tensor, list[Judgement]]:
     """Add the discriminators' gradient; the decoded audio is detached. Returns their loss, and the judgements of the
     real audio: `adversarial_losses` can use them, as the discriminators are updated after it."""
-    real = discriminators(audio)
-    loss = discriminator_loss(real, discriminators(decoded.detach()))
+    # Both at once: the host launches half of the kernels.
+    judged = [both.halves() for both in discriminators(torch.cat([audio, decoded.detach()]))]
+    real = [first for first, _ in judged]
+    loss = discriminator_loss(real, [second for _, second in judged])
     fabric.backward(loss * share)
     return loss, real
 
@@ -272,11 +277,3 @@ def _total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
 def _clip(module: nn.Module, config: Config) -> Tensor:
     """Clip the gradient; returns its norm before."""
     return nn.utils.clip_grad_norm_(module.parameters(), config.train.gradient_clip)
-
-
-def _set_rates(state: TrainState, plan: StepPlan) -> None:
-    for group in state.optimizer.param_groups:
-        group["lr"] = plan.learning_rate
-    if state.discriminator_optimizer is not None:
-        for group in state.discriminator_optimizer.param_groups:
-            group["lr"] = plan.discriminator_learning_rate

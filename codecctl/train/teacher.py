@@ -12,16 +12,20 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecctl.config.schema import ModelConfig, SemanticConfig
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.model.quantizer import ResidualVectorQuantizer
 from codecctl.train.timer import part
+
+if TYPE_CHECKING:
+    from codecctl.model.codec import Codec, CodecOutput
 
 _KEY = "train.semantic.teacher"
 _WITHOUT = "--set loss.semantic_weight=0 trains without a teacher"
@@ -122,6 +126,23 @@ class SemanticHead(nn.Module):
 
     def forward(self, codewords: Tensor) -> Tensor:
         return self.project(codewords.mT)
+
+
+class Generator(nn.Module):
+    """What the codec's optimiser trains, as one module that one wrapper distributes over several cards: the codec and,
+    with a teacher, the projection of the first codebook into the teacher's space."""
+
+    def __init__(self, codec: Codec, semantic_head: nn.Module | None) -> None:
+        super().__init__()
+        self.codec = codec
+        self.semantic_head = semantic_head
+
+    def forward(self, audio: Tensor, n_quantizers: Tensor) -> tuple[CodecOutput, Tensor | None]:
+        """[B, 1, L], [B] -> `CodecOutput`, and the projected codewords [B, T, D_teacher]; None without a teacher."""
+        output = self.codec(audio, n_quantizers)
+        if self.semantic_head is None:
+            return output, None
+        return output, self.semantic_head(first_codebook(self.codec.quantizer, output.latents, output.codes))
 
 
 def first_codebook(quantizer: ResidualVectorQuantizer, latents: Tensor, codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Time of each part of a training step, by CUDA events on a card, so that the host never waits; else by the clock."""
+"""Time of each part of a training step, by CUDA events on a card, so that the host never waits; and throughput."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,8 @@ Mark = float | torch.cuda.Event
 Marks = list[tuple[str | None, Mark]]  # from this moment on the time is that of the named part; None: of no part
 
 _active: PartTimer | None = None
+Item = TypeVar("Item")
+_KEPT = 0.9  # of the averages at each step
 
 
 class PartTimer:
@@ -112,9 +115,66 @@ def _seconds(marks: Marks) -> dict[str, float]:
     return dict(seconds)
 
 
-def _between(start: Mark, end: Mark) -> float:
-    if isinstance(start, float) or isinstance(end, float):
-        assert isinstance(start, float)
-        assert isinstance(end, float)
-        return end - start
-    return float(start.elapsed_time(end)) / 1000
+def _between(start: Any, end: Any) -> float:
+    return end - start if isinstance(start, float) else start.elapsed_time(end) / 1000
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Averages over the last steps, recent ones weighing more."""
+
+    audio_seconds_per_second: float
+    loader_wait_share: float  # of the time between two steps: waiting for their crops
+    discriminators_share: float | None  # of the time of a step, both passes; None: they have not been used yet
+
+
+class Clock:
+    """Measures steps that each train on `audio_seconds_per_step`, within a `with`. Never waits for the device."""
+
+    def __init__(self, audio_seconds_per_step: float, device: torch.device) -> None:
+        self._audio_seconds = audio_seconds_per_step
+        self._timer = PartTimer(device)
+        self._waited = 0.0  # seconds of this step
+        self._last = time.perf_counter()
+        # A host that runs ahead of its card takes steps of very different length: seconds are averaged, not speeds.
+        self._seconds = self._wait_seconds = 0.0
+        self._parts: dict[str, float] = {}
+        self._n_steps = 0
+
+    def waiting(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The same items; the time until the next one is there counts as waiting for the loader."""
+        iterator = iter(items)
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield item
+
+    def tick(self) -> Throughput:
+        """To be called at the end of each step."""
+        now = time.perf_counter()
+        kept = _KEPT if self._n_steps else 0.0
+        self._seconds = _average(self._seconds, now - self._last, kept)
+        self._wait_seconds = _average(self._wait_seconds, self._waited, kept)
+        self._last, self._waited, self._n_steps = now, 0.0, self._n_steps + 1
+        self._timer.end_step()
+        for parts in self._timer.finished():
+            names = self._parts.keys() | parts.keys()
+            kept = _KEPT if self._parts else 0.0
+            self._parts = {name: _average(self._parts.get(name, 0.0), parts.get(name, 0.0), kept) for name in names}
+        share = self._parts[DISCRIMINATORS] / sum(self._parts.values()) if DISCRIMINATORS in self._parts else None
+        return Throughput(self._audio_seconds / self._seconds, self._wait_seconds / self._seconds, share)
+
+    def __enter__(self) -> Self:
+        self._timer.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._timer.__exit__()
+
+
+def _average(average: float, value: float, kept: float) -> float:
+    return kept * average + (1 - kept) * value

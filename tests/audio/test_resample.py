@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecctl.audio.mixdown import to_mono
+from codecctl.audio.files import to_mono
 from codecctl.audio.resample import Resampler, resample, resampled_length
 
 RATES = [8000, 11_025, 16_000, 22_050, 44_100, 48_000]

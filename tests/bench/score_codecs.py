@@ -20,11 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio, read_audio, to_pcm16
-from codecctl.audio.mixdown import to_mono
+from codecctl.audio import Audio
+from codecctl.audio.files import read_audio, to_mono, to_pcm16
 from codecctl.audio.resample import resample
 from codecctl.evaluate.alignment import align, find_delay
-from codecctl.evaluate.baselines import CODEC, Rendition, opus, render_codec
 from codecctl.evaluate.intervals import means
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
@@ -32,6 +31,7 @@ from codecctl.evaluate.metrics.ratios import si_sdr_db
 from codecctl.evaluate.metrics.spectral import MelDistance
 from codecctl.evaluate.metrics.table import METRICS
 from codecctl.evaluate.perceptual import score, unavailable
+from codecctl.evaluate.rendering import CODEC, Rendition, opus, render_codec
 from codecctl.inference.load import Codec
 
 System = Callable[[Audio], Rendition]

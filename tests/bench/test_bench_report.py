@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.config.schema import ValidateConfig
+from codecctl.evaluate.evaluation import Session
 from codecctl.evaluate.metrics.metric import Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.perceptual import score, score_all, unavailable
 from codecctl.evaluate.rendering import Plan, Renderer
-from codecctl.evaluate.session import Session
 from codecctl.evaluate.utterances import find_utterances
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
@@ -86,7 +86,7 @@ def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: 
 _MEMORY = """
 import resource, sys
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.session import Session
+from codecctl.evaluate.evaluation import Session
 from codecctl.evaluate.utterances import find_utterances
 from codecctl.inference.load import Codec
 config = ValidateConfig(metrics=(), opus_kbps=())

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.train.checkpoint import Run, save_last
 from codecctl.train.device import make_fabric
 from codecctl.train.setup import wrap

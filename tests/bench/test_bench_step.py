@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import dump_config, load_config
+from codecctl.config.load import dump_config, load_config
 from codecctl.train.bench import measure_steps
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import train

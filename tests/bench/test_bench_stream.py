@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.load import Codec
 from codecctl.inference.precision import set_precision
 from codecctl.inference.stream import StreamDecoder, StreamEncoder

@@ -15,6 +15,7 @@ Program = Callable[..., Finished]
 CARD = "train.gpu={name: Tiny, memory_gb: 4, price_per_hour_usd: 2, peak_tflops: 1, bandwidth_gb_per_second: 1}"
 
 
+@pytest.mark.slow
 def test_training_steps_are_timed_without_data(codecctl: Program, tmp_path: Path) -> None:
     config = tiny_yaml(tmp_path, tmp_path / "no-data", *ADVERSARIAL, CARD)
     done = codecctl("bench", "--train", "--config", config, "--device", "cpu", "--steps", "2")
@@ -31,6 +32,7 @@ def test_training_steps_are_timed_without_data(codecctl: Program, tmp_path: Path
     assert sum(float(row.split()[-1].rstrip("%")) for row in parts) == pytest.approx(100, abs=1)
 
 
+@pytest.mark.slow
 def test_a_program_reads_json(codecctl: Program, tmp_path: Path) -> None:
     config = tiny_yaml(tmp_path, tmp_path / "no-data")
     done = codecctl("bench", "--train", "--config", config, "--device", "cpu", "--steps", "1", "--json")

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecctl.cli.console import duration, number, reason, say, show, show_table, size
-from codecctl.text import printable
+from codecctl.cli.console import duration, reason, say, show, show_table, size
+from codecctl.text import number, printable
 
 HOSTILE = "[red]x[/y] :smile: {z} \x1b]0;a\x07\n\u202e\udcff"
 SHOWN = r"[red]x[/y] :smile: {z} \x1b]0;a\x07\n\u202e\udcff"

@@ -28,6 +28,7 @@ def packed(codecctl: Command, model: Path, wav: Path, tmp_path: Path) -> Path:
     return tmp_path / "x.cctl"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.wav", "out.flac", "out.FLAC"])
 def test_to_a_file_by_suffix(codecctl: Command, model: Path, packed: Path, tmp_path: Path, name: str) -> None:
     done = codecctl("decode", packed, "-o", tmp_path / name, "--checkpoint", model)
@@ -45,6 +46,7 @@ def test_wav_on_stdout_is_that_of_the_file(codecctl: Command, model: Path, packe
     assert np.array_equal(streamed, soundfile.read(tmp_path / "out.wav")[0])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_stdout_is_named(model: Path, packed: Path) -> None:
     arguments = [*PROGRAM, "decode", str(packed), "--checkpoint", str(model)]

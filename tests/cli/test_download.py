@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.cli.bars import Bars
+from codecctl.cli.download import Bars
 from tests.cli.conftest import Finished
 from tests.data.server import Fault, FaultyServer, Resource
 
@@ -137,6 +137,7 @@ def test_wrong_use_exits_with_2_and_a_message(codecctl: Command, arguments: list
     assert told in done.stderr
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_a_terminal_keeps_what_has_arrived(server: FaultyServer, tmp_path: Path) -> None:
     """With the bars on a real terminal: of the file, of all, with speed and time left."""
     server.files["/a.zip"].bytes_per_second = 100_000
@@ -180,7 +181,7 @@ def read_until(terminal: int, text: str, *, seconds: float) -> str:
 
 
 def test_a_log_gets_a_line_now_and_then(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("codecctl.cli.bars.LINE_SECONDS", -1)
+    monkeypatch.setattr("codecctl.cli.download.LINE_SECONDS", -1)
     with Bars(3_000_000) as bars:
         bars.begin("[a]\x1b.zip", 0, 2_000_000, verb="fetch")
         bars.advance("[a]\x1b.zip", 1_000_000)

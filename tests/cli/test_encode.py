@@ -97,6 +97,7 @@ def test_no_audio_is_one_line_and_code_1(
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_binary_is_not_written_to_a_terminal(wav: Path) -> None:
     terminal, other_end = pty.openpty()
     done = subprocess.run([*PROGRAM, "encode", str(wav)], stdout=other_end, stderr=subprocess.PIPE, text=True)
@@ -106,6 +107,7 @@ def test_binary_is_not_written_to_a_terminal(wav: Path) -> None:
     assert f"stdout is a terminal; type `codecctl encode {wav} -o codes.npy`" in done.stderr
 
 
+@pytest.mark.slow
 def test_pipes_as_processes(model: Path, wav: Path, tmp_path: Path) -> None:
     """WAV on stdin, packed codes through a pipe, WAV out."""
     encode = [*PROGRAM, "encode", "-", "--format", "cctl", "--checkpoint", str(model)]
@@ -122,6 +124,7 @@ def long_wav(folder: Path, seconds: int) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_interrupted_in_the_middle_leaves_nothing(model: Path, tmp_path: Path) -> None:
     source = long_wav(tmp_path, 1200)
     arguments = [*PROGRAM, "encode", str(source), "-o", str(tmp_path / "x.cctl"), "--checkpoint", str(model)]
@@ -135,6 +138,7 @@ def test_interrupted_in_the_middle_leaves_nothing(model: Path, tmp_path: Path) -
     assert [path.name for path in tmp_path.iterdir()] == ["long.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_a_full_disk_and_a_closed_pipe(model: Path, wav: Path) -> None:
     arguments = [*PROGRAM, "encode", str(wav), "--checkpoint", str(model)]

@@ -57,6 +57,7 @@ def test_help_keeps_brackets(codecctl: Program) -> None:
     assert "owner/name[@REV]" in words(codecctl("encode", "--help").stdout.decode())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("typed", "completed"), [("codecctl enc", "encode"), ("codecctl train --dry", "--dry-run")])
 def test_the_shell_completes_commands_and_options(typed: str, completed: str) -> None:
     asked = {"_CODECCTL_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
@@ -72,6 +73,7 @@ def test_completion_can_be_installed(codecctl: Program) -> None:
     assert "--show-completion" in shown
 
 
+@pytest.mark.slow
 def test_the_package_is_a_program() -> None:
     done = subprocess.run([sys.executable, "-m", "codecctl", "--version"], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

@@ -29,6 +29,7 @@ def test_checkpoint(codecctl: Command, model: Path) -> None:
     assert (told["codebook_sizes"], told["bitrate_kbps"]) == ([64, 16, 8], 5.2)
 
 
+@pytest.mark.slow
 def test_packed_codes_and_audio(codecctl: Command, model: Path, wav: Path, tmp_path: Path) -> None:
     codecctl("encode", wav, "-o", tmp_path / "x.cctl", "--n-quantizers", 2, "--checkpoint", model)
     told = facts(codecctl, tmp_path / "x.cctl")

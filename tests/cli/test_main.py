@@ -55,6 +55,7 @@ def test_the_version(codecctl: Program) -> None:
     assert codecctl("--version") == Finished(0, f"codecctl {__version__}\n".encode(), "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("ask", [["--help"], ["--version"], ["train", "--help"], ["download", "--list"]])
 def test_a_full_disk_behind_stdout_is_one_line(ask: list[str]) -> None:
@@ -122,6 +123,7 @@ def test_a_folder_that_may_not_be_written(codecctl: Program, model: Path, wav: P
     assert str(closed) in said
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130() -> None:
     process = subprocess.Popen(
         [*COMMAND, "info", "-"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -142,6 +144,7 @@ def codes(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_reader_that_went_away_hears_nothing_more(codes: Path) -> None:
     reading, writing = os.pipe()
     os.close(reading)
@@ -150,6 +153,7 @@ def test_a_reader_that_went_away_hears_nothing_more(codes: Path) -> None:
     assert (done.returncode, done.stderr) == (1, "")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_a_full_stdout_is_told(codes: Path) -> None:
     with open("/dev/full", "wb") as full:
@@ -182,11 +186,13 @@ def on_a_small_disk(tmp_path: Path) -> Program:
     return call
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_leaves_no_half_file(on_a_small_disk: Program, model: Path, codes: Path) -> None:
     said = error_line(on_a_small_disk("decode", codes, "--checkpoint", model, "-o", "DISK/out.wav"), 1)
     assert "disk/out.wav: cannot be written (No space left on device)" in said
 
 
+@pytest.mark.slow
 def test_a_full_disk_stops_a_preparation_in_one_line(on_a_small_disk: Program, speech_files: list[Path]) -> None:
     done = on_a_small_disk("prepare", speech_files[0].parent, "--out", "DISK/prepared")
     assert done.code == 1
@@ -196,6 +202,7 @@ def test_a_full_disk_stops_a_preparation_in_one_line(on_a_small_disk: Program, s
     assert "disk/prepared" in last, "says where"
 
 
+@pytest.mark.slow
 def test_a_small_disk_stops_a_training_before_it_begins(
     on_a_small_disk: Program, prepared: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +212,7 @@ def test_a_small_disk_stops_a_training_before_it_begins(
     assert re.search(r"disk/run: 3 checkpoints of .* make room, or name", done.stderr.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_training_that_could_not_be_saved_has_failed(
     on_a_small_disk: Program, prepared: Path, tmp_path: Path
 ) -> None:

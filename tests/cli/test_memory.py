@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from codecctl.cli.memory import explain_memory
+from codecctl.cli.main import explain_memory
 
 
+@pytest.mark.slow
 def test_a_limit_of_memory_ends_in_one_line() -> None:
     limit = 500_000_000  # too little for PyTorch
     done = subprocess.run(

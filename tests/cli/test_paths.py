@@ -43,6 +43,7 @@ def shell(line: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_is_one_line(model: Path, wav: Path, codes: Path) -> None:
     for arguments in (
         ["encode", wav, "--checkpoint", model],
@@ -55,12 +56,14 @@ def test_a_closed_stdout_is_one_line(model: Path, wav: Path, codes: Path) -> Non
         assert (done.returncode, done.stderr) == (1, "error: stdout: Bad file descriptor\n"), arguments
 
 
+@pytest.mark.slow
 def test_a_closed_stdout_that_is_not_needed_does_no_harm(model: Path, wav: Path, codes: Path, tmp_path: Path) -> None:
     done = shell('"$@" >&-', "encode", wav, "-o", tmp_path / "y.cctl", "--checkpoint", model)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "y.cctl").read_bytes() == codes.read_bytes()
 
 
+@pytest.mark.slow
 def test_closed_stdin_and_stderr(codes: Path) -> None:
     done = shell('"$@" <&-', "info", "-")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
@@ -69,6 +72,7 @@ def test_closed_stdin_and_stderr(codes: Path) -> None:
     assert (shell('"$@" <&- >&- 2>&-', "info", codes).returncode) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FULL.exists(), reason="no device that is always full")
 def test_a_full_stdout_stops_before_the_work(codecctl: Program, model: Path, wav: Path) -> None:
     with FULL.open("wb") as full:
@@ -77,6 +81,7 @@ def test_a_full_stdout_stops_before_the_work(codecctl: Program, model: Path, wav
     assert (done.returncode, done.stderr) == (1, "error: stdout: No space left on device\n")
 
 
+@pytest.mark.slow
 def test_a_missing_input_is_answered_without_torch() -> None:
     for arguments in (["encode", "gone.wav"], ["decode", "gone.npy", "-o", "x.wav"], ["info", "gone.wav"]):
         script = (
@@ -118,6 +123,7 @@ def test_several_files_need_a_folder(codecctl: Program, codes: Path) -> None:
     assert "holds no files of this kind" in error_line(codecctl("decode", empty, "--out-dir", codes.parent / "o"), 1)
 
 
+@pytest.mark.slow
 def test_odd_names_among_many_do_not_stop_the_others(codecctl: Program, model: Path, wav: Path, tmp_path: Path) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
     folder.mkdir()
@@ -138,6 +144,7 @@ def test_odd_names_among_many_do_not_stop_the_others(codecctl: Program, model: P
     assert (tmp_path / "audio" / os.fsdecode(b"n\xff.wav")).stat().st_size == 44 + 2 * 16_789
 
 
+@pytest.mark.slow
 def test_an_output_of_another_kind_is_one_line(codecctl: Program, model: Path, wav: Path, tmp_path: Path) -> None:
     use, file, long = ["--checkpoint", model], tmp_path / "file", "x" * 300
     file.write_text("notes")
@@ -160,6 +167,7 @@ def test_an_output_of_another_kind_is_one_line(codecctl: Program, model: Path, w
     assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.npy", "in.wav"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no file that exists and cannot be read")
 def test_a_file_that_cannot_be_read_is_named(codecctl: Program, model: Path, wav: Path, tmp_path: Path) -> None:
     odd, out = "/proc/self/mem", tmp_path / "x.npy"
@@ -178,6 +186,7 @@ def test_a_file_that_cannot_be_read_is_named(codecctl: Program, model: Path, wav
     assert [path.name for path in tmp_path.iterdir()] == ["in.wav"]
 
 
+@pytest.mark.slow
 def test_no_temporary_folder_is_needed_for_a_file(
     codecctl: Program, model: Path, wav: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,6 +205,7 @@ def test_brackets_in_paths_are_no_markup(codecctl: Program, tmp_path: Path) -> N
     assert str(root) in error_line(codecctl("validate", root), 1)
 
 
+@pytest.mark.slow
 def test_info_of_a_shipped_model_and_of_a_run(codecctl: Program, model: Path, tmp_path: Path) -> None:
     assert codecctl("info", "starter").stdout == codecctl("info").stdout
     (tmp_path / "run").mkdir()

@@ -36,6 +36,7 @@ def pipe(folder: Path, content: bytes) -> Iterator[Path]:
     path.unlink()
 
 
+@pytest.mark.slow
 def test_commands_read_pipes_as_files(codecctl: Command, model: Path, wav: Path, tmp_path: Path) -> None:
     with pipe(tmp_path, wav.read_bytes()) as path:
         done = codecctl("encode", path, "-o", tmp_path / "a.cctl", "--checkpoint", model)
@@ -65,6 +66,7 @@ def test_the_copy_can_be_opened_again_and_again(tmp_path: Path) -> None:
     assert not copy.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="files without a name are opened through /proc")
 def test_a_signal_leaves_no_copy_of_stdin(tmp_path: Path) -> None:
     process = subprocess.Popen(
@@ -79,6 +81,7 @@ def test_a_signal_leaves_no_copy_of_stdin(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_cut_off_audio_is_encoded_only_when_asked(codecctl: Command, model: Path, wav: Path, tmp_path: Path) -> None:
     cut = tmp_path / "cut.wav"
     cut.write_bytes(wav.read_bytes()[:20_044])

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 
 
@@ -16,6 +17,7 @@ def codecctl(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_prepare_prints_the_report_each_time(tmp_path: Path, speech_files: list[Path]) -> None:
     raw = tmp_path / "raw"
     raw.mkdir()
@@ -32,6 +34,7 @@ def test_prepare_prints_the_report_each_time(tmp_path: Path, speech_files: list[
         assert "validation" in done.stdout
 
 
+@pytest.mark.slow
 def test_wrong_use_exits_with_a_message(tmp_path: Path) -> None:
     gone = codecctl("prepare", tmp_path / "gone", "--out", tmp_path / "out")
     assert (gone.returncode, gone.stdout) == (1, "")
@@ -39,6 +42,7 @@ def test_wrong_use_exits_with_a_message(tmp_path: Path) -> None:
     assert codecctl("prepare", tmp_path, "--set", "data.min_second=1").returncode == 2
 
 
+@pytest.mark.slow
 def test_prepare_says_what_it_leaves_out_and_which_channel_it_takes(tmp_path: Path) -> None:
     raw, sound = tmp_path / "raw", np.random.default_rng(0).uniform(-0.5, 0.5, 32_000)
     raw.mkdir()

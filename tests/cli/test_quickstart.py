@@ -12,6 +12,8 @@ from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
 
+pytestmark = pytest.mark.slow
+
 Program = Callable[..., Finished]
 
 

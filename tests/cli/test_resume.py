@@ -10,10 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
+
+pytestmark = pytest.mark.slow
 
 Program = Callable[..., Finished]
 

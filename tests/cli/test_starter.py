@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 import torch
 
 import codecctl as package
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.evaluate.metrics.ratios import si_sdr_db
 from codecctl.evaluate.metrics.spectral import MelDistance
 from codecctl.evaluate.perceptual import score
@@ -20,6 +21,8 @@ from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec
 from tests.cli.conftest import Finished
+
+pytestmark = pytest.mark.slow
 
 Program = Callable[..., Finished]
 ASSETS = Path(package.__file__).parent / "assets"

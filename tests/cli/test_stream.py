@@ -14,6 +14,7 @@ from tests.cli.conftest import Finished
 CODECCTL = [sys.executable, "-m", "codecctl.cli.main"]
 
 
+@pytest.mark.slow
 def test_sound_comes_out_before_the_input_ends() -> None:
     raw = ["--stream", "--rate", "16000"]
     encode = subprocess.Popen([*CODECCTL, "encode", "-", *raw], stdin=-1, stdout=-1, stderr=-1)
@@ -33,6 +34,7 @@ def test_sound_comes_out_before_the_input_ends() -> None:
         assert process.wait() == 0
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_ends_the_encoder_quietly() -> None:
     encode = subprocess.Popen([*CODECCTL, "encode", "-", "--stream", "--rate", "16000"], stdin=-1, stdout=-1, stderr=-1)
     assert encode.stdout
@@ -58,6 +60,7 @@ def test_wrong_use_is_one_line(codecctl: Callable[..., Finished], arguments: lis
     assert said in done.stderr
 
 
+@pytest.mark.slow
 def test_a_saved_stream_is_no_packed_file(codecctl: Callable[..., Finished], tmp_path: Path) -> None:
     encode = [*CODECCTL, "encode", "-", "--stream", "--rate", "16000"]
     saved = tmp_path / "saved.cctl"

@@ -14,12 +14,14 @@ from types import SimpleNamespace
 
 import pytest
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec
 from codecctl.train import signals
 from tests.cli.conftest import Finished
 from tests.train.tiny import tiny_yaml
+
+pytestmark = pytest.mark.slow
 
 Program = Callable[..., Finished]
 

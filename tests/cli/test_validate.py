@@ -13,6 +13,8 @@ from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
 from tests.evaluate.conftest import codec  # noqa: F401
 
+pytestmark = pytest.mark.slow
+
 QUICK = ["--set", "validate.metrics=[]", "--set", "validate.opus_kbps=[]", "--device", "cpu"]
 
 

@@ -36,6 +36,7 @@ def test_a_log_file_gets_plain_lines(codecctl: Callable[..., Finished], prepared
     assert "\x1b" not in done.stderr
 
 
+@pytest.mark.slow
 def test_a_terminal_gets_a_bar(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same facts, beside a bar that is drawn in place."""
     monkeypatch.setattr(watch, "_REFRESH_SECONDS", 0.0)

@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecctl.config import Config, dump_config, load_config, parse_config
-from codecctl.config.load import find_config
+from codecctl.config.load import dump_config, find_config, load_config, parse_config
 from codecctl.config.model import TransformConfig
+from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
 
 

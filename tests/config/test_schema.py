@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from codecctl.config.model import StridedConfig
-from codecctl.config.schema import Config, LossConfig, ModelConfig, QuantizerConfig, Section, TransformerConfig
+from codecctl.config.model import ModelConfig, QuantizerConfig, Section, StridedConfig, TransformerConfig
+from codecctl.config.schema import Config, LossConfig
 
 
 def fields(section: type[Section], path: str = "") -> Iterator[tuple[str, FieldInfo]]:

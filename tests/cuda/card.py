@@ -9,7 +9,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.train.device import make_fabric, sent
 from codecctl.train.setup import wrap
 from codecctl.train.state import start_state

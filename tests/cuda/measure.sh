@@ -1,5 +1,6 @@
 #!/bin/sh
-# The tests of a card, then training steps in several variants, in under four minutes, and one table of both at the end.
+# The kernels of a step, the tests of a card, and training steps in several variants, in about six minutes, and one table
+# of all at the end.
 # From the root of a checkout with the package's requirements on PYTHONPATH:  sh tests/cuda/measure.sh
 # A part that fails or takes too long stops none of the others. `--tiny` tries the script itself on a CPU.
 cd "$(dirname "$0")/../.." || exit 1
@@ -12,10 +13,11 @@ card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else Non
 name = f"{card.name}, {card.total_memory / 1e9:.0f} GB" if card else "no card"
 print(f"{name}; torch {torch.__version__}, CUDA {torch.version.cuda}")
 P
+timeout -k 5 90 python3 -m tests.cuda.kernels production "$@" 2>&1 | tee -a "$table"
 timeout -k 5 110 python3 -m tests.cuda.measure --compile "$@" &
-timeout -s INT -k 5 100 python3 -m pytest tests/cuda -m cuda -n 0 -q -p no:cacheprovider 2>&1 | tee -a "$table"
+timeout -s INT -k 5 110 python3 -m pytest tests/cuda -m cuda -n 0 -q -p no:cacheprovider 2>&1 | tee -a "$table"
 wait
-timeout -k 5 140 python3 -m tests.cuda.measure "$@" 2>&1 | tee -a "$table"
+timeout -k 5 200 python3 -m tests.cuda.measure "$@" 2>&1 | tee -a "$table"
 echo
 grep '^|' "$table"
 rm -rf "$table" "$TORCHINDUCTOR_CACHE_DIR"

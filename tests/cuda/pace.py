@@ -11,7 +11,8 @@ import time
 
 import torch
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.train.bench import measure_steps
 from codecctl.train.loop import open_crops

@@ -15,9 +15,9 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch import distributed as dist
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.checkpoint import Checkpoint
-from codecctl.inference.load import find_device
+from codecctl.inference.device import find_device
 from codecctl.train.bench import measure_steps
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.device import make_fabric, pinned, sent
@@ -25,7 +25,7 @@ from codecctl.train.loop import resume, train
 from codecctl.train.plan import predict
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 from tests.cuda.card import CARD, CPU, MODEL, Record, config_of, largest_difference, run_steps
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_yaml
 

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import subprocess
+import sys
+import time
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -97,17 +103,79 @@ def test_empty_split_is_an_error(tmp_path: Path) -> None:
             look()
 
 
-@pytest.mark.parametrize("n_workers", [0, 1, 3])
-def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: int) -> None:
-    def cut(step: int) -> int:
-        if step == 9:
-            raise CodecctlError("the ninth")
-        return step * step
+def square(step: int) -> int:
+    if step == 9:
+        raise CodecctlError("the ninth")
+    return step * step
 
-    with Prefetcher(cut, 5, n_workers) as batches:
+
+@pytest.mark.parametrize(("n_workers", "in_processes"), [(0, False), (1, False), (3, False), (0, True), (2, True)])
+def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: int, in_processes: bool) -> None:
+    with Prefetcher(square, 5, n_workers, in_processes=in_processes) as batches:
         assert [next(batches) for _ in range(4)] == [(5, 25), (6, 36), (7, 49), (8, 64)]
         with pytest.raises(CodecctlError, match="the ninth"):
             next(batches)
+
+
+def test_processes_cut_the_same_crops(prepared: Path) -> None:
+    crops = Crops(prepared, "train", 1000, 0, DataConfig(speed_augmentation=0.1, noise_snr_db=(20, 40)))
+    assert crops.are_augmented
+    with Prefetcher(partial(crops.array, batch_size=4), 3, 2, in_processes=True) as batches:
+        for step, array in islice(batches, 3):
+            assert torch.equal(torch.from_numpy(array), crops.batch(step, 4))
+
+
+def kill(step: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_killed_process_is_one_error() -> None:
+    killed = pytest.raises(CodecctlError, match="a worker process was killed")
+    with killed, Prefetcher(kill, 0, 1, in_processes=True) as batches:
+        next(batches)
+
+
+_PARENT = """
+import os
+from codecctl.data.crops import Prefetcher
+from tests.data.test_crops import process_id
+if __name__ == "__main__":
+    with Prefetcher(process_id, 0, 2, in_processes=True) as batches:
+        print(*{next(batches)[1] for _ in range(8)}, flush=True)
+        input()
+"""
+
+
+def process_id(step: int) -> int:
+    return os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
+def test_processes_end_with_their_parent_and_not_before(tmp_path: Path) -> None:
+    (tmp_path / "parent.py").write_text(_PARENT)
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    parent = subprocess.Popen(
+        [sys.executable, tmp_path / "parent.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
+    )
+    assert parent.stdout is not None
+    workers = [int(number) for number in parent.stdout.readline().split()]
+    for worker in workers:
+        os.kill(worker, signal.SIGINT)
+        os.kill(worker, signal.SIGTERM)
+    assert all(Path(f"/proc/{worker}").exists() for worker in workers)
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 10
+    while any(_runs(worker) for worker in workers):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def _runs(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from codecctl.config.model import StridedConfig
-from codecctl.config.schema import ModelConfig, QuantizerConfig, TransformerConfig
+from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
 from codecctl.evaluate.utterances import ReferenceUtterance, find_utterances
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.alignment import align, find_delay
 
 

@@ -4,7 +4,7 @@ import torch
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.alignment import align, find_delay
-from codecctl.evaluate.baselines import band_limit, curve_of, has_opus, label_of, opus, render_codec
+from codecctl.evaluate.rendering import Plan, band_limit, has_opus, label_of, opus, render_codec
 from codecctl.model.codec import Codec
 
 
@@ -37,7 +37,7 @@ def test_the_parts_of_a_linear_codec_add_up_to_it(speaking: Codec, speech: torch
 
 
 def test_the_curve_has_fewer_codebooks_than_the_codec(speaking: Codec) -> None:
-    assert curve_of(speaking, ValidateConfig()) == (1, 2)
+    assert Plan.of(speaking, ValidateConfig(), parts=True).curve == (1, 2)
     assert [label_of(name, 8) for name in ("n_quantizers_1", "codebooks_2_to_8", "opus_6")] == [
         "codec, 1 codebook", "codec, codebooks 2 to 8 only", "Opus 6 kbps",
     ]  # fmt: skip

@@ -8,9 +8,8 @@ from xml.etree import ElementTree
 import numpy as np
 import soundfile
 
-from codecctl.evaluate.report.charts import Point, histogram, rate_chart
-from codecctl.evaluate.report.listening import _flac
-from codecctl.evaluate.spectrogram import spectrogram_png
+from codecctl.evaluate.report.charts import Point, histogram, rate_chart, spectrogram_png
+from codecctl.evaluate.report.page import _flac
 
 
 def test_a_spectrogram_is_a_png_with_the_tone_at_its_frequency() -> None:

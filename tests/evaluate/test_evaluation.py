@@ -17,12 +17,12 @@ import torch
 from codecctl import evaluate
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, ConfigError, UsageError
-from codecctl.evaluate import quick
+from codecctl.evaluate import scorer
+from codecctl.evaluate.evaluation import Session
 from codecctl.evaluate.metrics.ratios import snr_db
-from codecctl.evaluate.quick import ValidationSet
 from codecctl.evaluate.rendering import Renderer
 from codecctl.evaluate.result import Validation
-from codecctl.evaluate.session import Session
+from codecctl.evaluate.scorer import ValidationSet
 from codecctl.evaluate.utterances import ReferenceUtterance, find_utterances
 from codecctl.files import to_json
 from codecctl.inference.load import save_codec
@@ -68,10 +68,11 @@ def test_an_undefined_mean_is_null_in_json(codec: Codec, tmp_path: Path) -> None
     assert json.loads(to_json(result.to_dict()))["metrics"]["snr_db"] is None
 
 
+@pytest.mark.slow
 def test_a_trainings_validation_gives_the_same_scores_and_restores_the_mode(
     speaking: Codec, speech_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(quick, "_MAX_WORKERS", 0)  # starting processes takes longer than the scores
+    monkeypatch.setattr(scorer, "_MAX_WORKERS", 0)  # starting processes takes longer than the scores
     folder = speech_files[0].parent
     speaking.train()
     config = ValidateConfig(metrics=("stoi",), n_utterances=2, opus_kbps=())
@@ -228,7 +229,8 @@ def test_run_refuses_arguments_that_do_not_fit(
         evaluate.run(checkpoint, **{"data": speech_files[0], "device": "cpu", **options})
 
 
-@pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.pool", "codecctl.evaluate.perceptual"])
+@pytest.mark.slow
+@pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.worker", "codecctl.evaluate.perceptual"])
 def test_workers_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

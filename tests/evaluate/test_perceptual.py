@@ -9,7 +9,7 @@ import soundfile
 import soxr
 from numpy.typing import NDArray
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.errors import ConfigError
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.perceptual import check_metrics, score, unavailable

@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 
 from codecctl.config.schema import ValidateConfig
+from codecctl.evaluate.evaluation import Session
 from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.metrics.table import METRICS
-from codecctl.evaluate.report import ModelCard, write_report
-from codecctl.evaluate.session import Session
+from codecctl.evaluate.report.page import ModelCard, write_report
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import compare_requirements, verdict_of
 from codecctl.model.codec import Codec
+
+pytestmark = pytest.mark.slow
 
 CONFIG = ValidateConfig(metrics=(), opus_kbps=(6.0,), require={"snr_db": 2.0, "stoi": 0.9})
 

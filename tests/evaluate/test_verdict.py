@@ -2,9 +2,9 @@ import pytest
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import UsageError
-from codecctl.evaluate.baselines import has_opus
+from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.rendering import has_opus
 from codecctl.evaluate.result import Validation
-from codecctl.evaluate.session import Session
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import check_requirements, compare_requirements, verdict_of
 from codecctl.model.codec import Codec

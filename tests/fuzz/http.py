@@ -15,9 +15,8 @@ from unittest.mock import patch
 
 from codecctl.data.download.fetch import Fetcher
 from codecctl.data.download.remote import Address, Checksum, PermanentError, RemoteFile, TransientError
-from codecctl.data.download.retry import RetryPolicy
-from codecctl.data.download.sources.base import File, Query
-from codecctl.data.download.sources.mdc import BASE_VARIABLE, KEY_VARIABLE, MdcSource
+from codecctl.data.download.sources import BASE_VARIABLE, KEY_VARIABLE, File, MdcSource, Query
+from codecctl.data.download.web import RetryPolicy
 from tests.fuzz.harness import Target
 
 _DATA = b"RIFF" + bytes(range(256)) * 40

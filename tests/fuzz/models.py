@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from codecctl.config import Config
 from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
+from codecctl.config.schema import Config
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.load import export_codec
 from codecctl.model.codec import Codec

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.data.prepare import prepare
 from codecctl.inference.load import Codec
 from codecctl.train.callbacks import TrainingCallbacks

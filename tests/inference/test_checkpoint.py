@@ -13,10 +13,9 @@ from torch import Tensor
 
 from codecctl.config.model import ModelConfig, TransformConfig
 from codecctl.errors import CodecctlError
-from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.inference.checkpoint import Checkpoint, shell, write_checkpoint
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.inference.load import Codec, export_codec, save_codec
-from codecctl.inference.shapes import shell
 from codecctl.model import codec as model
 from tests.conftest import TINY_TRANSFORM
 
@@ -65,6 +64,7 @@ def test_weights_that_are_not_finite_are_refused_by_name(saved: Path, tmp_path: 
         Checkpoint.read(tmp_path / "x.pt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("section", "key", "value", "message"),
     [
@@ -85,6 +85,7 @@ def test_a_config_that_claims_too_much_is_refused_at_once(
     assert time.process_time() - started < 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["model", "weights", "step", "fingerprint", "checksum", "version"])
 @pytest.mark.parametrize("value", [None, "x", 3.5, [], {"x": 1}, {3: []}, torch.zeros(2)])
 def test_a_missing_or_odd_entry_is_one_line(saved: Path, tmp_path: Path, key: str, value: object) -> None:
@@ -142,5 +143,6 @@ def test_a_tensor_larger_than_its_storage_has_no_checksum() -> None:
         checksum(huge)
 
 
+@pytest.mark.slow
 def test_the_starter_is_a_name_a_codec_loads() -> None:
     assert isinstance(Codec.load("starter", "cpu").config.front, TransformConfig)

@@ -26,6 +26,7 @@ def checkpoint(tiny_codec: model.Codec, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_float32_loses_nothing(checkpoint: Path, tmp_path: Path, speech: Tensor) -> None:
     export_codec(Checkpoint.read(checkpoint), tmp_path / "codec.safetensors", "float32")
     before, after = Codec.load(checkpoint, "cpu"), Codec.load(tmp_path / "codec.safetensors", "cpu")
@@ -35,6 +36,7 @@ def test_float32_loses_nothing(checkpoint: Path, tmp_path: Path, speech: Tensor)
     assert after.fingerprint == before.fingerprint
 
 
+@pytest.mark.slow
 def test_gains_go_along_and_count_for_the_fingerprint(tiny_codec: model.Codec, tmp_path: Path, speech: Tensor) -> None:
     config = tiny_codec.config
     shaped = config.model_copy(update={"quantizer": config.quantizer.model_copy(update={"gain": True})})

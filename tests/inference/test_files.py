@@ -14,11 +14,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from codecctl.audio.files import find_audio, read_audio
-from codecctl.audio.mixdown import to_mono
+from codecctl.audio.files import find_audio, read_audio, to_mono
 from codecctl.audio.resample import resample
 from codecctl.bitstream import PackedReader, PackedWriter
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
 from codecctl.inference.containers import find_codes

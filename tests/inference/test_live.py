@@ -119,6 +119,7 @@ def test_garbage_is_refused(codec: Codec, garbage: bytes) -> None:
         decoded(codec, garbage)
 
 
+@pytest.mark.slow
 def test_a_stream_of_another_model_is_refused(packed: bytes) -> None:
     with pytest.raises(CodecctlError, match="made by the model"):
         decoded(Codec.load("starter", "cpu"), packed)

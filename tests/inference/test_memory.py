@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
 
@@ -40,6 +40,7 @@ def peak_mb(model: Path, folder: Path, seconds: int) -> float:
     return int(done.stdout) / (2**20 if sys.platform == "darwin" else 1024)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [300, pytest.param(1800, marks=pytest.mark.bench)])
 def test_memory_does_not_grow_with_the_file(tmp_path: Path, smoke_model: ModelConfig, seconds: int) -> None:
     save_codec(Codec(smoke_model), tmp_path / "smoke.pt")

@@ -24,6 +24,7 @@ def test_an_8_bit_product_of_a_frame_does_not_depend_on_the_other_frames() -> No
     assert not product(x)[:, 0].any()  # zeros stay zeros
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("precision", "least_db"), [("int8", 30), ("bfloat16", 45)])
 def test_the_decoded_audio_is_nearly_that_of_float32(speech: Tensor, precision: str, least_db: float) -> None:
     codec, other = Codec.load("starter", "cpu"), Codec.load("starter", "cpu")
@@ -35,11 +36,13 @@ def test_the_decoded_audio_is_nearly_that_of_float32(speech: Tensor, precision: 
     assert (other.encode(speech[..., :16000]) != codes).float().mean() < 0.1
 
 
+@pytest.mark.slow
 def test_auto_chooses_what_the_machine_can_compute() -> None:
     assert set_precision(Codec.load("starter", "cpu")) in ("float32", "bfloat16", "int8")
     assert set_precision(Codec.load("starter", "cpu").double()) == "float32"
 
 
+@pytest.mark.slow
 def test_an_unknown_precision_is_refused() -> None:
     with pytest.raises(UsageError, match="--precision int4: expected auto, float32, bfloat16, int8"):
         set_precision(Codec.load("starter", "cpu"), "int4")
@@ -47,6 +50,7 @@ def test_an_unknown_precision_is_refused() -> None:
         set_precision(Codec.load("starter", "cpu").double(), "int8")
 
 
+@pytest.mark.slow
 def test_the_tables_of_a_codec_that_is_made_in_inference_mode_are_made_once() -> None:
     """Their remaking would take ten times the time of a frame."""
     with torch.inference_mode():

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from codecctl.cli.main import run
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.data.download.corpus import read_complete
 from codecctl.data.download.recipes import read_recipes
 from codecctl.data.download.run import download

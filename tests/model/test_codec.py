@@ -7,8 +7,9 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
 from codecctl.config.model import ModelConfig, StridedConfig
+from codecctl.config.schema import Config
 from codecctl.errors import UsageError
 from codecctl.model.codec import Codec
 from codecctl.train.losses import ReconstructionLosses

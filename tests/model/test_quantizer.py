@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor
 
-from codecctl.config.schema import QuantizerConfig
+from codecctl.config.model import QuantizerConfig
 from codecctl.model.beam import smallest as smallest_of
 from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec
@@ -110,6 +111,7 @@ def test_dropped_codebooks_neither_learn_nor_lose(tiny_codec: Codec) -> None:
     assert torch.equal(quantizer.codebooks[1].codewords, before)
 
 
+@pytest.mark.slow
 def test_the_forward_pass_changes_no_buffer() -> None:
     quantizer = rvq(16, 16).train()
     before: list[Tensor] = [buffer.clone() for buffer in quantizer.buffers()]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import pytest
 import torch
 from torch import Tensor
 
+from codecctl.model import snake as module
 from codecctl.model.snake import Snake, snake_formula
 
 ROUNDING = {torch.bfloat16: 2e-2, torch.float32: 1e-5, torch.float64: 1e-12}
@@ -72,3 +75,14 @@ def test_frozen_alpha_passes_the_gradient_on() -> None:
     assert snake.alpha.grad is None
     assert x.grad is not None
     assert x.grad.abs().gt(0).any()
+
+
+def test_layers_of_all_widths_share_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of each pass. After eight kernels of a function the compiler makes no more."""
+    compiled = cache(partial(torch.compile, dynamic=True, backend="eager"))
+    monkeypatch.setattr(module, "fastest", lambda formula, x: compiled(formula))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for channels, length in ((64, 800), (32, 1600), (128, 400), (512, 33)):
+        Snake(channels)(torch.randn(2, channels, length, requires_grad=True)).sum().backward()
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

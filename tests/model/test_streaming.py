@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.inference.stream import StreamDecoder
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec

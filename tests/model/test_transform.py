@@ -103,3 +103,12 @@ def test_no_gradient_makes_the_latents_larger(fresh: Codec, speech: Tensor) -> N
         sums = part.square().sum(), part.abs().sum()
         larger, other = (torch.autograd.grad(x, weight, retain_graph=True)[0].abs().max() for x in sums)
         assert larger < 1e-6 * other
+
+
+def test_both_sides_are_float32_under_autocast(fresh: Codec, speech: Tensor) -> None:
+    audio = speech[..., : 40 * fresh.hop_length]
+    latents = fresh.encode_latents(audio)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(fresh.encode_latents(audio), latents)
+        decoded = fresh.decoder(latents)
+    assert torch.equal(decoded, fresh.decoder(latents))

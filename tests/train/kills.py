@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
 from tests.train.forks import fork_ranks

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
 from codecctl.model.quantizer import ResidualVectorQuantizer
-from codecctl.train import alarms, loop, rank_checks
+from codecctl.train import alarms, launch, loop
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
 from codecctl.train.signals import TimeLimit
@@ -133,7 +133,7 @@ def act(config: str, folder: Path, scenario: Callable[[int], list[str]], rank: i
     def watch(state: TrainState, *arguments: Any) -> Any:
         result = watched(state, *arguments)
         seen["skipped"] += [state.step] if result.skipped else []
-        seen["books"], seen["step"] = rank_checks._digest(state), state.step
+        seen["books"], seen["step"] = launch._digest(state), state.step
         return result
 
     loop.train_step = watch  # type: ignore[assignment]

@@ -12,6 +12,8 @@ from codecctl.train.bench import StepTimes, implied_assumptions, measure_steps
 from codecctl.train.plan import ASSUMPTIONS, Prediction
 from tests.train.tiny import ADVERSARIAL, tiny_config
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 CARD = StepTimes(
     device="Card", n_steps=40, seconds=3.0, audio_seconds=6.0, parts={}, host_wait_seconds=1.0,
@@ -19,7 +21,7 @@ CARD = StepTimes(
 )  # fmt: skip
 PREDICTION = Prediction(
     seconds_multiplying=0.5, seconds_moving=1.5, peak_bytes=9e9, card_bytes=1.1e10, audio_seconds=6.0, operations=1e12,
-    moved_bytes=1e12,
+    moved_bytes=1e12, seconds_launching=1.0,
 )  # fmt: skip
 
 
@@ -43,6 +45,7 @@ def test_an_assumption_that_explains_the_time_is_found() -> None:
     found = implied_assumptions(CARD, PREDICTION)
     assert found["share_of_peak"][1] == pytest.approx(ASSUMPTIONS.share_of_peak * 0.5 / 1.5)
     assert found["share_of_bandwidth"][1] == pytest.approx(ASSUMPTIONS.share_of_bandwidth * 1.5 / 2.5)
+    assert found["seconds_a_launch"][1] == pytest.approx(ASSUMPTIONS.seconds_a_launch * 3)
     assert found["fragmentation"] == (ASSUMPTIONS.fragmentation, 1.3)
     assert found["context_bytes"] == (ASSUMPTIONS.context_bytes, 5e8)
 
@@ -50,10 +53,12 @@ def test_an_assumption_that_explains_the_time_is_found() -> None:
 def test_an_assumption_that_cannot_explain_the_time_is_left_out() -> None:
     """The step is shorter than moving alone was to take: the share of the peak cannot be the reason."""
     assert implied_assumptions(replace(CARD, seconds=1.2), PREDICTION).keys() == {
-        "share_of_bandwidth", "fragmentation", "context_bytes",
+        "share_of_bandwidth", "seconds_a_launch", "fragmentation", "context_bytes",
     }  # fmt: skip
     without_speed = replace(PREDICTION, seconds_moving=None)
-    assert implied_assumptions(CARD, without_speed).keys() == {"fragmentation", "context_bytes"}
+    assert implied_assumptions(CARD, without_speed).keys() == {
+        "seconds_a_launch", "fragmentation", "context_bytes",
+    }  # fmt: skip
     assert implied_assumptions(replace(CARD, peak_bytes=None), PREDICTION) == {}
 
 

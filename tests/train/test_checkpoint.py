@@ -18,7 +18,8 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.load import Codec
@@ -107,6 +108,7 @@ def test_a_save_that_fails_leaves_the_old_file(state: TrainState, config: Config
     assert os.listdir(tmp_path) == ["last.pt"]
 
 
+@pytest.mark.slow
 def test_a_kill_during_a_save_leaves_a_whole_file(tmp_path: Path) -> None:
     name = next(name for name, _ in start_state(tiny_config(Path("unused")), CPU).codec.encoder.named_parameters())
     path = tmp_path / "last.pt"
@@ -133,6 +135,7 @@ def test_one_process_trains_in_a_folder_and_clears_up_after_the_dead(tmp_path: P
     assert not any(path.suffix for path in run.folder.iterdir())  # but its lease
 
 
+@pytest.mark.slow
 def test_older_checkpoints_are_kept_where_files_have_one_name_only(
     state: TrainState, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,32 +7,22 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import load_config
-from codecctl.config.schema import DataConfig
+from codecctl.config.load import load_config
 from codecctl.data.crops import Crops
-from codecctl.data.prepare import prepare
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.inference.load import Codec
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import train
 
 
-@pytest.fixture(scope="module")
-def speech_data(speech_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All the real speech there is, prepared."""
-    out = tmp_path_factory.mktemp("speech") / "data"
-    prepare([speech_folder], out, DataConfig())
-    return out
-
-
 @pytest.mark.slow
-def test_no_codebook_collapses(speech_data: Path, tmp_path: Path) -> None:
-    config = load_config("smoke", overrides=[f"data.path={speech_data}", "validate.n_utterances=1"])
+def test_no_codebook_collapses(prepared: Path, tmp_path: Path) -> None:
+    config = load_config("smoke", overrides=[f"data.path={prepared}", "validate.n_utterances=1"])
     run = train(config, tmp_path / "run", torch.device("cpu"), TrainingCallbacks(), stop_step=200)
 
     codec = Codec.load(run.last, "cpu")
     counter = CodebookCounter(codec.config.quantizer.codebook_sizes)
-    crops = Crops(speech_data, "train", 10 * 16000, seed=1)
+    crops = Crops(prepared, "train", 10 * 16000, seed=1)
     for step in range(30):
         counter.update(codec.encode(crops.batch(step, 1)))
     for number, stats in enumerate(counter.stats(), start=1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.errors import UsageError
 from codecctl.train.device import is_card, training_device
 

@@ -80,6 +80,7 @@ def test_a_batch_weighs_what_its_halves_do(judges: Discriminators, real: Tensor)
     torch.testing.assert_close(adversarial_loss(whole), sum(adversarial_loss(a) for a, _ in halves) / 2)
 
 
+@pytest.mark.slow
 def test_they_learn_to_tell_decoded_from_real(judges: Discriminators, real: Tensor) -> None:
     decoded = real + 0.05 * real.std() * torch.randn_like(real)
     optimizer = torch.optim.AdamW(judges.parameters(), lr=1e-2, betas=(0.8, 0.99))
@@ -93,6 +94,7 @@ def test_they_learn_to_tell_decoded_from_real(judges: Discriminators, real: Tens
     assert losses[-1] < 0.8 * losses[0]
 
 
+@pytest.mark.slow
 def test_a_codec_can_follow_their_gradient(judges: Discriminators, real: Tensor) -> None:
     """Down the feature loss alone, noise turns into something nearer to the features of speech."""
     decoded = (real.std() * torch.randn_like(real)).requires_grad_()
@@ -151,6 +153,7 @@ def test_bfloat16_changes_little(real: Tensor) -> None:
         torch.testing.assert_close(a.score, b.score.float(), rtol=0.1, atol=0.02)
 
 
+@pytest.mark.slow
 def test_the_production_size_can_be_planned_without_a_card() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         judges = Discriminators(AdversarialConfig())
@@ -160,6 +163,7 @@ def test_the_production_size_can_be_planned_without_a_card() -> None:
     assert [parameter.device.type for parameter in judges.parameters()].count("cuda") == len(list(judges.parameters()))
 
 
+@pytest.mark.slow
 def test_they_compile_as_one_graph(judges: Discriminators, real: Tensor) -> None:
     judges.all = judges.all[1:3]  # one of each kind
     compiled = torch.compile(judges, fullgraph=True, backend="aot_eager")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from functools import cache, partial
+
 import pytest
 import torch
 from torch import Tensor
 
-from codecctl.train.distance import l1_sums
+from codecctl.train import discriminators
+from codecctl.train.discriminators import l1_means
 
 
 def maps(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -17,29 +20,45 @@ def maps(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_sums_and_gradient_are_those_of_plain_torch(dtype: torch.dtype) -> None:
+def test_means_and_gradient_are_those_of_plain_torch(dtype: torch.dtype) -> None:
     target, x = maps(dtype)
     weights = torch.tensor([1.0, 2.0, -3.0])
-    sums = l1_sums(target, x)
-    assert sums.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
-    (sums[0] * weights).sum().backward()
+    means = l1_means(target, x)
+    assert means.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    (means[0] * weights).sum().backward()
     plain = x.detach().double().requires_grad_()
-    expected = torch.stack([(target.double() - plain).abs().sum((1, 2, 3)), target.double().abs().sum((1, 2, 3))])
+    expected = torch.stack([(target.double() - plain).abs().mean((1, 2, 3)), target.double().abs().mean((1, 2, 3))])
     (expected[0] * weights).sum().backward()
-    torch.testing.assert_close(sums.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(means.double(), expected, rtol=1e-6, atol=0)
     assert x.grad is not None
     assert x.grad.dtype == dtype
-    assert torch.equal(x.grad.double(), plain.grad)
+    torch.testing.assert_close(x.grad, plain.grad.to(dtype), rtol=torch.finfo(dtype).eps, atol=0)
 
 
 def test_gradient_is_the_derivative() -> None:
     target, x = maps(torch.float64)
-    assert torch.autograd.gradcheck(lambda x: l1_sums(target, x)[0], (x,))
+    assert torch.autograd.gradcheck(lambda x: l1_means(target, x)[0], (x,))
 
 
 def test_nothing_is_kept_but_the_maps() -> None:
     kept: list[Tensor] = []
     target, x = maps(torch.bfloat16)
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        l1_sums(target, x)
+        l1_means(target, x)
     assert {tensor.data_ptr() for tensor in kept} == {target.data_ptr(), x.data_ptr()}
+
+
+def test_maps_of_any_shape_and_order_share_one_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes seconds, and after eight kernels of a function the compiler makes no more."""
+    compiled = cache(partial(torch.compile, dynamic=True, backend="eager"))
+    monkeypatch.setattr(discriminators, "fastest", lambda formula, x: compiled(formula))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    for shape in ((4, 8, 9, 5), (4, 8, 3, 7), (4, 1, 9, 5), (4, 6, 30), (4, 16, 11, 2)):
+        for form in (torch.contiguous_format, torch.channels_last):
+            if len(shape) == 4 or form == torch.contiguous_format:
+                target, x = (torch.randn(shape).to(memory_format=form) for _ in range(2))
+                l1_means(target, x.requires_grad_())[0].sum().backward()
+                expected = (target - x).abs().flatten(1).mean(dim=1)
+                torch.testing.assert_close(l1_means(target, x)[0], expected)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2

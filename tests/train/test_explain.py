@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.train.explain import Explained, explain
 from codecctl.train.state import start_state
 from codecctl.train.step import at_full_weight, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 

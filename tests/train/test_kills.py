@@ -12,6 +12,8 @@ import pytest
 from tests.train.compare import assert_same_run
 from tests.train.tiny import ADVERSARIAL, tiny_yaml
 
+pytestmark = pytest.mark.slow
+
 # Logs, validations and saves fall on different steps: what is counted between them must survive, too.
 CHANGES = (
     *ADVERSARIAL, "train.n_steps=8", "train.log_every_steps=3", "train.validate_every_steps=4",
@@ -33,7 +35,6 @@ def kill_and_compare(prepared: Path, folder: Path, n_kills: int, seed: int, *cha
     return halves
 
 
-@pytest.mark.slow
 def test_killed_and_resumed_run_equals_an_uninterrupted_one(prepared: Path, tmp_path: Path) -> None:
     assert any(kill_and_compare(prepared, tmp_path, 2, 0))
 

@@ -22,8 +22,10 @@ from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import train
 from codecctl.train.state import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context, tiny_yaml
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
@@ -171,7 +173,6 @@ def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path) -> Non
     assert [line["step"] for line in saves if line["kind"] == "checkpoint" and line["save_seconds"] > 0] == [2, 6]
 
 
-@pytest.mark.slow
 def test_two_ranks_train_one_codec(prepared: Path, tmp_path: Path) -> None:
     """Two processes of half the batch, started by torchrun: the same gradient as one of the whole, and one set of
     codebooks."""

@@ -11,11 +11,13 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.train.memory import Costs, Footprint, measure_costs
 from codecctl.train.state import start_state
 from codecctl.train.step import at_full_weight, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
+
+pytestmark = pytest.mark.slow
 
 SMALL = tiny_config(Path("unused"), *ADVERSARIAL, "train.batch_size=4")
 LARGER = tiny_config(
@@ -51,14 +53,12 @@ def step_of(config: Config, costs: Costs) -> Footprint:
     return costs.late.of(config.train.batch_size, config.train.accumulate)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("config", [SMALL, LARGER], ids=["small", "larger"])
 def test_predicted_peak_is_that_of_the_allocator(config: Config, costs: Costs) -> None:
     costs = costs if config is SMALL else measure_costs(config)
     assert step_of(config, costs).peak == pytest.approx(measured_peak(config), rel=0.15)
 
 
-@pytest.mark.slow
 def test_accumulated_batches_keep_gradients_between_them() -> None:
     config = tiny_config(Path("unused"), "train.accumulate=3")
     cost = measure_costs(config).late
@@ -136,7 +136,7 @@ print(of_system("VmHWM") - before)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of a process")
 def test_predicted_peak_is_that_of_the_system(capsys: pytest.CaptureFixture[str]) -> None:
     """The resident memory of a fresh process, whose allocator hands back what it does not need."""
-    from codecctl.config import load_config
+    from codecctl.config.load import load_config
 
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", MEASURED_BY_THE_SYSTEM]

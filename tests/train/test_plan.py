@@ -13,15 +13,15 @@ import torch
 from pydantic import ValidationError
 
 from codecctl.cli.plan import describe
-from codecctl.config import load_config
-from codecctl.config.load import configs_folder
-from codecctl.config.schema import Section
+from codecctl.config.load import configs_folder, load_config
+from codecctl.config.model import Section
 from codecctl.train.memory import Costs, measure_costs
 from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
-from codecctl.train.preflight import checkpoint_bytes
-from codecctl.train.setup import open_crops
+from codecctl.train.setup import checkpoint_bytes, open_crops
 from codecctl.train.state import start_state
 from tests.train.tiny import ADVERSARIAL, tiny_config
+
+pytestmark = pytest.mark.slow
 
 CARD = "train.gpu={{name: Tiny, memory_gb: {}, price_per_hour_usd: 2, peak_tflops: 1, bandwidth_gb_per_second: 1}}"
 FIRST_EPOCH = [*ADVERSARIAL, "train.adversarial.start_epoch=1"]
@@ -108,6 +108,7 @@ def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
     assert (late.seconds_multiplying, late.seconds_moving) == pytest.approx(
         (late.operations / 0.25e12, late.moved_bytes / 0.8e9)  # float32: half of half
     )
+    assert late.seconds == max(late.seconds_multiplying + late.seconds_moving, late.seconds_launching)
     assert early.seconds
     assert late.seconds
     assert plan.hours == pytest.approx((n_early * early.seconds + (1000 - n_early) * late.seconds) / 3600)

@@ -10,15 +10,16 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
-from codecctl.train.preflight import checkpoint_bytes, preflight
-from codecctl.train.setup import open_crops
+from codecctl.train.setup import checkpoint_bytes, open_crops, preflight
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 
@@ -110,7 +111,7 @@ def test_no_room_for_checkpoints_stops_before_the_folder_changes(
 
 
 def test_too_few_loader_threads_are_reported() -> None:
-    from codecctl.train.preflight import _loader
+    from codecctl.train.setup import _loader
 
     assert _loader(0.9, 0.5, 1).endswith("data.n_workers=1 is too few; raise it, or use a faster disk")
     assert _loader(0.9, 0.5, 2).endswith("data.n_workers=2 keeps up")

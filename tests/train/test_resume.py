@@ -9,15 +9,18 @@ from typing import Any
 import pytest
 import torch
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 from tests.train.compare import assert_same_run, logged
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 

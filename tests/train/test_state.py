@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from codecctl.config import Config, parse_config
-from codecctl.config.schema import ModelConfig, TrainConfig
+from codecctl.config.load import parse_config
+from codecctl.config.model import ModelConfig
+from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
 from codecctl.train.state import follow, make_optimizer, schedule, start_state, step_generator
 
@@ -47,6 +48,7 @@ def test_only_matrices_and_kernels_decay(tiny_codec: Codec) -> None:
     assert not any(name.endswith(("bias", "_scale", "alpha", "original0")) for name in decayed)
 
 
+@pytest.mark.slow
 def test_the_seed_makes_the_codec_and_leaves_the_world_alone(tiny: ModelConfig) -> None:
     def weights(seed: int) -> torch.Tensor:
         config = Config(model=tiny, train=TrainConfig(seed=seed))

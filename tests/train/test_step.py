@@ -12,9 +12,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train import step
+from codecctl.train.discriminators import Discriminators
 from codecctl.train.state import TrainState, start_state
 from codecctl.train.step import (
     StepContext,
@@ -84,7 +86,7 @@ def test_discriminators_get_heard_seconds_of_each_crop(crops: Tensor) -> None:
     assert state.discriminators is not None
     state.discriminators.register_forward_pre_hook(lambda _, inputs: heard.append(tuple(inputs[0].shape)))
     train_step(state, [crops], context, config)
-    assert heard == [(2, 1, 800)] * 3  # the original once, the decoded crop to learn and to judge
+    assert heard == [(4, 1, 800), (2, 1, 800)]  # original and decoded crops to learn, the decoded ones to judge
     starts = {draw_stretch(config, step, 3200).start for step in range(400)}
     assert min(starts) < 50
     assert 2350 < max(starts) <= 2400
@@ -94,15 +96,22 @@ def gradients_of(module: torch.nn.Module) -> list[Tensor]:
     return [parameter.grad.clone() for parameter in module.parameters() if parameter.grad is not None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_features_of_real_audio_computed_once_give_the_same_gradients_bit_for_bit(
     crops: Tensor, accumulate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def anew(audio: Tensor, decoded: Tensor, discriminators: Discriminators, fabric: Fabric, *_: Any) -> Any:
+        """The judgements of the same batch once more."""
+        with torch.no_grad():
+            judged = discriminators(torch.cat([audio, decoded]))
+        return adversarial_losses(audio, decoded, discriminators, fabric, [both.halves()[0] for both in judged])
+
     config = tiny_config(Path("unused"), *ADVERSARIAL)
     found = []
     for is_shared in (True, False):
         if not is_shared:
-            monkeypatch.setattr(step, "adversarial_losses", lambda *arguments: adversarial_losses(*arguments[:-1]))
+            monkeypatch.setattr(step, "adversarial_losses", anew)
         state = start_state(config, CPU, steps_per_epoch=1)
         batches, context = list(crops.chunk(accumulate)), tiny_context(state, config)
         gradients(plan_step(at_full_weight(state, config), batches, context, config), batches, context, config)
@@ -145,6 +154,7 @@ TRANSFORM = (f"model.front={FRONT}", "model.quantizer.gain=true")
 EVERY_LOSS = tuple(f"loss.{n}_weight=1" for n in ("average_spectrum", "complex", "repetition"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", [("model.quantizer.beam_width=4",), TRANSFORM + EVERY_LOSS])
 def test_ten_steps_read_no_value_on_the_host(crops: Tensor, changes: tuple[str, ...]) -> None:
     config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.heard_seconds=0.05", *changes)
@@ -207,6 +217,7 @@ def test_step_result(state: TrainState, crops: Tensor, context: StepContext, con
     assert not torch.equal(before, after)
 
 
+@pytest.mark.slow
 def test_the_same_step_twice_is_the_same_step(crops: Tensor, config: Config) -> None:
     states = [start_state(config, CPU) for _ in range(2)]
     for state in states:

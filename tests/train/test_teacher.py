@@ -17,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 from transformers import HubertConfig, HubertModel, Wav2Vec2FeatureExtractor, WavLMConfig, WavLMModel
 
-from codecctl.config.model import StridedConfig
-from codecctl.config.schema import ModelConfig, SemanticConfig
+from codecctl.config.model import ModelConfig, StridedConfig
+from codecctl.config.schema import SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.model.codec import Codec
 from codecctl.train.teacher import SemanticHead, Teacher, first_codebook, semantic_loss
@@ -121,6 +121,7 @@ def test_the_transformer_keeps_the_frames_in_place(local_teacher: Teacher) -> No
     assert moved.argmax() == 30
 
 
+@pytest.mark.slow
 def test_targets_have_the_shape_of_our_frames(teacher: Teacher, codec: Codec) -> None:
     for n_samples in (1, HOP - 1, HOP, 10 * HOP + 7):
         audio = torch.randn(2, 1, n_samples)
@@ -196,6 +197,7 @@ def test_the_semantic_loss_is_its_equation() -> None:
     assert silent.grad.isfinite().all()
 
 
+@pytest.mark.slow
 def test_semantic_gradient_reaches_the_encoder(codec: Codec, teacher: Teacher, voices: Tensor) -> None:
     output = codec(voices)
     codewords = first_codebook(codec.quantizer, output.latents, output.codes)

@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.train import throughput, timer
-from codecctl.train.throughput import Clock
-from codecctl.train.timer import PartTimer, backward_part, part
+from codecctl.train import timer
+from codecctl.train.timer import Clock, PartTimer, backward_part, part
 
 CPU = torch.device("cpu")
 Pass = Callable[[float], None]
@@ -24,8 +23,7 @@ def seconds_pass(monkeypatch: pytest.MonkeyPatch) -> Pass:
     def advance(seconds: float) -> None:
         now[0] += seconds
 
-    for module in (throughput, timer):
-        monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(timer.time, "perf_counter", lambda: now[0])
     return advance
 
 

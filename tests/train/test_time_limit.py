@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from codecctl.config import Config
+from codecctl.config.schema import Config
 from codecctl.errors import UsageError
 from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint
@@ -20,8 +20,10 @@ from codecctl.train.checkpoint import Run
 from codecctl.train.loop import resume, train
 from codecctl.train.signals import TimeLimit
 from codecctl.train.step import StepResult
-from codecctl.train.throughput import Throughput
+from codecctl.train.timer import Throughput
 from tests.train.tiny import tiny_config
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 

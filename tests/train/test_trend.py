@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from codecctl.train.trend import trend
+from codecctl.train.alarms import trend
 
 NAN = math.nan
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import torch
 
-from codecctl.config import Config, dump_config, load_config
+from codecctl.config.load import dump_config, load_config
+from codecctl.config.schema import Config
 from codecctl.train.device import make_fabric
 from codecctl.train.setup import wrap
 from codecctl.train.state import TrainState

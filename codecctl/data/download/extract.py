@@ -122,29 +122,25 @@ def _unpack_tar(archive: Path, folder: Path, guard: _Guard, advance: Callable[[i
                 advance(raw.tell())
         while end.read(_BLOCK_BYTES):  # the checksum of the compressed stream is at its end
             pass
-        if plain is raw and not end.is_clean:
+        if plain is raw and end.tail != bytes(512):
             raise EOFError("it ends in the middle")
         advance(raw.tell())
 
 
 class _End:
-    """Reads through, and remembers whether the stream ended as a tar must: on zeros.
+    """Reads through, and keeps the last bytes in `tail`: a tar ends on zeros.
 
     An uncompressed tar that was cut between two entries shows it in no other way.
     """
 
     def __init__(self, source: IO[bytes]) -> None:
         self._source = source
-        self._tail = b""
+        self.tail = b""
 
     def read(self, n_bytes: int = -1) -> bytes:
         data = self._source.read(n_bytes)
-        self._tail = (self._tail + data[-512:])[-512:]
+        self.tail = (self.tail + data[-512:])[-512:]
         return data
-
-    @property
-    def is_clean(self) -> bool:
-        return self._tail == bytes(512)
 
 
 def _unpack_zip(archive: Path, folder: Path, guard: _Guard, advance: Callable[[int], None]) -> None:

@@ -14,9 +14,8 @@ from codecctl.data.download.disk import Reservations, is_full
 from codecctl.data.download.part import Digests, Part, sidecar_of
 from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, Stopped
-from codecctl.data.download.retry import RetryPolicy
 from codecctl.data.download.transfer import Transfer, check_content
-from codecctl.data.download.web import open_client
+from codecctl.data.download.web import RetryPolicy, open_client
 from codecctl.errors import CodecctlError
 
 FILES_AT_ONCE = 4
@@ -154,15 +153,7 @@ class Fetcher:
     def _fetch_from(self, address: Address, file: RemoteFile, target: Path) -> FetchedFile:
         with self._host_limit(address.host), Part(target, file) as part:
             part.recount(self.check_stop)
-            transfer = Transfer(
-                self.client,
-                file,
-                address,
-                part,
-                progress=self.progress,
-                reservations=self._reservations,
-                check_stop=self.check_stop,
-            )
+            transfer = Transfer(self.client, file, address, part, self.progress, self._reservations, self.check_stop)
             return self.persist(transfer.attempt, host=address.host)
 
     def _check_existing(self, file: RemoteFile, target: Path) -> FetchedFile:

@@ -17,7 +17,7 @@ from typing import Any, Self
 
 import httpx2
 
-from codecctl.config.section import Count
+from codecctl.config.model import Count
 from codecctl.data.download.remote import Address, RemoteFile
 from codecctl.files import read_json, sync, write_json
 

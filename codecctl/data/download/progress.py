@@ -1,4 +1,4 @@
-"""How a download reports its progress."""
+"""How a download reports its progress. The command line imports this at its start, and nothing else of a download."""
 
 from __future__ import annotations
 

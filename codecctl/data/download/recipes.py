@@ -8,27 +8,98 @@ source), T (third party), D (derived), U (unverified). Only facts that are V are
 from __future__ import annotations
 
 import difflib
+import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from codecctl.config.load import configs_folder, read_yaml
-from codecctl.config.schema import Section
-from codecctl.data.download.layout import Layout
-from codecctl.data.download.sources.base import ALGORITHMS, File
-from codecctl.data.download.sources.http import HttpSource
-from codecctl.data.download.sources.hub import HubSource
-from codecctl.data.download.sources.manual import ManualSource
-from codecctl.data.download.sources.mdc import MdcSource
+from codecctl.audio.files import AUDIO_SUFFIXES
+from codecctl.config.load import configs_folder, first_problem, read_yaml
+from codecctl.config.model import Section
+from codecctl.data.download.sources import ALGORITHMS, File, HttpSource, HubSource, ManualSource, MdcSource
 from codecctl.errors import ConfigError, UsageError
 
+_HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # and the forks that macOS puts into archives
 Status = Literal["V", "T", "D", "U"]
-# A new kind of source is one file in sources/ and one row here.
+# A new kind of source is one class in sources.py and one row here.
 Source = Annotated[HttpSource | HubSource | MdcSource | ManualSource, Field(discriminator="kind")]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class Table(Section):
+    """A text file with a line a recording."""
+
+    path: str = Field(description="glob below the corpus' folder")
+    key: str = Field(description="the column that names the recording, with or without folder and suffix")
+    columns: tuple[str, ...] | None = Field(None, description="their names, if there is no header line")
+    delimiter: str = Field("\t", description="the last column takes the rest of the line")
+    speaker: str | None = Field(None, description="column")
+    language: str | None = Field(None, description="column")
+    text: str | None = Field(None, description="column")
+
+
+class Parquet(Section):
+    """Parquet files that contain the audio's bytes. Of several column names the first that is there counts."""
+
+    path: str = Field(description="glob below the corpus' folder")
+    audio: tuple[str, ...] = Field(("audio",), min_length=1)
+    speaker: tuple[str, ...] = ()
+    language: tuple[str, ...] = ()
+    text: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        return {"audio": self.audio, "speaker": self.speaker, "language": self.language, "text": self.text}
+
+
+class Layout(Section):
+    """Where audio files are, and how speaker, language and transcript follow."""
+
+    audio: str | None = Field(None, description="glob below the corpus' folder")
+    pattern: str | None = Field(None, description="regex on the path: groups speaker, language, utterance, split")
+    transcript: str | None = Field(
+        None, description="path of a text file per utterance, with {speaker} and {utterance}"
+    )
+    table: Table | None = None
+    parquet: Parquet | None = None
+    speaker: str | None = Field(None, description="of a corpus with one speaker")
+    sample_rate: int | None = Field(None, gt=0, description="Hz, nominal")
+    raw_pcm: bool = Field(False, description="headerless mono 16-bit little-endian samples at sample_rate")
+    lossy: str | None = Field(None, description="codec that all recordings went through")
+
+    @model_validator(mode="after")
+    def _check(self) -> Layout:
+        if (self.audio is None) == (self.parquet is None):
+            raise ValueError("expected either 'audio' or 'parquet', where the recordings are")
+        if self.raw_pcm and self.sample_rate is None:
+            raise ValueError("raw_pcm: headerless samples need their sample_rate")
+        if self.pattern is not None:
+            re.compile(self.pattern)
+        return self
+
+    def find_recordings(self, folder: Path) -> list[Path]:
+        """The audio or Parquet files of a corpus, sorted: those of the glob, or by suffix if it matches none.
+
+        Raises `OSError` if a folder cannot be listed.
+        """
+        for _ in os.walk(folder, onerror=_raise):  # `glob` skips what it cannot list
+            pass
+        suffixes = {".parquet"} if self.parquet else AUDIO_SUFFIXES
+        found = glob_files(folder, self.parquet.path if self.parquet else self.audio or "")
+        return found or [path for path in glob_files(folder, "**/*") if path.suffix.lower() in suffixes]
+
+
+def glob_files(folder: Path, pattern: str) -> list[Path]:
+    """Sorted, without hidden ones."""
+    found = (path for path in folder.glob(pattern) if path.is_file())
+    return sorted(path for path in found if not _HIDDEN.search(path.relative_to(folder).as_posix()))
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
 
 
 class Licence(Section):
@@ -126,14 +197,9 @@ class Corpus(Section):
         return self.source.n_bytes
 
 
-def recipes_folder() -> Path:
-    """Of the shipped recipes."""
-    return configs_folder() / "datasets"
-
-
-def read_recipes(folder: Path | None = None) -> list[Corpus]:
+def read_recipes() -> list[Corpus]:
     """Every corpus of every recipe, sorted by file and part. Raises `ConfigError`."""
-    paths = sorted((folder or recipes_folder()).glob("*.yaml"))
+    paths = sorted((configs_folder() / "datasets").glob("*.yaml"))
     return [corpus for path in paths for corpus in read_recipe(path)]
 
 
@@ -159,7 +225,8 @@ def choose(
 
     Without names: every enabled one that fits. Raises `UsageError` for an unknown name.
     """
-    chosen = [corpus for name in names for corpus in _named(corpora, name)] if names else _enabled(corpora)
+    enabled = [corpus for corpus in corpora if corpus.enabled]
+    chosen = [corpus for name in names for corpus in _named(corpora, name)] if names else enabled
     if tiers:
         chosen = [corpus for corpus in chosen if corpus.tier in tiers]
     if languages:
@@ -171,17 +238,13 @@ def _named(corpora: Sequence[Corpus], name: str) -> list[Corpus]:
     if name.endswith((".yaml", ".yml")):
         return read_recipe(Path(name))
     exact = [corpus for corpus in corpora if corpus.name == name]
-    family = [corpus for corpus in _enabled(corpora) if corpus.name.startswith(f"{name}-")]
+    family = [corpus for corpus in corpora if corpus.enabled and corpus.name.startswith(f"{name}-")]
     if not exact and not family:
         names = [corpus.name for corpus in corpora]
         near = difflib.get_close_matches(name, names, n=3, cutoff=0.4)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise UsageError(f"no corpus '{name}'{hint} (`codecctl download --list` shows all corpora)")
     return exact or family
-
-
-def _enabled(corpora: Iterable[Corpus]) -> list[Corpus]:
-    return [corpus for corpus in corpora if corpus.enabled]
 
 
 def _states(layout: Layout, what: Literal["speaker", "language"]) -> bool:
@@ -211,37 +274,4 @@ def _parse(values: dict[str, Any], *, source: str) -> Corpus:
     try:
         return Corpus.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{source}: {first_problem(error)}") from None
-
-
-def first_problem(error: ValidationError) -> str:
-    """The first problem, by its dotted key, on one line."""
-    problems = error.errors(include_url=False)
-    # A mistyped key is also reported as missing; the mistyped one helps more.
-    first = next((problem for problem in problems if problem["type"] == "extra_forbidden"), problems[0])
-    sections = set(_sections(Corpus))
-    kinds = {
-        kind
-        for section in sections
-        if "kind" in section.model_fields
-        for kind in get_args(section.model_fields["kind"].annotation)
-    }
-    key = ".".join(str(part) for part in first["loc"] if part not in kinds) or "recipe"
-    if first["type"] == "extra_forbidden":
-        keys = sorted({name for section in sections for name in section.model_fields})
-        near = difflib.get_close_matches(str(first["loc"][-1]), keys, n=1, cutoff=0.5)
-        return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    message = first["msg"].removeprefix("Value error, ")
-    return f"{key}: {message[:1].lower()}{message[1:]}"
-
-
-def _sections(annotation: Any) -> Iterator[type[Section]]:
-    """The sections in a type and, recursively, in their fields."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        yield annotation
-        for field in annotation.model_fields.values():
-            yield from _sections(field.annotation)
-    for argument in get_args(annotation):
-        yield from _sections(argument)
+        raise ConfigError(f"{source}: {first_problem(error, Corpus)}") from None

@@ -15,16 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from codecctl.config.section import Count, Section
-from codecctl.data.download.corpus import MARKER_NAME, Marker, read_complete
+from codecctl.config.model import Count, Section
+from codecctl.data.download.corpus import MARKER_NAME, Marker, agree, check_room, make_plan, read_complete
 from codecctl.data.download.extract import unpack
 from codecctl.data.download.fetch import Fetcher
-from codecctl.data.download.plan import agree, check_room, make_plan
 from codecctl.data.download.progress import Progress
 from codecctl.data.download.recipes import Corpus, Licence, Source
 from codecctl.data.download.remote import FetchedFile, PermanentError, RemoteFile, Stopped
-from codecctl.data.download.retry import RetryPolicy
-from codecctl.data.download.sources.base import Listing, Query
+from codecctl.data.download.sources import Listing, Query
+from codecctl.data.download.web import RetryPolicy
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import read_json, write_json
 from codecctl.lock import Lease, LeaseTiming
@@ -73,14 +72,7 @@ def download(
     check_room([plan for plan in make_plan(corpora, root) if not plan.done], root)
     outcomes = []
     for corpus in corpora:
-        job = _Job(
-            corpus,
-            root,
-            pins.get(corpus.name),
-            progress=progress or Progress(),
-            policy=policy,
-            timing=timing or LeaseTiming(),
-        )
+        job = _Job(corpus, root, pins.get(corpus.name), progress or Progress(), policy, timing or LeaseTiming())
         try:
             if read_complete(job.folder) is None:
                 agree(corpus.licence, root, accepted, ask)
@@ -135,7 +127,6 @@ class _Job:
         corpus: Corpus,
         root: Path,
         pin: str | None,
-        *,
         progress: Progress,
         policy: RetryPolicy | None,
         timing: LeaseTiming,
@@ -151,24 +142,24 @@ class _Job:
     def run(self) -> Outcome:
         if (marker := self._find_marker()) is not None:
             return self._outcome(marker, "already there")
-        fetcher = Fetcher(progress=self._progress, policy=self._policy)
+        fetcher, gate = Fetcher(progress=self._progress, policy=self._policy), self._corpus.gate
+
+        def report(holder: str) -> None:
+            self._progress.say(f"{self.folder}: {holder} works there; waiting for it to finish")
+
         try:
-            with Lease(self.folder, on_wait=self._report_waiting, on_lost=fetcher.stop, timing=self._timing):
+            with Lease(self.folder, on_wait=report, on_lost=fetcher.stop, timing=self._timing):
                 if (marker := self._find_marker()) is not None:  # another process has finished it meanwhile
                     return self._outcome(marker, "already there")
                 (self.folder / MARKER_NAME).unlink(missing_ok=True)
                 self._lock = _read_lock(self._lock_path)
-                return self._run(fetcher)
+                if self._corpus.source.is_manual and gate and not self._corpus.layout.find_recordings(self.folder):
+                    return Outcome(self._corpus, self.folder, "by hand", steps=gate.steps)
+                return self._outcome(self._finish(*self._fetch(fetcher)), "downloaded")
         except Stopped:
             raise CodecctlError(f"{self.folder}: another process took over; run the same command again") from None
         finally:
             fetcher.close()
-
-    def _run(self, fetcher: Fetcher) -> Outcome:
-        gate = self._corpus.gate
-        if self._corpus.source.is_manual and gate and not self._corpus.layout.find_recordings(self.folder):
-            return Outcome(self._corpus, self.folder, "by hand", steps=gate.steps)
-        return self._outcome(self._finish(*self._fetch(fetcher)), "downloaded")
 
     def _fetch(self, fetcher: Fetcher) -> tuple[tuple[FetchedFile, ...], str | None]:
         """The files, from the source or its fallback, and their pin."""
@@ -186,8 +177,10 @@ class _Job:
         unverified = {file.name for file in listing.files if not file.hash_is_known}
 
         def on_arrival(fetched: FetchedFile) -> None:
-            if fetched.name in unverified:
-                self._lock_hash(fetched)
+            """Record the hash of a first download."""
+            if fetched.name in unverified and fetched.name not in self._lock.files:
+                seen = _Seen(sha256=fetched.sha256, bytes=fetched.bytes, host=fetched.host, first_seen=_now())
+                self._write_lock({"files": {**self._lock.files, fetched.name: seen}})
 
         missing = [file for file in listing.files if file.name not in there]
         for fetched in fetcher.fetch_all(missing, self.folder, on_arrival=on_arrival):
@@ -198,13 +191,8 @@ class _Job:
     def _list(self, source: Source, fetcher: Fetcher) -> Listing:
         """The files of a source, with the hashes and the pin of the first download where none are published."""
         verified = self._corpus.verified
-        query = Query(
-            client=fetcher.client,
-            pin=self._pin,
-            first_pin=self._lock.revision,
-            sizes_verified=verified.bytes == "V",
-            hashes_verified=verified.checksum == "V",
-        )
+        is_certain = (verified.bytes == "V", verified.checksum == "V")
+        query = Query(fetcher.client, self._pin, self._lock.revision, *is_certain)
         listing = fetcher.persist(lambda: source.list_files(query))
         if listing.keep_pin:
             self._write_lock({"revision": listing.pin})
@@ -271,19 +259,10 @@ class _Job:
         n_bytes = sum(file.bytes for file in marker.files)
         return Outcome(self._corpus, self.folder, state, n_bytes=n_bytes, n_audio_files=marker.n_audio_files)
 
-    def _lock_hash(self, fetched: FetchedFile) -> None:
-        """Record the hash of a first download."""
-        if fetched.name not in self._lock.files:
-            seen = _Seen(sha256=fetched.sha256, bytes=fetched.bytes, host=fetched.host, first_seen=_now())
-            self._write_lock({"files": {**self._lock.files, fetched.name: seen}})
-
     def _write_lock(self, more: Mapping[str, object]) -> None:
         with self._writing:
             self._lock = self._lock.model_copy(update=more)
             write_json(self._lock_path, self._lock.model_dump(mode="json"))
-
-    def _report_waiting(self, holder: str) -> None:
-        self._progress.say(f"{self.folder}: {holder} works there; waiting for it to finish")
 
 
 def _now() -> str:

@@ -30,7 +30,6 @@ class Transfer:
         file: RemoteFile,
         address: Address,
         part: Part,
-        *,
         progress: Progress,
         reservations: Reservations,
         check_stop: Callable[[], None],
@@ -64,12 +63,9 @@ class Transfer:
             self._part.restart()  # its two halves may be of different files
             return self.attempt()
         self._part.publish()
+        sha256, host = self._part.digests.value(), self._address.host
         return FetchedFile(
-            name=self._file.name,
-            bytes=self._part.n_bytes,
-            sha256=self._part.digests.value(),
-            host=self._address.host,
-            into=self._file.into,
+            name=self._file.name, bytes=self._part.n_bytes, sha256=sha256, host=host, into=self._file.into
         )
 
     def _request(self) -> None:

@@ -7,7 +7,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from codecctl.audio.files import STRETCH, Audio
+from codecctl.audio import Audio
+from codecctl.audio.files import STRETCH
 from codecctl.config.schema import DataConfig
 from codecctl.data.manifest import SAMPLE_RATE
 

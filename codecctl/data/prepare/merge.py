@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ import numpy as np
 
 from codecctl.config.schema import DataConfig
 from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, parse_utterance, read_manifest, to_line
-from codecctl.data.prepare.splits import Group, assign_splits
 from codecctl.data.prepare.units import UnitFiles
 from codecctl.data.shards import ROW, Index, read_about, write_index
 from codecctl.data.tables import read_records
@@ -25,10 +26,6 @@ _MOST_NAMED = 3  # recordings in a note
 _LASTING = ("n_utterances", "n_rejected", "seconds", "seconds_by", "rejected")  # in report.json
 
 
-def _seconds_by() -> dict[str, dict[str, float]]:
-    return {key: defaultdict(float) for key in (*_REPORTED, "bandwidth", "level")}
-
-
 @dataclass
 class PrepareReport:
     """What a prepared folder holds, and what was rejected."""
@@ -38,7 +35,9 @@ class PrepareReport:
     seconds: float = 0.0
     # split, dataset, language, speaker, licence -> name -> seconds, "unknown" where a source does not state it;
     # bandwidth, level -> a range such as "7 to 8 kHz" -> seconds, in rising order
-    seconds_by: dict[str, dict[str, float]] = field(default_factory=_seconds_by)
+    seconds_by: dict[str, dict[str, float]] = field(
+        default_factory=lambda: {key: defaultdict(float) for key in (*_REPORTED, "bandwidth", "level")}
+    )
     rejected: Counter[str] = field(default_factory=Counter)  # reason -> recordings
     notes: list[str] = field(default_factory=list)  # lines on what was found and how lists matched
     n_units_done: int = 0  # in this run
@@ -182,19 +181,13 @@ def _count(report: PrepareReport, utterance: Utterance) -> None:
     report.seconds_by["level"][f"{level_db} to {level_db + 10} dB"] += utterance.seconds
 
 
-class _Numbers(dict[Any, int]):
-    """Numbers names in the order in which they come."""
-
-    def __missing__(self, name: Any) -> int:
-        self[name] = len(self)
-        return self[name]
-
-
 class _RowCollector:
     """Utterances -> the index."""
 
     def __init__(self) -> None:
-        self._names = {key: _Numbers() for key in ("shard", "dataset", "language", "licence", "speaker")}
+        names = ("shard", "dataset", "language", "licence", "speaker")
+        # Each name is numbered when it first comes.
+        self._names: dict[str, dict[Any, int]] = {key: defaultdict(itertools.count().__next__) for key in names}
         self._parts: list[np.ndarray[Any, np.dtype[np.void]]] = []
         self._rows: list[tuple[Any, ...]] = []
 
@@ -216,3 +209,56 @@ class _RowCollector:
         self._pack()
         names = {key: tuple(numbers) for key, numbers in self._names.items()}
         return Index(np.concatenate(self._parts), names["shard"], names["dataset"], names["language"], names["licence"])
+
+
+@dataclass
+class Group:
+    """What must not be divided between the splits: a speaker, or one utterance whose speaker is unknown."""
+
+    language: str | None
+    seconds: float = 0.0
+
+
+def assign_splits(
+    groups: Mapping[str, Group], *, seed: int, share: float, before: Mapping[str, Split] | None = None
+) -> dict[str, Split]:
+    """A split for each group: validation for about `share` of them, by a hash of (seed, group).
+
+    Where the hash selects no group of a language for validation, its smallest one is taken if it has two or more, so
+    that every language with two speakers is validated. Groups in `before`, from earlier runs, keep their split.
+    """
+    before = before or {}
+    splits: dict[str, Split] = {
+        name: before.get(name) or ("validation" if _uniform(seed, name) < share else "train") for name in sorted(groups)
+    }
+    if share <= 0 or not groups:
+        return splits
+    by_language = defaultdict(list)
+    for name in splits:
+        by_language[groups[name].language].append(name)
+    for names in by_language.values():
+        _move_one(names, splits, groups, before, to="validation")
+    _move_one(list(splits), splits, groups, before, to="validation")
+    _move_one(list(splits), splits, groups, before, to="train")
+    return splits
+
+
+def _move_one(
+    names: Sequence[str],
+    splits: dict[str, Split],
+    groups: Mapping[str, Group],
+    before: Mapping[str, Split],
+    *,
+    to: Split,
+) -> None:
+    """If the split `to` has none of two or more groups, move one of the new ones there: the smallest, or the largest
+    for training."""
+    new = sorted((name for name in names if name not in before), key=lambda name: (groups[name].seconds, name))
+    if new and (len(names) > 1 or to == "train") and all(splits[name] != to for name in names):
+        splits[new[-1] if to == "train" else new[0]] = to
+
+
+def _uniform(seed: int, name: str) -> float:
+    """A number in [0, 1) that follows from both."""
+    digest = blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64

@@ -29,20 +29,37 @@ def items_of_parquet(
     language and text, of which the first that is there counts; without it the usual names are tried.
     """
     place = path.relative_to(folder).as_posix()
-    dataset = known["dataset"]
+    dataset, number = known["dataset"], 0
     try:
-        for row in _rows(path, columns or {**COLUMNS, "audio": _AUDIO}):
-            stated = {**known, **{name: row[name] for name in _STATED if row.get(name)}}
-            mark = f"#{row['number']:07d}"
-            yield AudioItem(
-                place=place + mark,
-                id=f"{stated['dataset']}/{place.removesuffix('.parquet')}{mark}",
-                lossy=lossy,
-                modified_ns=size_and_time(path)[1],
-                file=place,
-                **{name: row[name] for name in ("n_bytes", "row_group", "row", "column")},
-                **stated,
-            )
+        file, usual = _open(path), {**COLUMNS, "audio": _AUDIO}
+        names: dict[str, Sequence[str]] = {**usual}
+        if columns:
+            names = {"dataset": usual["dataset"], "licence": usual["licence"], **columns}
+        there = file.schema_arrow.names
+        if (audio := find_column(names["audio"], there)) is None:
+            expected = ", ".join(names["audio"])
+            raise CodecctlError(f"{path}: no column of audio; expected one of {expected} among {', '.join(there)}")
+        stating = {ours: name for ours in _STATED if (name := find_column(names.get(ours, ()), there))}
+        for group in range(file.num_row_groups):
+            about = file.metadata.row_group(group)
+            cells = _read(file, path, group, sorted(set(stating.values()))) if stating else {}
+            for row in range(about.num_rows):
+                stated = {ours: cells[name][row] for ours, name in stating.items()}
+                stated = {**known, **{ours: str(cell) for ours, cell in stated.items() if cell not in (None, "")}}
+                mark = f"#{number:07d}"
+                yield AudioItem(
+                    place=place + mark,
+                    id=f"{stated['dataset']}/{place.removesuffix('.parquet')}{mark}",
+                    lossy=lossy,
+                    n_bytes=about.total_byte_size // about.num_rows,
+                    modified_ns=size_and_time(path)[1],
+                    file=place,
+                    row_group=group,
+                    row=row,
+                    column=audio,
+                    **stated,
+                )
+                number += 1
     except UsageError:
         raise  # pyarrow is missing
     except CodecctlError as error:
@@ -57,27 +74,6 @@ def read_row_group(path: Path, row_group: int, column: str) -> list[tuple[bytes 
     """The audio of each row of a row group: its bytes, and the file name that the row states ('' if none)."""
     cells = _read(_open(path), path, row_group, [column])[column]
     return [(cell.get("bytes"), cell.get("path") or "") if isinstance(cell, dict) else (cell, "") for cell in cells]
-
-
-def _rows(path: Path, names: Mapping[str, Sequence[str]]) -> Iterator[dict[str, Any]]:
-    """Place and stated facts of each row."""
-    file = _open(path)
-    there = file.schema_arrow.names
-    column = find_column(names["audio"], there)
-    if column is None:
-        expected = ", ".join(names["audio"])
-        raise CodecctlError(f"{path}: no column of audio; expected one of {expected} among {', '.join(there)}")
-    names = {"dataset": COLUMNS["dataset"], "licence": COLUMNS["licence"], **names}
-    columns = {ours: name for ours in _STATED if (name := find_column(names.get(ours, ()), there))}
-    number = 0
-    for group in range(file.num_row_groups):
-        about = file.metadata.row_group(group)
-        cells = _read(file, path, group, sorted(set(columns.values()))) if columns else {}
-        for row in range(about.num_rows):
-            stated = {ours: _text(cells[name][row]) for ours, name in columns.items()}
-            n_bytes = about.total_byte_size // about.num_rows
-            yield {**stated, "row_group": group, "row": row, "number": number, "column": column, "n_bytes": n_bytes}
-            number += 1
 
 
 def _open(path: Path) -> Any:
@@ -98,10 +94,6 @@ def _read(file: Any, path: Path, row_group: int, columns: list[str]) -> dict[str
         return table
     except (arrow.ArrowException, OSError) as error:
         raise CodecctlError(f"{path}: broken in row group {row_group} ({_line(error)})") from None
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None or value == "" else str(value)
 
 
 def _line(error: Exception) -> str:

@@ -7,14 +7,15 @@ results are merged (`merge.py`). So a killed run continues where it was, and a s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from codecctl.audio.files import Audio, AudioReader, to_pcm16
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioReader, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.config.schema import DataConfig
 from codecctl.data.download.corpus import find_corpora
@@ -55,14 +56,18 @@ def prepare(
     out, notes = Path(out), list[str]()
     if (out / "prepared.json").is_file():
         read_about(out)
-    for path in expand_sources(sources):
-        name = source_name(out, path)  # depends on the sources that are planned already
-        plan_units(out, name, path, read_source(path, name, note=notes.append))
+    for source in map(Path, sources):
+        # A folder that holds downloaded corpora stands for each of them.
+        for path in (source.is_dir() and find_corpora(source)) or [source]:
+            name = source_name(out, path)  # depends on the sources that are planned already
+            plan_units(out, name, path, read_source(path, name, note=notes.append))
     names = unit_names(out)
     hashes, counts = {}, {}
     for name in names:
         unit = read_unit(out, name)
-        hashes[name], counts[name] = unit.input_hash(_settings(config)), len(unit.items)
+        # What a unit's result depends on besides its items.
+        hashes[name] = unit.input_hash([_RULES, config.min_seconds, config.max_clipping])
+        counts[name] = len(unit.items)
     own = names[shard[0] - 1 :: shard[1]]
     todo = [(name, hashes[name]) for name in own if not UnitFiles(out, name).is_done(hashes[name])]
     n_all, n_done = sum(counts[name] for name, _ in todo), 0
@@ -134,25 +139,13 @@ def _prepare_item(item: AudioItem, opener: ItemOpener, writer: ShardWriter, conf
 def _copy(reader: AudioReader, item: AudioItem, writer: ShardWriter) -> Measurement:
     """Decode, mix down and resample one item into the shard, in constant memory."""
     measured, resampler = Measurement(), Resampler(reader.sample_rate, SAMPLE_RATE)
+
+    def store(samples: Audio) -> None:
+        measured.add(samples)
+        writer.append(to_pcm16(samples))
+
     for block in reader.blocks(start_seconds=item.start_seconds or 0.0, n_seconds=item.n_seconds):
         measured.add_source(block, reader.lows, reader.highs)
-        _store(resampler.push(reader.to_mono(block)), measured, writer)
-    _store(resampler.flush(), measured, writer)
+        store(resampler.push(reader.to_mono(block))[0])
+    store(resampler.flush()[0])
     return measured
-
-
-def _store(audio: Audio, measured: Measurement, writer: ShardWriter) -> None:
-    """`[1, L]` at 16 kHz, to the measurement and the shard."""
-    measured.add(audio[0])
-    writer.append(to_pcm16(audio[0]))
-
-
-def expand_sources(sources: Iterable[str | Path]) -> Iterator[Path]:
-    """A folder that holds downloaded corpora stands for each of them."""
-    for source in map(Path, sources):
-        yield from (source.is_dir() and find_corpora(source)) or [source]
-
-
-def _settings(config: DataConfig) -> list[Any]:
-    """What a unit's result depends on besides its items."""
-    return [_RULES, config.min_seconds, config.max_clipping]

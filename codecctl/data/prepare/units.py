@@ -23,10 +23,12 @@ from codecctl.files import read_json, write_lines
 from codecctl.parsing import parse_json
 from codecctl.workers import hash_of, is_done
 
-_FIELDS = tuple(field.name for field in fields(AudioItem))
-_values = attrgetter(*_FIELDS)
 _MOST_FILES = 250
 _MOST_BYTES = 128 * 2**20
+
+
+_FIELDS = tuple(field.name for field in fields(AudioItem))
+_values = attrgetter(*_FIELDS)
 
 
 @dataclass(frozen=True)
@@ -51,35 +53,19 @@ class Unit:
         return hash_of(list(map(_as_json, self.items)), settings, needs_av and find_spec("av") is not None)
 
 
-@dataclass(frozen=True)
 class UnitFiles:
-    """The paths of a unit's files."""
+    """The paths of a unit's files: `spec`, `results`, `marker`, and `shard`, which gets a hash and a suffix."""
 
-    out: Path
-    name: str
-
-    @property
-    def spec(self) -> Path:
-        return self.out / "units" / f"{self.name}.json"
-
-    @property
-    def results(self) -> Path:
-        return self.out / "units" / f"{self.name}.jsonl"
-
-    @property
-    def marker(self) -> Path:
-        return self.out / "units" / f"{self.name}.done"
-
-    @property
-    def shard(self) -> Path:
-        """Without the hash and suffix that it gets when it is written."""
-        return self.out / "shards" / self.name
+    def __init__(self, out: Path, name: str) -> None:
+        self._out = out
+        self.spec, self.results, self.marker = (out / "units" / f"{name}.{kind}" for kind in ("json", "jsonl", "done"))
+        self.shard = out / "shards" / name
 
     def is_done(self, input_hash: str) -> bool:
         if not is_done(self.marker, input_hash):
             return False
         shard = (read_json(self.marker, dict) or {}).get("shard")
-        return shard is None or (self.out / str(shard)).is_file()
+        return shard is None or (self._out / str(shard)).is_file()
 
     def remove(self) -> None:
         for path in (self.marker, self.results, self.spec):
@@ -103,7 +89,8 @@ def read_unit(out: Path, name: str) -> Unit:
 
 def source_name(out: Path, origin: Path) -> str:
     """A name for a source: its own, with those of its parents before it where another source has that name."""
-    taken = _origins(out)
+    first = {name.rpartition("-")[0]: name for name in reversed(unit_names(out))}
+    taken = {source: read_unit(out, name).origin for source, name in first.items()}
     path = origin.resolve()
     own = [*path.parent.parts, path.name if path.is_dir() else path.stem]
     parts = [re.sub(r"[^\w.-]+", "_", part) for part in own if part != path.anchor]
@@ -123,7 +110,7 @@ def plan_units(out: Path, source: str, origin: Path, items: Iterable[AudioItem])
     (out / "shards").mkdir(exist_ok=True)
     new = {item.place: item for item in items}
     names = []
-    for name in _names_of(out, source):
+    for name in [name for name in unit_names(out) if name.rpartition("-")[0] == source]:
         known = [new.pop(old.place) for old in read_unit(out, name).items if old.place in new]
         if known:
             _write_unit(out, Unit(name, source, str(origin.resolve()), known))
@@ -150,16 +137,6 @@ def _parts(items: Iterable[AudioItem]) -> Iterator[list[AudioItem]]:
         n_bytes += item.n_bytes
     if part:
         yield part
-
-
-def _names_of(out: Path, source: str) -> list[str]:
-    return [name for name in unit_names(out) if name.rpartition("-")[0] == source]
-
-
-def _origins(out: Path) -> dict[str, str]:
-    """Each source that was prepared into this folder, and its path."""
-    first = {name.rpartition("-")[0]: name for name in reversed(unit_names(out))}
-    return {source: read_unit(out, name).origin for source, name in first.items()}
 
 
 def _as_json(item: AudioItem) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import io
 from functools import cache
 from typing import Any
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import Context, Metric, PerceptualMetric
 
 
@@ -25,15 +25,10 @@ def _score(_: Audio, decoded: Audio, __: Context) -> tuple[float, ...]:
         return (float(_model()(torch.from_numpy(decoded)[None])),)
 
 
+_MEANING = "a model's estimate of listeners' opinions, 1 to 5, from the decoded sound alone"
 DISTILLMOS = PerceptualMetric(
     name="distillmos",
-    outputs=(
-        Metric(
-            name="distillmos",
-            label="DistillMOS",
-            meaning="a model's estimate of listeners' opinions, 1 to 5, from the decoded sound alone",
-        ),
-    ),
+    outputs=(Metric(name="distillmos", label="DistillMOS", meaning=_MEANING),),
     package="distillmos",
     install="distillmos",
     score=_score,

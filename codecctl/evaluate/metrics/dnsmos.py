@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 _OPINION = "a model's estimate of listeners' opinions, 1 to 5, from the decoded sound alone"
@@ -19,17 +19,15 @@ def _score(_: Audio, decoded: Audio, __: Context) -> tuple[float, ...]:
     return tuple(float(scores[key]) for key in ("ovrl_mos", "sig_mos", "bak_mos", "p808_mos"))
 
 
-def _output(name: str, label: str, meaning: str) -> Metric:
-    return Metric(name=name, label=label, meaning=meaning)
-
-
 DNSMOS = PerceptualMetric(
     name="dnsmos",
     outputs=(
-        _output("dnsmos_overall", "DNSMOS overall", f"DNSMOS P.835: {_OPINION}"),
-        _output("dnsmos_speech", "DNSMOS speech", "of the speech in it"),
-        _output("dnsmos_background", "DNSMOS background", "of the background, 5 is none that disturbs"),
-        _output("dnsmos_p808", "DNSMOS P.808", f"an earlier model: {_OPINION}"),
+        Metric(name="dnsmos_overall", label="DNSMOS overall", meaning=f"DNSMOS P.835: {_OPINION}"),
+        Metric(name="dnsmos_speech", label="DNSMOS speech", meaning="of the speech in it"),
+        Metric(
+            name="dnsmos_background", label="DNSMOS background", meaning="of the background, 5 is none that disturbs"
+        ),
+        Metric(name="dnsmos_p808", label="DNSMOS P.808", meaning=f"an earlier model: {_OPINION}"),
     ),
     package="speechmos.dnsmos",
     install="speechmos librosa onnxruntime",

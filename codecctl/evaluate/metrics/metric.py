@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 
 if TYPE_CHECKING:  # workers import this module, and load faster without torch
     import torch

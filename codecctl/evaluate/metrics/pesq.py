@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 
@@ -17,15 +17,10 @@ def _score(reference: Audio, decoded: Audio, _: Context) -> tuple[float, ...]:
         return (math.nan,)
 
 
+_MEANING = "ITU-T P.862.2, a model of listeners' opinions: 1 (bad) to 4.64 (a copy)"
 PESQ = PerceptualMetric(
     name="pesq",
-    outputs=(
-        Metric(
-            name="pesq_wb",
-            label="PESQ-WB",
-            meaning="ITU-T P.862.2, a model of listeners' opinions: 1 (bad) to 4.64 (a copy)",
-        ),
-    ),
+    outputs=(Metric(name="pesq_wb", label="PESQ-WB", meaning=_MEANING),),
     package="pesq",
     install="pesq",
     score=_score,

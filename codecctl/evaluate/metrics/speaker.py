@@ -6,7 +6,7 @@ import importlib
 from functools import cache
 from typing import Any
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import Context, Metric, PerceptualMetric
 
 
@@ -20,16 +20,10 @@ def _score(reference: Audio, decoded: Audio, _: Context) -> tuple[float, ...]:
     return (float(first @ second),)
 
 
+_MEANING = "cosine of a speaker encoder's vectors of original and decoded, at most 1"
 SPEAKER = PerceptualMetric(
     name="speaker",
-    outputs=(
-        Metric(
-            name="speaker_similarity",
-            label="speaker similarity",
-            digits=3,
-            meaning="cosine of a speaker encoder's vectors of original and decoded, at most 1",
-        ),
-    ),
+    outputs=(Metric(name="speaker_similarity", label="speaker similarity", digits=3, meaning=_MEANING),),
     package="resemblyzer",
     install="resemblyzer",
     score=_score,

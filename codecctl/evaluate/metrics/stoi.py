@@ -9,7 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 _STOI_RATE = 10000  # Hz, at which STOI is defined
@@ -35,15 +35,11 @@ def _at_stoi_rate(samples: bytes) -> Audio:
     return importlib.import_module("pystoi.utils").resample_oct(signal, _STOI_RATE, SAMPLE_RATE)
 
 
+_MEANING = "intelligibility: correlation of band envelopes with the original's, at most 1"
 STOI = PerceptualMetric(
     name="stoi",
     outputs=(
-        Metric(
-            name="stoi",
-            label="STOI",
-            digits=3,
-            meaning="intelligibility: correlation of band envelopes with the original's, at most 1",
-        ),
+        Metric(name="stoi", label="STOI", digits=3, meaning=_MEANING),
         Metric(name="estoi", label="ESTOI", digits=3, meaning="the same, more sensitive where noise fluctuates"),
     ),
     package="pystoi",

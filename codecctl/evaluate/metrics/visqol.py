@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context, Metric, PerceptualMetric
 
 
@@ -24,15 +24,10 @@ def _score(reference: Audio, decoded: Audio, _: Context) -> tuple[float, ...]:
     return (float(result.moslqo),)
 
 
+_MEANING = "similarity of spectrograms in speech mode, 1 to 5; a copy gets 4.3 to 4.9, depending on its level"
 VISQOL = PerceptualMetric(
     name="visqol",
-    outputs=(
-        Metric(
-            name="visqol",
-            label="ViSQOL",
-            meaning="similarity of spectrograms in speech mode, 1 to 5; a copy gets 4.3 to 4.9, depending on its level",
-        ),
-    ),
+    outputs=(Metric(name="visqol", label="ViSQOL", meaning=_MEANING),),
     package="visqol",
     install="'visqol-python[lattice]'",
     score=_score,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.audio.files import Audio
+from codecctl.audio import Audio
 from codecctl.errors import UsageError
 from codecctl.evaluate.metrics.metric import Context, Metric, PerceptualMetric
 
@@ -96,23 +96,15 @@ def _score(reference: Audio, decoded: Audio, context: Context) -> tuple[float, .
     return (math.nan, math.nan) if text is None or recognised is None else word_errors(text, recognised)
 
 
+_WORDS, _LETTERS = (
+    "share of the words that a recogniser gets wrong",
+    "the same of letters, for languages without word gaps",
+)
 WORDS = PerceptualMetric(
     name="words",
     outputs=(
-        Metric(
-            name="wer",
-            label="word error rate",
-            higher_is_better=False,
-            digits=3,
-            meaning="share of the words that a recogniser gets wrong",
-        ),
-        Metric(
-            name="cer",
-            label="letter error rate",
-            higher_is_better=False,
-            digits=3,
-            meaning="the same of letters, for languages without word gaps",
-        ),
+        Metric(name="wer", label="word error rate", higher_is_better=False, digits=3, meaning=_WORDS),
+        Metric(name="cer", label="letter error rate", higher_is_better=False, digits=3, meaning=_LETTERS),
     ),
     package="faster_whisper",
     install="faster-whisper",

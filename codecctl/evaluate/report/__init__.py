@@ -2,7 +2,3 @@
 
 `sections/NAME.html.j2` is the text of a section, `context.py` computes what it shows.
 """
-
-from codecctl.evaluate.report.page import ModelCard, write_report
-
-__all__ = ["ModelCard", "write_report"]

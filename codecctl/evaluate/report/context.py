@@ -6,24 +6,35 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
-from codecctl.evaluate.baselines import CODEC, UNQUANTIZED, is_fewer_codebooks, is_opus, label_of
-from codecctl.evaluate.codebooks import CodebookStats
-from codecctl.evaluate.intervals import Mean
-from codecctl.evaluate.metrics.metric import Metric
 from codecctl.evaluate.metrics.table import METRIC_GROUPS, METRICS
 from codecctl.evaluate.perceptual import ORIGINAL
+from codecctl.evaluate.rendering import CODEC, UNQUANTIZED, is_fewer_codebooks, is_opus, label_of
 from codecctl.evaluate.report.charts import Point, histogram, rate_chart
-from codecctl.evaluate.report.listening import Player
-from codecctl.evaluate.result import System, Validation
-from codecctl.evaluate.verdict import Requirement
-from codecctl.model.codec import Codec
+from codecctl.text import number
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.intervals import Mean
+    from codecctl.evaluate.metrics.metric import Metric
+    from codecctl.evaluate.result import System, Validation
+    from codecctl.evaluate.utterances import ReferenceUtterance
+    from codecctl.evaluate.verdict import Requirement
+    from codecctl.model.codec import Codec
 
 Context = dict[str, Any]  # the variables of one section's template; a section whose variables are all empty is left out
 
+_OF_CODEBOOKS = (  # heading, field of `CodebookStats`, digits
+    ("size", "codebook_size", 0),
+    ("usage", "codebook_usage", 3),
+    ("perplexity", "perplexity", 1),
+    ("dead codewords", "dead_codewords", 0),
+    ("entropy, bits", "entropy_bits", 2),
+    ("coded, bits", "coding_bits", 2),
+    ("shared, bits", "mutual_information_bits", 2),
+)
 _IN_SUMMARY = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 
@@ -45,10 +56,21 @@ class Table:
     rows: Sequence[tuple[bool, Sequence[Cell]]]
 
 
+@dataclass(frozen=True)
+class Player:
+    """The beginning of one utterance through several systems, ready for the page."""
+
+    anchor: str  # the id on the page
+    utterance: ReferenceUtterance
+    tracks: dict[str, str]  # system -> FLAC in base64, all of one length
+    seconds: float
+    spectrograms: tuple[str, str]  # of original and codec, as data URIs
+
+
 def summary(result: Validation, requirements: Sequence[Requirement], verdict: Sequence[str]) -> Context:
     cards = [("true bitrate", f"{result.bitrate_kbps:.2f} kbps", "all codes, over all seconds")]
     cards += [
-        (METRICS[n].label, number_text(result.means[n], METRICS[n].digits), _direction(METRICS[n]))
+        (METRICS[n].label, number(result.means[n], METRICS[n].digits), _direction(METRICS[n]))
         for n in _IN_SUMMARY
         if n in result.means
     ]
@@ -107,21 +129,32 @@ def curve(result: Validation) -> Context:
 
 
 def codebooks(result: Validation) -> Context:
-    columns = ["size", "usage", "perplexity", "dead codewords", "entropy, bits", "coded, bits", "shared, bits"]
+    columns = [title for title, _, _ in _OF_CODEBOOKS]
     table = Table(
         "Per code. Coded: what ideal entropy coding would need, the bias of few codes removed. Shared: mutual "
         "information with the codebook before, where there are enough codes.",
         ["codebook", *columns],
-        [(False, [_number(k, 0), *_codebook_cells(c)]) for k, c in enumerate(result.codebooks, start=1)],
+        [
+            (False, [_number(k, 0), *(_number(getattr(c, name), n) for _, name, n in _OF_CODEBOOKS)])
+            for k, c in enumerate(result.codebooks, start=1)
+        ],
     )
     rows = [
-        (False, [Cell(group.name), _number(k, 0), *_codebook_cells(codebook)[:-1]])
+        (
+            False,
+            [
+                Cell(group.name),
+                _number(k, 0),
+                *(_number(getattr(codebook, name), n) for _, name, n in _OF_CODEBOOKS[:-1]),
+            ],
+        )
         for group in result.groups
         for k, codebook in enumerate(group.codebooks, start=1)
     ]
     by_language = Table("The same by language.", ["language", "codebook", *columns[:-1]], rows) if rows else None
+    title = "Codebook {}: hits of its {} codewords by rank"
     charts = [
-        (f"codebook {k}", Markup(histogram(_histogram_title(k, len(hits), int((hits == 0).sum())), hits)))
+        (f"codebook {k}", Markup(histogram(f"{title.format(k, len(hits))}, {(hits == 0).sum()} without any", hits)))
         for k, hits in enumerate(result.histograms, start=1)
     ]
     return {"table": table, "by_language": by_language, "charts": charts}
@@ -174,10 +207,6 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:.2f} h"
 
 
-def number_text(value: float, digits: int) -> str:
-    return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus before zero
-
-
 def _metric_tables(heads: Sequence[str], rows: Sequence[tuple[bool, list[Cell], Mapping[str, Mean]]]) -> list[Table]:
     """A table for each group of metrics, as one would be wider than a screen. Rows: marked, first cells, means."""
     tables = []
@@ -197,30 +226,14 @@ def _metric_tables(heads: Sequence[str], rows: Sequence[tuple[bool, list[Cell], 
 def _number(value: float | None, digits: int) -> Cell:
     if value is None:
         return Cell("", "")
-    return Cell(number_text(value, digits), "" if math.isnan(value) else value)
+    return Cell(number(value, digits), "" if math.isnan(value) else value)
 
 
 def _mean(mean: Mean | None, digits: int) -> Cell:
     if mean is None:
         return Cell("", "")
-    interval = "" if math.isnan(mean.low) else f"[{number_text(mean.low, digits)}, {number_text(mean.high, digits)}]"
-    return Cell(number_text(mean.value, digits), "" if math.isnan(mean.value) else mean.value, interval)
-
-
-def _codebook_cells(codebook: CodebookStats) -> list[Cell]:
-    return [
-        _number(codebook.codebook_size, 0),
-        _number(codebook.codebook_usage, 3),
-        _number(codebook.perplexity, 1),
-        _number(codebook.dead_codewords, 0),
-        _number(codebook.entropy_bits, 2),
-        _number(codebook.coding_bits, 2),
-        _number(codebook.mutual_information_bits, 2),
-    ]
-
-
-def _histogram_title(number: int, size: int, n_unused: int) -> str:
-    return f"Codebook {number}: hits of its {size} codewords by rank, {n_unused} without any"
+    interval = "" if math.isnan(mean.low) else f"[{number(mean.low, digits)}, {number(mean.high, digits)}]"
+    return Cell(number(mean.value, digits), "" if math.isnan(mean.value) else mean.value, interval)
 
 
 def _points(systems: Iterable[System], metric: str) -> list[Point]:

@@ -1,26 +1,85 @@
-"""Fills the templates and writes the page."""
+"""Chooses the recordings that the report plays, fills the templates and writes the page."""
 
 from __future__ import annotations
 
+import base64
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
+import soundfile
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from codecctl.evaluate.baselines import label_of
-from codecctl.evaluate.rendering import Renderer
+from codecctl.audio import Audio
+from codecctl.audio.files import to_pcm16
+from codecctl.errors import CodecctlError
+from codecctl.evaluate.perceptual import ORIGINAL
+from codecctl.evaluate.rendering import CODEC, N_KEPT, Plan, Renderer, label_of
 from codecctl.evaluate.report import context
-from codecctl.evaluate.report.listening import make_examples, make_worst
-from codecctl.evaluate.result import Validation
-from codecctl.evaluate.utterances import ReferenceUtterance
-from codecctl.evaluate.verdict import Requirement
+from codecctl.evaluate.report.charts import spectrogram_png
+from codecctl.evaluate.report.context import Player
+from codecctl.evaluate.utterances import ReferenceUtterance, choose
 from codecctl.files import replacing
-from codecctl.text import printable
+from codecctl.text import number, printable
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.result import Validation
+    from codecctl.evaluate.verdict import Requirement
+
+N_EXAMPLES = 6
+_MAX_WORST = 24  # a page of 20 MB still opens at once
+_MAX_SECONDS = 8.0
+
+assert N_EXAMPLES <= N_KEPT  # the examples are rendered once
 
 PAGE_NAME = "index.html"
+
+
+def _make_worst(
+    renderer: Renderer,
+    result: Validation,
+    utterances: Sequence[ReferenceUtterance],
+    examples: Sequence[Player],
+) -> list[Player]:
+    """The worst utterances of each metric, original and codec; examples are left out."""
+    known = {player.utterance.id for player in examples}
+    by_id = {utterance.id: utterance for utterance in utterances}
+    ranks = [[name for name, _ in worst] for worst in result.worst.values()]
+    in_turn = [worst[rank] for rank in range(max(map(len, ranks), default=0)) for worst in ranks if rank < len(worst)]
+    chosen = [by_id[name] for name in dict.fromkeys(in_turn) if name in by_id and name not in known]
+    return _players("worst", Renderer(renderer.codec, Plan()), result, chosen[:_MAX_WORST])
+
+
+def _players(
+    kind: str, renderer: Renderer, result: Validation, utterances: Sequence[ReferenceUtterance]
+) -> list[Player]:
+    players, n_samples = [], round(_MAX_SECONDS * renderer.sample_rate)
+    for place, utterance in enumerate(utterances, start=1):
+        try:
+            rendering = renderer.render_start(utterance, n_samples)
+        except CodecctlError:  # it is among `result.failed`
+            continue
+        aligned = {system: decoded for system, (_, decoded) in rendering.aligned(result.delays).items()}
+        signals = {ORIGINAL: rendering.original, **aligned}
+        n = min(n_samples, *map(len, signals.values()))
+        first, loudest = spectrogram_png(rendering.original[:n])
+        second, _ = spectrogram_png(signals[CODEC][:n], loudest)
+        tracks = {system: _flac(signal[:n], renderer.sample_rate) for system, signal in signals.items()}
+        seconds = n / renderer.sample_rate
+        players.append(Player(f"{kind}-{place}", utterance, tracks, seconds, (first, second)))
+    return players
+
+
+def _flac(audio: Audio, sample_rate: int) -> str:
+    """[L] -> a FLAC of 16 bits in base64."""
+    file = io.BytesIO()
+    soundfile.write(file, to_pcm16(np.ascontiguousarray(audio)), sample_rate, "PCM_16", format="FLAC")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 @dataclass(frozen=True)
@@ -43,8 +102,8 @@ def write_report(
 ) -> Path:
     """Write `folder`/index.html atomically; returns its path. The worst utterances are rendered again to be played."""
     measured = [utterance for utterance in utterances if utterance.id not in result.failed]
-    examples = make_examples(renderer, result, measured)
-    worst = make_worst(renderer, result, measured, examples)
+    examples = _players("example", renderer, result, choose(measured, N_EXAMPLES))
+    worst = _make_worst(renderer, result, measured, examples)
     codec = renderer.codec
     sections = {
         "summary": ("Summary and verdict", context.summary(result, requirements, verdict)),
@@ -81,7 +140,7 @@ def _environment(n_codebooks: int) -> Environment:
     environment.filters |= {
         "duration": context.duration,
         "label": lambda system: label_of(system, n_codebooks),
-        "number": context.number_text,
+        "number": number,
         "visible": printable,
     }
     return environment

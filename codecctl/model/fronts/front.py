@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from codecctl.config.schema import ModelConfig
+from codecctl.config.model import ModelConfig
 
 
 def _fit_nothing(encoder: nn.Module, decoder: nn.Module, audio: Tensor) -> None:

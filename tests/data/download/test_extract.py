@@ -162,6 +162,7 @@ def test_zip_with_false_sizes_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_sparse_file_counts_with_its_full_size(tmp_path: Path) -> None:
     with open(tmp_path / "holes", "wb") as holes:
         holes.truncate(1 << 33)
@@ -230,6 +231,7 @@ def test_old_folder_stays_until_the_new_one_is_complete(tmp_path: Path) -> None:
     assert tree(tmp_path / "out") == FILES
 
 
+@pytest.mark.slow
 def test_full_disk_leaves_no_partial_folder(tmp_path: Path) -> None:
     make_tar(tmp_path / "a.tar.gz", FILES)
     script = (

@@ -22,8 +22,7 @@ import pytest
 
 from codecctl.data.download.fetch import Fetcher
 from codecctl.data.download.remote import Address, Checksum, FetchedFile, PermanentError, RemoteFile, Stopped
-from codecctl.data.download.retry import RetryPolicy
-from codecctl.data.download.web import send
+from codecctl.data.download.web import RetryPolicy, send
 from codecctl.errors import CodecctlError
 from codecctl.files import read_json
 from tests.data.server import Fault, FaultyServer, Resource, tls_context
@@ -424,7 +423,7 @@ ONE_FILE = textwrap.dedent(
     from codecctl.data.download import part
     from codecctl.data.download.fetch import Fetcher
     from codecctl.data.download.remote import Address, RemoteFile
-    from codecctl.data.download.retry import RetryPolicy
+    from codecctl.data.download.web import RetryPolicy
     url, target, limit = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
@@ -444,6 +443,7 @@ def run_one(server: FaultyServer, target: Path, *, limit: int = 0, around: tuple
     return done.stderr
 
 
+@pytest.mark.slow
 def test_fetch_resumes_after_its_process_was_killed(server: FaultyServer, fetcher: Fetcher, tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     server.files["/a.bin"].bytes_per_second = 200_000
@@ -462,6 +462,7 @@ def test_fetch_resumes_after_its_process_was_killed(server: FaultyServer, fetche
     assert target.read_bytes() == DATA
 
 
+@pytest.mark.slow
 def test_limit_on_file_sizes_is_reported_and_the_part_kept(
     server: FaultyServer, fetcher: Fetcher, tmp_path: Path
 ) -> None:
@@ -474,6 +475,7 @@ def test_limit_on_file_sizes_is_reported_and_the_part_kept(
     assert (tmp_path / "a.bin").read_bytes() == DATA
 
 
+@pytest.mark.slow
 def test_full_disk_is_reported_and_the_part_kept(server: FaultyServer, tmp_path: Path) -> None:
     """A disk of 200 kB in a namespace of our own, where the system allows one; the limit above works everywhere."""
     mount = ("unshare", "--map-root-user", "--mount", "sh", "-c")

@@ -7,9 +7,7 @@ from pathlib import Path
 import pytest
 
 from codecctl.data.download.recipes import Corpus, choose, read_recipe, read_recipes
-from codecctl.data.download.sources.http import HttpSource
-from codecctl.data.download.sources.hub import HubSource
-from codecctl.data.download.sources.mdc import MdcSource
+from codecctl.data.download.sources import HttpSource, HubSource, MdcSource
 from codecctl.errors import ConfigError, UsageError
 
 MINIMAL = """

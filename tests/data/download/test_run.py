@@ -22,14 +22,13 @@ from typing import Any
 
 import pytest
 
-from codecctl.data.download.corpus import is_unfinished, read_marker
-from codecctl.data.download.plan import make_plan
+from codecctl.data.download.corpus import is_unfinished, make_plan, read_marker
 from codecctl.data.download.progress import Progress
 from codecctl.data.download.recipes import Corpus, Licence, read_recipe, read_recipes
-from codecctl.data.download.retry import RetryPolicy
 from codecctl.data.download.run import Outcome, download, split_pins
-from codecctl.data.download.sources.http import HttpSource
-from codecctl.data.prepare.layouts import items_of_corpus
+from codecctl.data.download.sources import HttpSource
+from codecctl.data.download.web import RetryPolicy
+from codecctl.data.prepare.sources import items_of_corpus
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.lock import LeaseTiming
 from tests.data.server import Fault, FaultyServer, Request, Resource
@@ -133,6 +132,7 @@ def test_slr66_gets_a_folder_for_each_zip_and_a_lock_for_its_unpublished_hashes(
     assert set(lock["files"]) == set(SLR66)
 
 
+@pytest.mark.slow
 def test_second_download_sends_no_request(server: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path) -> None:
     corpus = at(shipped["slr66-te"], server, files=SLR66)
     bring(corpus, tmp_path)
@@ -524,7 +524,7 @@ RUN = textwrap.dedent(
     import sys
     from pathlib import Path
     from codecctl.data.download.recipes import read_recipe
-    from codecctl.data.download.retry import RetryPolicy
+    from codecctl.data.download.web import RetryPolicy
     from codecctl.data.download.run import download
     from codecctl.lock import LeaseTiming
     (corpus,) = read_recipe(Path(sys.argv[1]))
@@ -568,6 +568,7 @@ def wav_files(root: Path) -> dict[str, str]:
     return {str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest() for path in root.rglob("*.wav")}
 
 
+@pytest.mark.slow
 def test_two_processes_download_once(server: FaultyServer, slow_recipe: Path, tmp_path: Path) -> None:
     both = [start(slow_recipe, tmp_path / "root") for _ in range(2)]
     said = sorted(process.communicate(timeout=120)[0].strip() for process in both)
@@ -584,6 +585,7 @@ MOMENTS: dict[str, Callable[[Path], bool]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_download_resumes_after_a_kill(server: FaultyServer, slow_recipe: Path, tmp_path: Path, moment: str) -> None:
     process = start(slow_recipe, tmp_path / "root")
@@ -601,6 +603,7 @@ def test_download_resumes_after_a_kill(server: FaultyServer, slow_recipe: Path, 
     assert kept == ["a", "b", "corpus.json"]
 
 
+@pytest.mark.slow
 def test_kill_during_unpacking_leaves_no_partial_folder(
     server: FaultyServer, slow_recipe: Path, tmp_path: Path
 ) -> None:
@@ -636,6 +639,7 @@ def test_removed_marker_costs_a_second_fetch(server: FaultyServer, slow_recipe: 
     assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_what_has_arrived(server: FaultyServer, slow_recipe: Path, tmp_path: Path) -> None:
     process = start(slow_recipe, tmp_path / "root")
     parts = [tmp_path / "root" / "slow" / f"{name}.tar.gz.part" for name in ("a", "b")]
@@ -651,6 +655,7 @@ def test_ctrl_c_keeps_what_has_arrived(server: FaultyServer, slow_recipe: Path, 
     assert all(int(request.headers["range"].strip("bytes=-")) > 50_000 for request in server.requests)
 
 
+@pytest.mark.slow
 def test_lost_lease_ends_the_download(server: FaultyServer, slow_recipe: Path, tmp_path: Path) -> None:
     (corpus,) = read_recipe(slow_recipe)
     for resource in server.files.values():

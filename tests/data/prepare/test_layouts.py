@@ -9,7 +9,7 @@ import pytest
 
 from codecctl.data.download.corpus import find_corpora, read_marker
 from codecctl.data.download.recipes import Corpus, read_recipes
-from codecctl.data.prepare.layouts import items_of_corpus
+from codecctl.data.prepare.sources import items_of_corpus
 from codecctl.errors import CodecctlError
 
 CV_HEADER = "client_id\tpath\tsentence_id\tsentence\tup_votes\n"

@@ -6,7 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.data.crops import utterances
 from codecctl.data.prepare import prepare
 

@@ -44,6 +44,7 @@ def contents(out: Path) -> dict[str, bytes]:
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_two_workers_give_the_same_files(raw: Path, whole: dict[str, bytes], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     prepare([raw], tmp_path, CONFIG, n_workers=2, on_progress=lambda *counts: seen.append(counts))
@@ -69,6 +70,7 @@ MOMENTS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_killed_run_resumes_to_the_same_files(raw: Path, whole: dict[str, bytes], tmp_path: Path, moment: str) -> None:
     command = [sys.executable, "-m", "codecctl.cli.main", "prepare", raw, "--out", tmp_path, "--workers", "2"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecctl.data.prepare.splits import Group, assign_splits
+from codecctl.data.prepare.merge import Group, assign_splits
 
 groups = st.dictionaries(st.text(min_size=1), st.builds(Group, st.sampled_from(["te", "en", None]), st.floats(0.1, 99)))
 

@@ -1,1 +1,0 @@
-"""The kinds of places that corpora are downloaded from."""

@@ -1,0 +1,66 @@
+"""The kernels of one training step on a card: `python -m tests.cuda.kernels CONFIG [--gpu PROFILE] [--set A.B=C ...]`.
+
+Prints how long the step took, how much of that the card was busy, how many kernels ran, and which took longest. A card
+that is seldom busy waits for the host. `--tiny` runs the same on the CPU, to try this script itself.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+import torch
+from torch.autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+
+from codecctl.config import Config, load_config
+from codecctl.train import bench
+
+N_WARMUP, N_SHOWN = 3, 14
+
+
+def profiled(config: Config, device: torch.device) -> tuple[float, Any]:
+    """Seconds of one step, and its events."""
+    found: list[tuple[float, Any]] = []
+    train_step, n_before = bench.train_step, 0
+
+    def step(*args: Any) -> Any:
+        nonlocal n_before
+        n_before += 1
+        if n_before != N_WARMUP:
+            return train_step(*args)
+        activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
+        with profile(activities=activities) as recorded:
+            start = time.perf_counter()
+            result = train_step(*args)
+            if device.type == "cuda":
+                torch.cuda.synchronize()
+            seconds = time.perf_counter() - start
+        found.append((seconds, recorded.key_averages()))
+        return result
+
+    bench.train_step = step  # type: ignore[assignment]
+    bench.measure_steps(config, device, 1)
+    return found[0]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", nargs="?", default="production")
+    parser.add_argument("--gpu", default="h100-80gb")
+    parser.add_argument("--set", action="append", default=[])
+    parser.add_argument("--tiny", action="store_true")
+    args = parser.parse_args()
+    config = load_config("smoke") if args.tiny else load_config(args.config, gpu=args.gpu, overrides=args.set)
+    seconds, events = profiled(config, torch.device("cpu" if args.tiny else "cuda"))
+    kernels = [event for event in events if args.tiny or event.device_type == DeviceType.CUDA]
+    taken = {event.key: event.self_cpu_time_total if args.tiny else event.self_device_time_total for event in kernels}
+    count = sum(event.count for event in kernels)
+    print(f"{1000 * seconds:.0f} ms, {sum(taken.values()) / 1000:.0f} ms of kernels, {count} of them")
+    for event in sorted(kernels, key=lambda event: -taken[event.key])[:N_SHOWN]:
+        print(f"| {taken[event.key] / 1000:.2f} ms | {event.count} | {event.key[:110]} |")
+
+
+if __name__ == "__main__":
+    main()
