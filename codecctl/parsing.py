@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import cache
 from reprlib import Repr
 from typing import Any, NoReturn, TypeVar
 
@@ -70,11 +72,15 @@ def parse_yaml(text: str, where: str) -> dict[str, Any]:
 def as_type(kind: type[T], value: object, where: str) -> T:
     """A parsed value as this type, such as a dataclass. Raises `CodecctlError` that names the first wrong key."""
     try:
-        return TypeAdapter(kind).validate_python(value)
+        return _adapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         said = "is missing" if first["type"] == "missing" else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
         raise CodecctlError(f"{where}: {shorten('.'.join(map(str, first['loc'])))}: {said}") from None
+
+
+# Making one takes a thousand times as long as using it.
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
 def _parse_int(digits: str) -> int:

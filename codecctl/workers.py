@@ -100,15 +100,21 @@ def _call(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Ar
 
 
 def run_units(
-    work: Callable[[Unit], Result], units: Sequence[Unit], *, n_workers: int = 1, executor: str = "processes"
+    work: Callable[[Unit], Result],
+    units: Sequence[Unit],
+    *,
+    n_workers: int = 1,
+    executor: str = "processes",
+    n_gpus: float = 0.0,
 ) -> Iterator[tuple[Unit, Result]]:
     """(unit, work(unit)) for each unit, in the order in which they finish.
 
     `work` is a function of a module or a `functools.partial` of one; its argument and result can be pickled. With one
-    worker it is called in this process. An exception in `work` ends the run and is raised here; finished units stay.
+    worker it is called in this process. On Ray each call takes `n_gpus` of a card, which can be a share. An exception
+    in `work` ends the run and is raised here; finished units stay.
     """
     if executor == "ray":
-        yield from _run_on_ray(work, units, n_workers)
+        yield from _run_on_ray(work, units, n_workers, n_gpus)
     elif executor != "processes":
         raise UsageError(f"executor '{executor}': expected 'processes' or 'ray'")
     elif n_workers <= 1 or len(units) <= 1:
@@ -164,7 +170,9 @@ def _run_in_processes(
                 yield running.pop(future), future.result()
 
 
-def _run_on_ray(work: Callable[[Unit], Result], units: Sequence[Unit], n_workers: int) -> Iterator[tuple[Unit, Result]]:
+def _run_on_ray(
+    work: Callable[[Unit], Result], units: Sequence[Unit], n_workers: int, n_gpus: float
+) -> Iterator[tuple[Unit, Result]]:
     """On the cluster of `RAY_ADDRESS` or this machine's own; `n_workers` tasks at a time, by default 2 a core."""
     try:
         ray = import_module("ray")
@@ -180,7 +188,7 @@ def _run_on_ray(work: Callable[[Unit], Result], units: Sequence[Unit], n_workers
     def call(unit: Unit) -> Result:  # Ray takes functions only, no `partial`
         return work(unit)
 
-    task = ray.remote(max_retries=2)(call)
+    task = ray.remote(max_retries=2, num_gpus=n_gpus)(call)
     n_ahead = n_workers if n_workers > 1 else 2 * max(1, int(ray.cluster_resources().get("CPU", 1)))
     waiting = iter(units)
     running: dict[Any, Unit] = {}

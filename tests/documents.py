@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import runpy
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,7 +26,13 @@ _NUMBER = re.compile(r"\b[0-9a-f]{16}\b|[-+]?\d[\d.,]*(e[-+]?\d+)?|[±↑→↓]
 _PROGRAMS: dict[str, Callable[[list[str]], int | None]] = {
     "codecctl ": run,
     "python -m tests.bench.score_codecs ": score_codecs.main,
+    "python docs/examples/speech_lm.py ": lambda arguments: _example("speech_lm.py")(arguments),
 }
+
+
+def _example(name: str) -> Callable[[list[str]], int | None]:
+    main: Callable[[list[str]], int | None] = runpy.run_path(str(PROJECT / "docs" / "examples" / name))["main"]
+    return main
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ FLOORS = [
     {"data", "model"},
     {"inference"},
     {"evaluate"},
-    {"train", "export"},
+    {"train", "codes", "export"},
     {"cli"},
     {"__main__"},
 ]

@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from codecctl.codes.job import encode_corpus
 from codecctl.config.schema import DataConfig
 from codecctl.data.prepare import prepare
 from codecctl.errors import CodecctlError
+from codecctl.inference.load import save_codec
 from codecctl.workers import run_units
+from tests.conftest import lively
+from tests.inference.conftest import TINY
 
 ray = pytest.importorskip("ray")
 
@@ -60,3 +64,15 @@ def test_prepare_gives_the_same_bytes(tmp_path: Path, speech_files: list[Path]) 
         files = [path for path in out.rglob("*") if path.is_file() and "units" not in path.parts]
         contents.append({path.relative_to(out): path.read_bytes() for path in files})
     assert contents[0] == contents[1]
+
+
+def test_encode_gives_the_same_bytes(tmp_path: Path, speech_files: list[Path]) -> None:
+    save_codec(lively(TINY), tmp_path / "tiny.pt")
+    contents = []
+    for executor in ("processes", "ray"):
+        out = tmp_path / executor
+        encode_corpus(sorted({path.parent for path in speech_files}), out, tmp_path / "tiny.pt", executor=executor)
+        files = [path for path in out.rglob("*") if path.is_file() and not {"units", ".jobs"} & set(path.parts)]
+        contents.append({path.relative_to(out): path.read_bytes() for path in files})
+    assert contents[0] == contents[1]
+    assert len(contents[0]) == 7

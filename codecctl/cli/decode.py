@@ -9,6 +9,7 @@ import typer
 
 from codecctl.cli.batch import check_request, convert_all
 from codecctl.cli.console import say
+from codecctl.cli.corpus import decode_from_corpus, holds_codes
 from codecctl.cli.options import CheckpointOption, DeviceOption, OutputDirOption
 from codecctl.cli.pipes import as_file, binary_stdout, check_inputs, naming_stdout
 from codecctl.cli.stream import PrecisionOption, StreamOption, decode_stream
@@ -30,6 +31,10 @@ def decode(
     form: Annotated[
         str | None, typer.Option("--format", metavar="wav|flac", help="For --out-dir.", show_default="wav")
     ] = None,
+    ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", metavar="ID", help="Of a corpus: this utterance only; repeatable.", show_default="all"),
+    ] = None,
     stream: StreamOption = False,
     precision: PrecisionOption = "auto",
     checkpoint: CheckpointOption = None,
@@ -37,7 +42,8 @@ def decode(
 ) -> None:
     """Decode codes to audio: WAV or FLAC, 16 bits, mono, at the model's rate.
 
-    One input goes to -o or to stdout; several, or a folder, go to --out-dir. The model must be the one that encoded.
+    One input goes to -o or to stdout; several, or a folder, go to --out-dir. A corpus of codes goes to DIR/ID.wav. The
+    model must be the one that encoded.
 
     Example: codecctl decode speech.cctl -o speech.wav
     """
@@ -46,6 +52,10 @@ def decode(
     if stream:
         return decode_stream(inputs, precision, checkpoint, device)
     check_inputs(inputs)
+    if any(map(holds_codes, inputs)) and output is None:
+        return decode_from_corpus(inputs, out_dir, form, ids or (), checkpoint, device)
+    if ids:
+        raise UsageError("--id names utterances of a corpus of codes; give its folder")
     check_request(inputs, output, out_dir, form, _SUFFIXES)
     stdout = None if output or out_dir else binary_stdout(f"codecctl decode {inputs[0]} -o out.wav")
     model = find_checkpoint(checkpoint)

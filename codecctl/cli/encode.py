@@ -12,6 +12,15 @@ import typer
 
 from codecctl.cli.batch import check_request, convert_all
 from codecctl.cli.console import say
+from codecctl.cli.corpus import (
+    CORPUS_FORMATS,
+    CardsOption,
+    ExecutorOption,
+    ShardOption,
+    WorkersOption,
+    encode_to_corpus,
+    means_corpus,
+)
 from codecctl.cli.options import CheckpointOption, DeviceOption, OutputDirOption
 from codecctl.cli.pipes import as_file, binary_stdout, check_inputs, naming_stdout
 from codecctl.cli.stream import ChannelsOption, PrecisionOption, RateOption, StreamOption, encode_stream
@@ -23,14 +32,21 @@ if TYPE_CHECKING:
 
 
 def encode(
-    inputs: Annotated[list[Path], typer.Argument(metavar="IN", help="Audio files or folders; - is stdin.")],
+    inputs: Annotated[
+        list[Path], typer.Argument(metavar="IN", help="Audio, folders, prepared data, lists; - is stdin.")
+    ],
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT.npy|OUT.cctl", help="Where to.", show_default="stdout")
     ] = None,
     out_dir: OutputDirOption = None,
     form: Annotated[
         str | None,
-        typer.Option("--format", metavar="npy|cctl", help="For --out-dir and stdout.", show_default="npy"),
+        typer.Option(
+            "--format",
+            metavar="npy|cctl|shards|webdataset|parquet",
+            help="npy, cctl: a file for each input. The others: one corpus of codes in --out-dir.",
+            show_default="shards for a prepared folder, a downloaded corpus, a JSONL list or Parquet, else npy",
+        ),
     ] = None,
     partial: Annotated[bool, typer.Option("--partial", help="Take what is there of audio that is cut off.")] = False,
     n_quantizers: Annotated[
@@ -48,10 +64,16 @@ def encode(
     precision: PrecisionOption = "auto",
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
+    n_workers: WorkersOption = None,
+    n_devices: CardsOption = 1,
+    shard: ShardOption = "1/1",
+    executor: ExecutorOption = "processes",
 ) -> None:
     """Encode audio of any rate, channels and length to codes: .npy (uint16 K x T) or packed, checked .cctl.
 
-    One input goes to -o or to stdout; several, or a folder, go to --out-dir.
+    One input goes to -o or to stdout; several, or a folder, go to --out-dir. A prepared folder, a downloaded corpus, a
+    JSONL list or Parquet becomes a corpus of codes in --out-dir, as does anything with --format shards, webdataset or
+    parquet. The same command resumes it, and adds recordings.
 
     Example: codecctl encode speech.wav -o speech.cctl
     """
@@ -62,11 +84,29 @@ def encode(
     if stream:
         return encode_stream(inputs, rate, channels, precision, n_quantizers, checkpoint, device)
     check_inputs(inputs)
+    if out_dir and form is None and output is None and means_corpus(inputs):
+        form = "shards"
+    if form in CORPUS_FORMATS:
+        return encode_to_corpus(
+            inputs,
+            out_dir if output is None else None,
+            form,
+            checkpoint,
+            n_quantizers=n_quantizers,
+            partial=partial,
+            n_workers=n_workers,
+            n_devices=n_devices,
+            executor=executor,
+            shard=shard,
+            device=device,
+        )
+    if (n_workers, n_devices, shard, executor) != (None, 1, "1/1", "processes"):
+        raise UsageError("--workers, --devices, --shard and --executor are for a corpus; add --format shards")
 
     from codecctl.inference.containers import CONTAINERS
 
     suffix = f".{form or 'npy'}"
-    check_request(inputs, output, out_dir, form, CONTAINERS)
+    check_request(inputs, output, out_dir, form, [*CONTAINERS, *(f".{name}" for name in CORPUS_FORMATS)])
     stdout = None if output or out_dir else binary_stdout(f"codecctl encode {inputs[0]} -o codes{suffix}")
     model = find_checkpoint(checkpoint)
     pairs = _plan(inputs, out_dir, suffix) if out_dir else []

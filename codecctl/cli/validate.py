@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecctl.cli.console import progress_bar, say, show, show_table
+from codecctl.cli.corpus import holds_codes, validate_corpus
 from codecctl.cli.options import CheckpointOption, DeviceOption, JsonOption, SetOption
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.inference.find import find_checkpoint
@@ -63,12 +64,17 @@ def validate(
 ) -> None:
     """Measure a codec on recordings, beside Opus: quality metrics, and the use of its codebooks.
 
-    Exit code 1 if a recording cannot be measured or a threshold of the config's validate.require is missed.
+    Exit code 1 if a recording cannot be measured or a threshold of the config's validate.require is missed. A corpus
+    of codes (a folder that encode wrote) in place of CKPT is read from end to end and checked instead.
 
     Example: codecctl validate runs/smoke/best.pt --data data/prepared --report report
     """
     if checkpoint is not None and checkpoint_option is not None:
         raise UsageError(f"two models given, {checkpoint} and --checkpoint {checkpoint_option}; give one")
+    if checkpoint is not None and holds_codes(Path(checkpoint)):
+        if data or against or report:
+            raise UsageError(f"{checkpoint}: a corpus of codes is checked alone; leave out --data, --against, --report")
+        return validate_corpus(Path(checkpoint))
     path, other = find_checkpoint(checkpoint or checkpoint_option), find_checkpoint(against) if against else None
 
     from codecctl import evaluate
@@ -132,7 +138,7 @@ def _print_tables(evaluation: Evaluation) -> None:
     _print_systems(result.systems)
     if result.groups:
         _print_groups(result.groups)
-    _print_codebooks(result.codebooks)
+    print_codebooks(result.codebooks)
     if result.comparison:
         _print_comparison(result.comparison)
     for reason in sorted(set(result.not_measured.values())):
@@ -171,7 +177,8 @@ def _print_groups(groups: Sequence[Group]) -> None:
     show_table(("", ">recordings", *(f">{metric.label}" for metric in metrics.values())), rows)
 
 
-def _print_codebooks(codebooks: Sequence[CodebookStats]) -> None:
+def print_codebooks(codebooks: Sequence[CodebookStats]) -> None:
+    """A row for each."""
     rows = []
     for n, stats in enumerate(codebooks, start=1):
         usage, perplexity = f"{stats.codebook_usage:.3f}", f"{stats.perplexity:.1f}"

@@ -155,22 +155,25 @@ def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name
     if isinstance(output, Path):
         check_output(output, (".wav", ".flac"), inputs=[path])
     with open_codes(codec, path, name=name) as stored:
-        is_flac = isinstance(output, Path) and output.suffix.lower() == ".flac"
-        if stored.n_samples > _LARGEST_WAV_SAMPLES and not is_flac:
-            raise UsageError(
-                f"{name or path}: {stored.n_samples} samples are more than a WAV can hold; use -o NAME.flac"
-            )
-        audio = _decoded_blocks(codec, stored)
-        if isinstance(output, Path):
-            with _naming(output), AudioWriter(output, codec.sample_rate) as writer:
-                for block in audio:
-                    writer.write(block)
-        else:
-            output.write(wav_header(codec.sample_rate, stored.n_samples))  # known: a stream cannot seek
-            for block in audio:
-                output.write(to_pcm16(block).astype("<i2").tobytes())
-            output.flush()
+        write_decoded(codec, stored, output, name=name or str(path))
         return Decoded(stored.n_samples, codec.sample_rate, stored.n_quantizers, time.perf_counter() - started)
+
+
+def write_decoded(codec: Codec, stored: StoredCodes, output: Path | BinaryIO, *, name: str) -> None:
+    """As `decode_file`, of checked codes; `name` stands for them in messages."""
+    is_flac = isinstance(output, Path) and output.suffix.lower() == ".flac"
+    if stored.n_samples > _LARGEST_WAV_SAMPLES and not is_flac:
+        raise UsageError(f"{name}: {stored.n_samples} samples are more than a WAV can hold; use -o NAME.flac")
+    audio = _decoded_blocks(codec, stored)
+    if isinstance(output, Path):
+        with _naming(output), AudioWriter(output, codec.sample_rate) as writer:
+            for block in audio:
+                writer.write(block)
+    else:
+        output.write(wav_header(codec.sample_rate, stored.n_samples))  # known: a stream cannot seek
+        for block in audio:
+            output.write(to_pcm16(block).astype("<i2").tobytes())
+        output.flush()
 
 
 def open_codes(

@@ -183,7 +183,7 @@ def _intact_frames(header: PackedHeader, data: bytes, live: Live) -> tuple[bytes
             live.is_complete = True
         live.n_lost += n_missing
         live.n_frames += len(codes)
-        frames += [None] * min(n_missing, _LONGEST_GAP) + codes
+        frames += [*[None] * min(n_missing, _LONGEST_GAP), *codes]
     return data[at:], frames
 
 

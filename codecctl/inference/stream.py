@@ -140,7 +140,7 @@ class StreamDecoder:
             codes = codes.masked_fill(lost[:, None], 0)
         if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
             lost = codes.new_zeros(self._batch_size, codes.shape[-1], dtype=torch.bool) if lost is None else lost
-            frames = zip(codes.split(1, dim=-1), lost.unbind(dim=-1), strict=True)
+            frames = zip(torch.split(codes, 1, dim=-1), lost.unbind(dim=-1), strict=True)
             return self._from_start(torch.cat([self._frame(*frame) for frame in frames], dim=-1))
         audio = self._decode(codes)
         if codes.shape[-1]:

@@ -35,7 +35,8 @@ class TracedStep:
         with warnings.catch_warnings(), _in_full_precision():
             # Of sizes that become constant, as they should; and of torch.compile, which needs a C compiler instead.
             warnings.simplefilter("ignore")
-            traced = torch.jit.trace(step, (example, *(past.clone() for past in self._start)), check_trace=False)
+            inputs = (example, *(past.clone() for past in self._start))
+            traced = torch.jit.trace(step, inputs, check_trace=False)  # type: ignore[no-untyped-call]
             self._graph = torch.jit.freeze(traced)
         for _ in range(_WARM_UP):
             self(example, StreamState())

@@ -47,6 +47,12 @@ def jobs(folder: Path) -> Iterator[Mapping[str, Job]]:
                                        "--checkpoint", str(model), "--device", "cpu"], wholes="*.cctl",
             ),
             _command(
+                "encode a corpus", lambda out: ["encode", str(audio), str(folder / "prepared"), "--out-dir", str(out),
+                                                "--format", "shards", "--workers", "1",
+                                                "--checkpoint", str(model), "--device", "cpu"],
+                wholes="*.safetensors",
+            ),
+            _command(
                 "export", lambda out: ["export", str(model), "-o", str(out / "m.safetensors")], wholes="*.safetensors"
             ),
             _validation(model, audio),

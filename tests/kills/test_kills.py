@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
-NAMES = ("prepare", "encode", "export", "validate --continue", "download", "train, 1 rank", "train, 2 ranks")
+NAMES = (
+    "prepare", "encode", "encode a corpus", "export", "validate --continue", "download", "train, 1 rank",
+    "train, 2 ranks",
+)  # fmt: skip
 
 
 @pytest.mark.slow

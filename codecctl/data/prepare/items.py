@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from codecctl.data.manifest import Split
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioItem:
@@ -20,6 +22,7 @@ class AudioItem:
     speaker: str | None = None
     licence: str | None = None
     text: str | None = None  # transcript
+    split: Split | None = None  # of prepared audio
     native_rate: int | None = None  # Hz, of the original; None: that of the file
     lossy: str | None = None  # codec of the original; None: as the file shows
     n_bytes: int = 0

@@ -7,10 +7,9 @@ results are merged (`merge.py`). So a killed run continues where it was, and a s
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from codecctl.data.manifest import SAMPLE_RATE
 from codecctl.data.prepare.checks import Measurement, find_fault
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.merge import PrepareReport, merge_units
-from codecctl.data.prepare.parquet import read_row_group
+from codecctl.data.prepare.opening import ItemOpener
 from codecctl.data.prepare.sources import read_source
 from codecctl.data.prepare.units import UnitFiles, plan_units, read_unit, source_name, unit_names
 from codecctl.data.shards import ShardWriter, read_about
@@ -94,7 +93,7 @@ def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> Non
     np.empty(1 << 24, np.uint8)
     unit, files = read_unit(out, name), UnitFiles(out, name)
     with ShardWriter(files.shard) as writer:
-        opener = _Opener(unit.root)
+        opener = ItemOpener(unit.root)
         records = [_prepare_item(item, opener, writer, config) for item in unit.items]
     shard = f"shards/{writer.path.name}" if writer.path else None
     for record in records:
@@ -105,34 +104,7 @@ def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> Non
     mark_done(files.marker, input_hash, shard=shard, lacked_av=lacked_av)
 
 
-class _Opener:
-    """Opens the items of a unit; keeps the row group that was read last."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = str(root)
-        self._part: tuple[str, int] | None = None
-        self._cells: list[tuple[bytes | None, str]] = []
-        self.name = ""  # of the item opened last, as it starts the messages about it
-
-    def open(self, item: AudioItem) -> AudioReader:
-        self.name = item.place
-        if item.fault:
-            raise CodecctlError(item.fault)
-        if item.part is None:
-            # Text, since there may be a million files: pathlib takes as long as opening the file.
-            path = os.path.join(self._root, item.file or item.place)
-            return AudioReader(path, name=item.place, raw_rate=item.raw_rate)
-        if item.part != self._part:
-            self._cells = read_row_group(Path(self._root, item.part[0]), item.part[1], item.column or "")
-            self._part = item.part
-        data, file_name = self._cells[item.row or 0]
-        if not data:
-            raise CodecctlError("holds no audio: the bytes are missing")
-        self.name += PurePath(file_name).suffix  # the reader goes by it where the bytes do not show the format
-        return AudioReader(data, name=self.name)
-
-
-def _prepare_item(item: AudioItem, opener: _Opener, writer: ShardWriter, config: DataConfig) -> dict[str, Any]:
+def _prepare_item(item: AudioItem, opener: ItemOpener, writer: ShardWriter, config: DataConfig) -> dict[str, Any]:
     """Write one item to the shard; returns its line of the unit's results."""
     about = {"id": item.id, "source": item.place, "dataset": item.dataset}
     writer.start()

@@ -1,0 +1,203 @@
+"""What `encode`, `decode` and `validate` do with a corpus of codes, a folder."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from codecctl.cli.console import duration, progress_bar, say, show, show_table
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.inference.find import find_checkpoint
+
+if TYPE_CHECKING:
+    from codecctl.codes.job import CorpusReport
+
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        min=1,
+        metavar="N",
+        help="Corpus: processes that read and encode, each on one core or on a card that it shares.",
+        show_default="one a core, 4 a card",
+    ),
+]
+CardsOption = Annotated[int, typer.Option("--devices", min=1, metavar="N", help="Corpus: cards to use.")]
+ExecutorOption = Annotated[
+    str, typer.Option("--executor", metavar="processes|ray", help="Corpus: where the workers run.")
+]
+ShardOption = Annotated[
+    str, typer.Option("--shard", metavar="I/N", help="Corpus: do the I-th of N parts, for job arrays.")
+]
+CORPUS_FORMATS = ("shards", "webdataset", "parquet")
+_WORKERS_A_CARD = 4
+_MOST_ROWS = 12  # of a kind
+_LINE_SECONDS = 30  # between two lines where no bar can be shown
+
+
+def means_corpus(inputs: Sequence[Path]) -> bool:
+    """Whether `encode` without a format writes one corpus instead of a file for each input."""
+    from codecctl.codes.sources import names_corpus
+
+    return any(map(names_corpus, inputs))
+
+
+def encode_to_corpus(
+    inputs: Sequence[Path],
+    out_dir: Path | None,
+    form: str,
+    checkpoint: str | None,
+    *,
+    n_quantizers: int | None,
+    partial: bool,
+    n_workers: int | None,
+    n_devices: int,
+    executor: str,
+    shard: str,
+    device: str,
+) -> None:
+    """`encode` of a corpus: prints what was found, a bar, and what was done."""
+    if out_dir is None:
+        raise UsageError("a corpus is written to a folder; add --out-dir DIR")
+    from codecctl.codes.job import encode_corpus
+    from codecctl.inference.device import find_device
+    from codecctl.workers import parse_shard
+
+    if n_workers is None and executor == "processes":
+        on_card = find_device(device).type == "cuda"
+        n_workers = _WORKERS_A_CARD * n_devices if on_card else len(os.sched_getaffinity(0))
+    with _bar() as advance:
+        try:
+            report = encode_corpus(
+                inputs,
+                out_dir,
+                find_checkpoint(checkpoint),
+                container=form,
+                n_quantizers=n_quantizers,
+                partial_audio=partial,
+                n_workers=n_workers or 1,
+                executor=executor,
+                shard=parse_shard(shard),
+                device=device,
+                n_devices=n_devices,
+                on_progress=advance,
+            )
+        except OSError as error:  # one raised while a file is written lacks its name
+            error.filename = error.filename or str(out_dir)
+            raise
+    for note in report.notes:
+        say(note)
+    if report.n_units_left:
+        say(f"{report.n_units_left} units are left to other jobs, the last of which completes the folder")
+    if about := report.about:
+        say(
+            f"{out_dir}: {about.n_utterances} recordings, {duration(about.seconds)}, {about.n_codebooks} codebooks of "
+            f"the model {about.fingerprint} in {len(about.shards)} shards"
+        )
+        if about.n_failed:
+            were = "recording" if about.n_failed == 1 else "recordings"
+            say(f"{about.n_failed} {were} failed; see {out_dir / 'failed.jsonl'} for the reasons")
+
+
+@contextmanager
+def _bar() -> Iterator[Callable[[CorpusReport], None]]:
+    """A bar with speed, time left and the share of waiting; where stderr is no terminal, a line every 30 seconds and
+    one at the end."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
+    start = said = time.monotonic()
+    done: CorpusReport | None = None
+
+    def facts(report: CorpusReport) -> str:
+        seconds = time.monotonic() - start
+        failed = f", {report.n_failed} failed" if report.n_failed else ""
+        return f"{report.seconds / seconds:.1f} s of audio a second, waiting for reading {report.waiting:.0%}{failed}"
+
+    def line(report: CorpusReport) -> None:
+        left = (time.monotonic() - start) / report.n_done * (report.n_recordings - report.n_done)
+        shown = f", {duration(left)} left" if report.n_done < report.n_recordings else ""
+        say(f"{report.n_done} of {report.n_recordings} recordings, {facts(report)}{shown}")
+
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading the list", total=None)
+
+        def advance(report: CorpusReport) -> None:
+            nonlocal said, done
+            done = report
+            bar.update(task, completed=report.n_done, total=report.n_recordings, description=facts(report))
+            is_last = report.n_done == report.n_recordings
+            if not console.is_terminal and not is_last and time.monotonic() - said > _LINE_SECONDS:
+                said = time.monotonic()
+                line(report)
+
+        yield advance
+    if done is not None:
+        line(done)
+
+
+def holds_codes(path: Path) -> bool:
+    """Whether a path is a corpus of codes."""
+    return (path / "codes.json").is_file()
+
+
+def decode_from_corpus(
+    inputs: Sequence[Path],
+    out_dir: Path | None,
+    form: str | None,
+    ids: Sequence[str],
+    checkpoint: str | None,
+    device: str,
+) -> None:
+    """`decode` of a corpus, or of the utterances that are named."""
+    if len(inputs) > 1 or out_dir is None:
+        raise UsageError("a corpus of codes is decoded alone, to a folder; name one, and --out-dir DIR")
+    if form not in (None, "wav", "flac"):
+        raise UsageError(f"--format {form}: expected wav or flac")
+    model = find_checkpoint(checkpoint)
+    from codecctl.codes.decode import decode_corpus
+    from codecctl.inference.load import Codec
+
+    with progress_bar("decode") as progress:
+        n = decode_corpus(
+            inputs[0],
+            out_dir,
+            lambda: Codec.load(model, device),
+            ids=set(ids) or None,
+            suffix=f".{form or 'wav'}",
+            on_progress=progress,
+        )
+    say(f"{inputs[0]} -> {out_dir}: {n} recording{'s' * (n != 1)}")
+
+
+def validate_corpus(folder: Path) -> None:
+    """`validate` of a corpus: prints what it holds and the use of its codebooks. Raises `CodecctlError` for damage."""
+    from codecctl.cli.validate import print_codebooks
+    from codecctl.codes.reading import check_corpus
+
+    with progress_bar("check") as progress:
+        check = check_corpus(folder, progress)
+    about = check.about
+    show(
+        f"{folder}: {about.n_utterances} recordings, {duration(about.seconds)}, {about.n_failed} failed, "
+        f"{about.n_codebooks} codebooks of the model {about.fingerprint} in {len(about.shards)} {about.container}"
+    )
+    rows = [
+        (key, name, f"{seconds / 3600:.2f}")
+        for key, names in check.seconds_by.items()
+        for name, seconds in sorted(names.items(), key=lambda item: -item[1])[:_MOST_ROWS]
+    ]
+    show_table(("", "", ">hours"), rows)
+    print_codebooks(check.codebooks)
+    for problem in check.problems:
+        say(f" {problem}", label="damaged:", style="bold red")
+    if check.problems:
+        raise CodecctlError(f"{folder}: {len(check.problems)} of its files are damaged or do not fit")

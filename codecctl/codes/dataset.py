@@ -1,0 +1,136 @@
+"""Codes of a corpus as torch data sets: memory-mapped, `[K, T]` int64, with what is known of each utterance."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.distributed
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
+
+from codecctl.codes.folder import SPLIT_NUMBERS, CodedUtterance, read_complete, read_index
+from codecctl.codes.shards import ShardReader
+from codecctl.data.manifest import Split
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.parsing import as_type, parse_json
+
+
+@dataclass(frozen=True)
+class CodesItem:
+    """One utterance of a corpus."""
+
+    codes: Tensor  # [K, T] int64
+    about: CodedUtterance
+
+
+class CodeDataset(Dataset[CodesItem]):
+    """The utterances of a folder that `codecctl encode` wrote, or those of one split of it.
+
+    `n_codebooks` takes the first ones only. Memory is a number for each utterance; codes and metadata are read when an
+    item is taken. Items have different lengths, so a `DataLoader` needs a `collate_fn`. Raises `CodecctlError` for a
+    folder that is not complete or holds no such utterance.
+    """
+
+    def __init__(self, folder: str | Path, split: Split | None = None, n_codebooks: int | None = None) -> None:
+        self.folder = Path(folder)
+        self._open()
+        if n_codebooks is not None and not 1 <= n_codebooks <= self.about.n_codebooks:
+            raise UsageError(f"{folder}: n_codebooks must be 1 to {self.about.n_codebooks}, got {n_codebooks}")
+        self._n_codebooks = n_codebooks
+        everything = np.arange(len(self._rows))
+        self._numbers = everything if split is None else everything[self._rows["split"] == SPLIT_NUMBERS[split]]
+        if not len(self._numbers):
+            raise CodecctlError(f"{folder}: no utterances in the {split} split")
+
+    @property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        """Of the codebooks that items have."""
+        return self.about.codebook_sizes[: self._n_codebooks]
+
+    @property
+    def n_frames(self) -> np.ndarray:
+        """[n_utterances], of each item: for batches of equal size."""
+        lengths: np.ndarray = self._rows["n_frames"][self._numbers]
+        return lengths
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, number: int) -> CodesItem:
+        if not -len(self) <= number < len(self):
+            raise IndexError(number)  # ends the iteration of a sequence
+        place = int(self._numbers[number])
+        row = self._rows[place]
+        shard = self.about.shards[int(row["shard"])]
+        codes = self._reader.codes(shard, int(row["first_frame"]), int(row["n_frames"]), self._n_codebooks)
+        return CodesItem(torch.from_numpy(codes.astype(np.int64)), self._utterance(place))
+
+    def __getstate__(self) -> dict[str, object]:
+        """For the processes of a `DataLoader`, which open the files anew."""
+        return {"folder": self.folder, "_n_codebooks": self._n_codebooks, "_numbers": self._numbers}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._open()
+
+    def _open(self) -> None:
+        """The files stay open: what an `encode` adds later is for the next data set."""
+        self.about = read_complete(self.folder)
+        self._rows, self._reader = read_index(self.folder, self.about), ShardReader(self.folder, self.about)
+        path = self.folder / "manifest.jsonl"
+        try:
+            self._manifest = open(path, "rb")  # noqa: SIM115  closed with the data set
+        except OSError as error:
+            raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
+
+    def _utterance(self, place: int) -> CodedUtterance:
+        """The line of the manifest that ends where the next one starts; processes may share the open file."""
+        where, start = self._manifest.name, int(self._rows[place]["line"])
+        is_last = place + 1 == len(self._rows)
+        end = os.fstat(self._manifest.fileno()).st_size if is_last else int(self._rows[place + 1]["line"])
+        line = os.pread(self._manifest.fileno(), max(0, end - start), start)
+        return as_type(CodedUtterance, parse_json(line, where), where)
+
+
+class CodeStream(IterableDataset[CodesItem]):
+    """The items of a `CodeDataset`, each once an epoch over all ranks and workers of a `DataLoader`.
+
+    Ranks are those of `torch.distributed` where that is initialised, else given. With a `seed` the order is shuffled,
+    anew after each `set_epoch`. The numbers of items of two ranks differ by one at most; `drop_last` makes them equal.
+    """
+
+    def __init__(
+        self,
+        dataset: CodeDataset,
+        *,
+        seed: int | None = None,
+        rank: int | None = None,
+        n_ranks: int | None = None,
+        drop_last: bool = False,
+    ) -> None:
+        is_distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+        self.rank = rank if rank is not None else torch.distributed.get_rank() if is_distributed else 0
+        self.n_ranks = n_ranks if n_ranks is not None else torch.distributed.get_world_size() if is_distributed else 1
+        if not 0 <= self.rank < self.n_ranks:
+            raise UsageError(f"rank {self.rank} of {self.n_ranks}: expected 0 to {self.n_ranks - 1}")
+        self.dataset, self.seed, self.drop_last, self.epoch = dataset, seed, drop_last, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch whose order follows; the same on all ranks."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[CodesItem]:
+        order = np.arange(len(self.dataset))
+        if self.seed is not None:
+            order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(len(order))
+        if self.drop_last:
+            order = order[: len(order) - len(order) % self.n_ranks]
+        worker = get_worker_info()
+        number, n_workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        for item in order[self.rank :: self.n_ranks][number::n_workers]:
+            yield self.dataset[int(item)]

@@ -1,0 +1,68 @@
+"""Codes of a corpus back to audio: a file for each utterance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from pathlib import Path, PurePosixPath
+
+from codecctl.codes.folder import About, read_complete, read_manifest
+from codecctl.codes.reading import Progress, read_utterances
+from codecctl.errors import CodecctlError, UsageError
+from codecctl.inference.container import FRAMES_PER_CHUNK, StoredCodes
+from codecctl.inference.files import write_decoded
+from codecctl.inference.load import Codec
+
+
+def decode_corpus(
+    folder: str | Path,
+    out: str | Path,
+    load: Callable[[], Codec],
+    *,
+    ids: Collection[str] | None = None,
+    suffix: str = ".wav",
+    on_progress: Progress | None = None,
+) -> int:
+    """Decode all utterances of a folder, or those with these ids, to `out`/ID.wav (or .flac); returns their number.
+
+    Memory is that of a shard. Nothing is written if an id is not there, if two utterances would have the same file, or
+    if the codec that `load` returns has another fingerprint. Raises `CodecctlError` for these and for damaged shards.
+    """
+    folder, out = Path(folder), Path(out)
+    about = read_complete(folder)
+    places = _plan(folder, out, suffix, ids)
+    codec = load()
+    _check_model(folder, about, codec)
+    for number, (utterance, codes) in enumerate(read_utterances(folder, about, ids), start=1):
+        starts = range(0, utterance.n_frames, FRAMES_PER_CHUNK)
+        blocks = (codes[:, start : start + FRAMES_PER_CHUNK] for start in starts)
+        target = places[utterance.id]
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_decoded(codec, StoredCodes(len(codes), utterance.n_samples, blocks), target, name=utterance.id)
+        if on_progress:
+            on_progress(number, len(places))
+    return len(places)
+
+
+def _plan(folder: Path, out: Path, suffix: str, ids: Collection[str] | None) -> dict[str, Path]:
+    """The file of each utterance. Raises `UsageError` if two have the same."""
+    places: dict[str, Path] = {}
+    taken: dict[Path, str] = {}
+    for utterance in read_manifest(folder):
+        if ids is not None and utterance.id not in ids:
+            continue
+        parts = [part for part in PurePosixPath(utterance.id).parts if part not in ("/", "..")]
+        if not parts or "\0" in utterance.id:
+            raise CodecctlError(f"{folder}: the id {utterance.id!r} names no file")
+        place = out.joinpath(*parts[:-1], parts[-1] + suffix)
+        if place in taken:
+            raise UsageError(f"{folder}: {taken[place]!r} and {utterance.id!r} would both be written to {place}")
+        places[utterance.id], taken[place] = place, utterance.id
+    return places
+
+
+def _check_model(folder: Path, about: About, codec: Codec) -> None:
+    if codec.fingerprint != about.fingerprint:
+        raise CodecctlError(
+            f"{folder}: made by the model {about.fingerprint}, but the given one is {codec.fingerprint}; "
+            f"pass --checkpoint with the one for which `codecctl info` shows {about.fingerprint}"
+        )

@@ -1,0 +1,92 @@
+"""The container `shards`: safetensors files that are memory-mapped, so that an utterance is read without its shard.
+
+A file holds `codes`, uint16 `[T, K]` with the utterances one after the other, and `first_frame`, int64 `[N + 1]`, where
+each one starts and the last one ends. The header is the JSON text of the metadata `codecctl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from codecctl.bitstream import Codes
+from codecctl.codes.container import ShardContainer, ShardHeader, damaged
+from codecctl.codes.folder import About, Coded
+from codecctl.errors import CodecctlError
+
+_N_MAPPED = 256  # shards kept open; each takes a file descriptor
+
+
+class ShardReader:
+    """The codes of a folder's shards, which are mapped when they are first needed."""
+
+    def __init__(self, folder: Path, about: About) -> None:
+        self._folder, self._about = folder, about
+        self._map = lru_cache(maxsize=_N_MAPPED)(self._open)
+
+    def codes(self, shard: str, first_frame: int, n_frames: int, n_codebooks: int | None = None) -> Codes:
+        """uint16 `[K, T]`. Raises `CodecctlError` for a shard that is missing, damaged or of another model."""
+        rows = self._map(shard)[first_frame : first_frame + n_frames, :n_codebooks]
+        if len(rows) != n_frames:
+            raise damaged(self._folder / shard, "it is too short for its index")
+        return rows.T
+
+    def _open(self, shard: str) -> Any:
+        path = self._folder / shard
+        file = open_shard(path)
+        header = read_header(file, path)
+        if header.fingerprint != self._about.fingerprint:
+            raise CodecctlError(
+                f"{path}: made by the model {header.fingerprint}, but its folder holds codes of "
+                f"{self._about.fingerprint}"
+            )
+        return file.get_slice("codes")
+
+
+def open_shard(path: Path) -> Any:
+    """A file of safetensors, mapped. Raises `CodecctlError` for one that is missing, cut off or no such file."""
+    try:
+        return safetensors.safe_open(path, "numpy")
+    except FileNotFoundError:
+        raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
+    except (safetensors.SafetensorError, OSError) as error:
+        raise damaged(path, " ".join(str(error).split())) from None
+
+
+def read_header(file: Any, path: Path) -> ShardHeader:
+    try:
+        return ShardHeader.parse((file.metadata() or {})["codecctl"], path)
+    except KeyError:
+        raise damaged(path, "it has no header of codecctl") from None
+
+
+def _write(path: Path, header: ShardHeader, utterances: Sequence[Coded]) -> None:
+    codes = [codes.T for _, codes in utterances]
+    first_frame = np.cumsum([0, *map(len, codes)], dtype=np.int64)
+    tensors: dict[str, np.ndarray[Any, Any]] = {
+        "codes": np.ascontiguousarray(np.concatenate(codes)),
+        "first_frame": first_frame,
+    }
+    path.write_bytes(safetensors.numpy.save(tensors, {"codecctl": header.model_dump_json()}))
+
+
+def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
+    file = open_shard(path)
+    header = read_header(file, path)
+    try:
+        codes, first_frame = file.get_tensor("codes"), file.get_tensor("first_frame")
+    except safetensors.SafetensorError as error:
+        raise damaged(path, str(error)) from None
+    is_right = codes.dtype == np.uint16 and codes.ndim == 2 and first_frame.dtype == np.int64
+    if not is_right or first_frame[0] != 0 or first_frame[-1] != len(codes) or (np.diff(first_frame) < 0).any():
+        raise damaged(path, "its tensors are not those of a shard")
+    return header, [each.T for each in np.split(codes, first_frame[1:-1])]
+
+
+SHARDS = ShardContainer(".safetensors", _write, _read)

@@ -1,0 +1,62 @@
+"""The container `webdataset`: tar files as the package webdataset reads them, an `.npy` and a `.json` an utterance.
+
+The header is the member `__codes__`, which webdataset leaves out. The package is not needed here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from codecctl.bitstream import Codes
+from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, damaged
+from codecctl.codes.folder import Coded
+from codecctl.errors import CodecctlError
+from codecctl.inference.npy import npy_bytes
+
+_HEADER = "__codes__"
+
+
+def _write(path: Path, header: ShardHeader, utterances: Sequence[Coded]) -> None:
+    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as tar:
+        _add(tar, _HEADER, header.model_dump_json())
+        for number, (record, codes) in enumerate(utterances):
+            key = f"{header.checksum}-{number:06d}"
+            _add(tar, f"{key}.json", json.dumps({name: record[name] for name in FACTS}, ensure_ascii=False))
+            _add(tar, f"{key}.npy", npy_bytes(np.ascontiguousarray(codes)))
+
+
+def _add(tar: tarfile.TarFile, name: str, content: str | bytes) -> None:
+    """Without times and owners: the same codes are the same file."""
+    data = content if isinstance(content, bytes) else content.encode(errors="backslashreplace")
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
+    header, codes = None, []
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                file = tar.extractfile(member)
+                content = file.read() if file else b""
+                if member.name == _HEADER:
+                    header = ShardHeader.parse(content, path)
+                elif member.name.endswith(".npy"):
+                    codes.append(np.load(io.BytesIO(content), allow_pickle=False))
+    except FileNotFoundError:
+        raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
+    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
+        raise damaged(path, " ".join(str(error).split())) from None
+    if header is None:
+        raise damaged(path, "it has no header of codecctl")
+    return header, codes
+
+
+WEBDATASET = ShardContainer(".tar", _write, _read)
