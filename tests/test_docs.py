@@ -29,6 +29,7 @@ LINKS = [(name, target) for name, text in TEXTS.items() for target in re.findall
 _KEY = r"\b((?:data|model|loss|train|validate)\.[a-z_.]+[a-z])[=`]"
 UNKNOWN = "train.batchsize"  # shown with the error that it gives
 KEYS = {key for name in NAMES for key in re.findall(_KEY, TEXTS[name]) if name != "CONTRIBUTING.md"} - {UNKNOWN}
+KEYS = {key for key in KEYS if not key.endswith(".safetensors")}
 
 
 @dataclass

@@ -48,7 +48,7 @@ def _assets() -> Path:
 
 
 def _is_here(path: Path) -> bool:
-    """Whether there is such a path; also where the system does not say: then reading it tells why."""
+    """Whether there is such a path; also where the system does not say: then reading it shows why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError, ValueError):

@@ -13,8 +13,10 @@ from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from codecctl.audio import Audio
 from codecctl.config.load import load_config
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
@@ -27,7 +29,7 @@ from codecctl.train.state import TrainState
 from tests.train.forks import fork_ranks
 
 CPU = torch.device("cpu")
-cut = Crops.batch
+cut = Crops.array
 move_books = ResidualVectorQuantizer.update
 learn = loop.train_step
 
@@ -40,22 +42,22 @@ class Recorder(TrainingCallbacks):
         self.warnings.append(message)
 
 
-def spoilt(crops: Crops, rank: int, steps: set[int], step: int, *place: int) -> torch.Tensor:
+def spoilt(crops: Crops, on_rank: int, steps: set[int], step: int, *place: int, **named: int) -> Audio:
     """Crops that are not finite, on the second rank, the first time that it comes to these steps."""
-    audio = cut(crops, step, *place)
-    if rank == 1 and step in steps:
+    audio = cut(crops, step, *place, **named)
+    if on_rank == 1 and step in steps:
         steps.remove(step)
-        return torch.full_like(audio, torch.nan)
+        return np.full_like(audio, np.nan)
     return audio
 
 
 def one_batch_is_not_finite(rank: int) -> list[str]:
-    Crops.batch = partialmethod(spoilt, rank, {3})  # type: ignore[assignment, method-assign]
+    Crops.array = partialmethod(spoilt, rank, {3})  # type: ignore[assignment, method-assign]
     return []
 
 
 def two_batches_are_not_finite(rank: int) -> list[str]:
-    Crops.batch = partialmethod(spoilt, rank, {3, 4})  # type: ignore[assignment, method-assign]
+    Crops.array = partialmethod(spoilt, rank, {3, 4})  # type: ignore[assignment, method-assign]
     alarms.ROLL_BACK_AFTER = 2
     return ["train.checkpoint_every_steps=2"]
 
@@ -95,22 +97,22 @@ def the_time_is_over_on_one(rank: int) -> list[str]:
 
 
 def an_exception_is_raised(rank: int) -> list[str]:
-    def broken(crops: Crops, step: int, *place: int) -> torch.Tensor:
+    def broken(crops: Crops, step: int, *place: int, **named: int) -> Audio:
         if rank == 1 and step == 3:
             raise CodecctlError("a shard is broken")
-        return cut(crops, step, *place)
+        return cut(crops, step, *place, **named)
 
-    Crops.batch = broken  # type: ignore[assignment, method-assign]
+    Crops.array = broken  # type: ignore[assignment, method-assign]
     return []
 
 
 def the_first_dies(rank: int) -> list[str]:
-    def deadly(crops: Crops, step: int, *place: int) -> torch.Tensor:
+    def deadly(crops: Crops, step: int, *place: int, **named: int) -> Audio:
         if rank == 0 and step == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        return cut(crops, step, *place)
+        return cut(crops, step, *place, **named)
 
-    Crops.batch = deadly  # type: ignore[assignment, method-assign]
+    Crops.array = deadly  # type: ignore[assignment, method-assign]
     return []
 
 
