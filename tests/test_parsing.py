@@ -32,7 +32,7 @@ def test_json_beyond_a_limit_is_refused(text: str, said: str) -> None:
     started = time.process_time()
     with pytest.raises(CodecctlError) as error:
         parse_json(text, "x.json")
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 4
     assert str(error.value).startswith("x.json: ")
     assert said in str(error.value)
     assert "\n" not in str(error.value)
@@ -61,7 +61,7 @@ def test_yaml_beyond_a_limit_is_refused(text: str, said: str) -> None:
     started = time.process_time()
     with pytest.raises(ConfigError) as error:
         parse_yaml(text, "x.yaml")
-    assert time.process_time() - started < 1
+    assert time.process_time() - started < 4
     assert said in str(error.value)
     assert "\n" not in str(error.value)
 
