@@ -61,6 +61,11 @@ class Checkpoint:
         for name, weight in weights.items():
             if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
                 raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
+        n_layers = model.transformer.n_layers
+        if len(weights) < 2 * n_layers:  # on two sides; even without memory a codec of many layers takes seconds
+            raise CodecctlError(
+                f"{path}: a weight of transformer layer {n_layers} is missing; its config does not describe this model"
+            )
         _compare_shapes(shell(model), weights, path)  # before any memory is spent on a codec
         _compare(content, {key: content[key] for key in _CHECKED if content.get(key) is not None}, "checksum", path)
         check_finite(weights, path)
