@@ -1,5 +1,5 @@
-"""Lengths in the headers of AVR, MPC 2000, MATLAB 4 and 5, Psion WVE, MIDI sample dumps (SDS) and FastTracker instruments
-(XI), compared with the bytes that are there.
+"""Lengths in the headers of AVR, MPC 2000, MATLAB 4 and 5, WVE, SDS (MIDI) and XI (FastTracker), compared with the
+bytes that are there.
 
 PVF and PAF claim no length: all that is there is read.
 """
