@@ -61,7 +61,11 @@ def _write_folder(checkpoint: str, folder: Path, to: str) -> None:
     from codecctl.inference.checkpoint import Checkpoint
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
-    sizes = FORMATS[to](source, folder)
+    try:
+        sizes = FORMATS[to](source, folder)
+    except OSError as error:  # its file, if any, is one of a temporary folder
+        error.filename = str(folder)
+        raise
     say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
     if to == "onnx":
         from codecctl.export.onnx import OPSET

@@ -83,8 +83,10 @@ def read_unit(out: Path, name: str) -> Unit:
     try:
         spec = parse_json(path.read_bytes(), str(path))
         return Unit(name, spec["source"], spec["origin"], [AudioItem(**item) for item in spec["items"]])
-    except (CodecctlError, OSError, KeyError, TypeError) as error:
-        raise CodecctlError(f"{path}: cannot be read ({error}); remove it and run prepare again") from None
+    except OSError as error:
+        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
+    except (CodecctlError, KeyError, TypeError):
+        raise CodecctlError(f"{path}: damaged; remove it and run the same command again") from None
 
 
 def source_name(out: Path, origin: Path) -> str:
