@@ -13,8 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
@@ -61,7 +63,11 @@ class BoundedPool:
         if self._pool is None:
             return _call(call, *args, **kwargs)
         self._free.acquire()
-        future = self._pool.submit(call, *args, **kwargs)
+        if isinstance(self._pool, ProcessPoolExecutor):
+            with _interrupts_held():  # also in the processes that start here, until they are ready
+                future = self._pool.submit(_interruptible, partial(call, *args, **kwargs))
+        else:
+            future = self._pool.submit(call, *args, **kwargs)
         future.add_done_callback(lambda _: self._free.release())
         return future
 
@@ -85,8 +91,48 @@ class BoundedPool:
 
 def _start_worker(initializer: Callable[[], None] | None) -> None:
     end_with_parent()
+    signal.signal(signal.SIGINT, _interrupt)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if initializer is not None:
         initializer()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Within: Ctrl-C waits."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # by the first process that starts, and then it lets interrupts through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Worker:
+    """This process, if it is a worker."""
+
+    is_working = was_interrupted = False
+
+
+def _interrupt(*_: object) -> None:
+    """Ctrl-C ends the call that a worker process is in and those that wait; between calls it gives no traceback."""
+    _Worker.was_interrupted = True
+    if _Worker.is_working:
+        raise KeyboardInterrupt
+
+
+def _interruptible(call: Callable[[], Result]) -> Result:
+    if _Worker.was_interrupted:
+        raise KeyboardInterrupt
+    _Worker.is_working = True
+    try:
+        return call()
+    finally:
+        _Worker.is_working = False
 
 
 def _call(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Future[Result]:

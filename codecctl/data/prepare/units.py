@@ -40,9 +40,12 @@ class Unit:
 
     @property
     def root(self) -> Path:
-        """The folder that the items' places are below."""
+        """The folder that the items' places are below. Raises `CodecctlError` if the system cannot say."""
         origin = Path(self.origin)
-        return origin if origin.is_dir() else origin.parent
+        try:
+            return origin if origin.is_dir() else origin.parent
+        except OSError as error:
+            raise CodecctlError(f"{self.origin}: {error.strerror}") from None
 
     def input_hash(self, settings: Any) -> str:
         """Changes with any item, what is known of it, and any setting of `prepare`."""
