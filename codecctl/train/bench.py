@@ -63,7 +63,7 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
 def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:
     """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Either
     share is the one that explains the time of a step if the other holds, and the time of a launch if the card waits for
-    the host; one that cannot explain it is left out."""
+    the host when kernels are launched one by one; one that cannot explain it is left out."""
     if times.peak_bytes is None or times.reserved_bytes is None or times.context_bytes is None:
         return {}
     shares = {}

@@ -181,5 +181,5 @@ def _kind(plan: StepPlan) -> Any:
 
 def _count_changes(state: TrainState) -> None:
     """A replay changes codewords without their version, by which tables of them are cached."""
-    codecs = (state.codec, state.ema)
-    torch.autograd.graph.increment_version([book.codewords for codec in codecs for book in codec.quantizer.codebooks])
+    for codec in (state.codec, state.ema):
+        torch.autograd.graph.increment_version([codebook.codewords for codebook in codec.quantizer.codebooks])

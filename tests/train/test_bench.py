@@ -21,7 +21,7 @@ CARD = StepTimes(
 )  # fmt: skip
 PREDICTION = Prediction(
     seconds_multiplying=0.5, seconds_moving=1.5, peak_bytes=9e9, card_bytes=1.1e10, audio_seconds=6.0, operations=1e12,
-    moved_bytes=1e12, seconds_launching=1.0,
+    moved_bytes=1e12, seconds_launching=1.0, is_recorded=False,
 )  # fmt: skip
 
 
