@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,6 +65,19 @@ def test_without_npm_the_message_says_what_to_do(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UsageError, match=r"npm.* is not installed; .*`npm pack onnxruntime-web@.* with --runtime"):
         web.write_web(starter, tmp_path / "site")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("npm") is None, reason="npm is not installed")
+def test_what_npm_cannot_fetch_is_one_line(
+    starter: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("npm_config_registry", "http://127.0.0.1:9")  # where nothing answers
+    monkeypatch.setenv("npm_config_cache", str(tmp_path / "cache"))
+    monkeypatch.setenv("npm_config_fetch_retries", "0")
+    with pytest.raises(CodecctlError, match=r"^npm cannot fetch onnxruntime-web@.* \(npm error code .*--runtime$"):
+        web.write_web(starter, tmp_path / "site")
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_folder_with_files_is_left_alone(starter: Checkpoint, tmp_path: Path) -> None:

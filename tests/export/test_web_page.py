@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
+import torch
 from torch import Tensor
 
-from codecctl.bitstream import PackedReader
+from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.cli.main import run
 from codecctl.export.web import write_web
 from codecctl.inference.checkpoint import Checkpoint
@@ -28,6 +29,7 @@ from tests.export.server import served
 pytestmark = pytest.mark.slow
 
 STATUS = "document.getElementById('status').textContent"
+HEADER = ("fingerprint", "sample_rate", "hop_length", "codebook_sizes")
 MICROPHONE = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")  # it beeps
 
 
@@ -90,10 +92,9 @@ def saved(browser: Any, name: str) -> bytes:
     return path.read_bytes()
 
 
-def encoded(source: Path, target: Path) -> bytes:
-    """The file that the command line writes."""
+def encode(source: Path, target: Path) -> None:
+    """As the command line does."""
     assert run(["encode", str(source), "-o", str(target)]) == 0
-    return target.read_bytes()
 
 
 def test_the_folder_is_whole_and_names_its_model(site: Path) -> None:
@@ -109,15 +110,37 @@ def test_the_folder_is_whole_and_names_its_model(site: Path) -> None:
 def test_codes_are_those_of_the_command_line_and_take_less_time_than_the_sound(
     opened: Any, speech_files: list[Path], tmp_path: Path
 ) -> None:
-    for source in speech_files[2::5]:
-        samples, rate = soundfile.read(source)
+    page, ours = tmp_path / "page.cctl", tmp_path / "ours.cctl"
+    for source in speech_files[::3]:
+        samples, rate = soundfile.read(source, dtype="float32")
         soundfile.write(tmp_path / "speech.wav", samples, rate)
         opened.execute_script(f"{STATUS} = ''")
         status = choose_file(opened, tmp_path / "speech.wav")
-        assert saved(opened, "speech.cctl") == encoded(source, tmp_path / "ours.cctl")
+        page.write_bytes(saved(opened, "speech.cctl"))
+        encode(source, ours)
+        check_equal_but_for_ties(page, ours, torch.from_numpy(samples))
         spent = [float(seconds) for seconds in re.findall(r"in ([\d.]+) s", status)]
         assert len(spent) == 2
         assert max(spent) < len(samples) / rate
+
+
+def check_equal_but_for_ties(page: Path, ours: Path, samples: Tensor) -> None:
+    """Equal files, but for a few frames where two sequences of codewords are as good in float32, or were for the first
+    codebooks, which decides what the search keeps."""
+    with PackedReader(page) as reader, PackedReader(ours) as our_reader:
+        assert reader.header == our_reader.header
+        theirs, expected = reader.read().astype(np.int64), our_reader.read().astype(np.int64)
+    differs = (theirs != expected).any(axis=0)
+    assert differs.sum() <= 2
+    if not differs.any():
+        assert page.read_bytes() == ours.read_bytes()
+    codec = Codec.load("starter", "cpu")
+    latents = codec.encode_latents(samples.reshape(1, 1, -1))
+    errors = [
+        (latents - codec.dequantize(torch.from_numpy(codes)[None])).square().sum(1) for codes in (theirs, expected)
+    ]
+    frames = differs.nonzero()[0]
+    np.testing.assert_allclose(errors[0][0, frames], errors[1][0, frames], rtol=0.05)
 
 
 def test_fewer_codebooks_are_chosen_by_key_saved_and_opened_again(
@@ -141,9 +164,13 @@ def test_fewer_codebooks_are_chosen_by_key_saved_and_opened_again(
     assert not opened.find_element("css selector", "[value=original]").is_enabled()
     assert saved(opened, "again.cctl") == content
     assert run(["decode", str(again), "-o", str(tmp_path / "again.wav")]) == 0
-    encoded(speech_files[1], tmp_path / "all.npy")
-    with PackedReader(again) as reader:
-        assert np.array_equal(reader.read(), np.load(tmp_path / "all.npy")[:3])
+    encode(speech_files[1], tmp_path / "all.cctl")
+    with PackedReader(again) as reader, PackedReader(tmp_path / "all.cctl") as all_reader:
+        assert (reader.read() != all_reader.read()[:3]).any(axis=0).sum() <= 2  # ties, see above
+        with PackedWriter(tmp_path / "ours.cctl", **{name: getattr(reader.header, name) for name in HEADER}) as writer:
+            writer.write(reader.read())
+            writer.n_samples = reader.header.n_samples
+    assert (tmp_path / "ours.cctl").read_bytes() == content
 
 
 @pytest.mark.parametrize(
