@@ -1,4 +1,5 @@
 // The page: a sound or a file of codes in, its codes shown, heard and saved.
+import { Jobs } from "./jobs.js";
 import { frameBits, isPacked, pack, packedSize, unpack } from "./packed.js";
 import { Picture } from "./picture.js";
 import { Player } from "./player.js";
@@ -8,39 +9,15 @@ const MAX_MINUTES = 10;
 const CACHED_MINUTES = 2; // longer recordings are decoded again when the slider comes back to a number of codebooks
 
 const $ = (id) => document.getElementById(id);
-const busy = { id: 0, settle: null };
-let codec, player, picture, recorder = null, worker;
+const jobs = new Jobs(showProgress);
+let codec, player, picture, recorder = null;
 let sound = null; // name, nSamples, codes, decoded (by number of codebooks), heard (their number), and seconds spent
 let serial = 0; // of what was opened last
 
-/** A job of the worker, with its progress; ends the one before. Null: ended by another, or cancelled. */
-function run(job, task, data = {}) {
-  busy.settle?.(null);
-  busy.id += 1;
-  $("task").textContent = task;
-  $("progress").value = 0;
-  $("working").hidden = false;
-  $("cancel").hidden = job === "load";
-  worker.postMessage({ id: busy.id, job, ...data });
-  return new Promise((resolve, reject) => {
-    busy.settle = (answer, error) => {
-      [busy.settle, $("working").hidden] = [null, true];
-      if (error) reject(new Error(error));
-      else resolve(answer);
-    };
-  });
-}
-
-function cancel() {
-  busy.id += 1;
-  worker.postMessage({ id: busy.id, job: "cancel" });
-  busy.settle?.(null);
-}
-
-function onMessage({ data }) {
-  if (data.id !== busy.id || !busy.settle) return;
-  if (data.done === undefined) busy.settle(data.error ? null : data, data.error);
-  else $("progress").value = data.done;
+function showProgress(task, share = 0) {
+  $("working").hidden = task === null;
+  $("task").textContent = task ?? "";
+  $("progress").value = share;
 }
 
 function say(text, error = "") {
@@ -71,7 +48,7 @@ function openFile(file) {
 async function openSound(name, samples, mine) {
   if (mine !== serial) return;
   check(samples.length);
-  const answer = await run("encode", `Encoding ${name}`, { samples });
+  const answer = await jobs.run("encode", `Encoding ${name}`, { samples });
   if (answer) await show({ name, nSamples: samples.length, codes: answer.result, encodeSeconds: answer.seconds }, samples);
 }
 
@@ -103,6 +80,7 @@ async function show(opened, original) {
   picture.set(sound.codes, codec.codebook_sizes, original);
   $("listen-title").textContent = `Listen: ${sound.name}`;
   $("result").hidden = false;
+  showPosition();
   await choose();
 }
 
@@ -112,13 +90,13 @@ async function choose() {
   showFacts(n);
   if (!current.decoded[n]) {
     const task = `Decoding with ${n} ${n === 1 ? "codebook" : "codebooks"}`;
-    const answer = await run("decode", task, { codes, nSamples: current.nSamples });
+    const answer = await jobs.run("decode", task, { codes, nSamples: current.nSamples });
     if (!answer) return;
     if (current.nSamples > CACHED_MINUTES * 60 * codec.sample_rate) current.decoded = {};
     current.decoded[n] = answer.result;
     current.decodeSeconds = answer.seconds;
-  } else if (busy.settle) {
-    cancel();
+  } else {
+    jobs.cancel(); // what the slider has passed
   }
   current.heard = n;
   player.set("decoded", current.decoded[n]);
@@ -229,7 +207,7 @@ function wire() {
   }));
   $("record").addEventListener("click", record);
   $("cancel").addEventListener("click", () => {
-    cancel();
+    jobs.cancel();
     say("Cancelled.");
     if (!sound?.heard) return;
     $("codebooks").value = sound.heard; // so that the slider says what is heard
@@ -238,7 +216,7 @@ function wire() {
   });
   $("play").addEventListener("click", () => (player.isPlaying ? player.pause() : player.play()));
   $("position").addEventListener("input", () => player.seek(Number($("position").value)));
-  $("codebooks").addEventListener("input", choose);
+  $("codebooks").addEventListener("input", () => choose().catch((error) => say("", `${sound.name}: ${error.message}`)));
   $("save").addEventListener("click", save);
   for (const radio of document.querySelectorAll("[name=version]")) {
     radio.addEventListener("change", () => player.select(radio.value));
@@ -253,11 +231,10 @@ function wire() {
 }
 
 async function start() {
-  worker = new Worker("worker.js", { type: "module" });
-  worker.onmessage = onMessage;
-  worker.onerror = () => busy.settle?.(null, "the codec could not be started; is the folder whole?");
   say("");
-  codec = (await run("load", "Loading the codec")).result;
+  $("cancel").hidden = true;
+  codec = (await jobs.run("load", "Loading the codec")).result;
+  $("cancel").hidden = false;
   player = new Player(codec.sample_rate);
   player.onChange = showPosition;
   picture = new Picture($("picture"), (frame) => player.seek(frame * codec.hop_length / codec.sample_rate));

@@ -15,7 +15,7 @@ self.addEventListener("message", async ({ data }) => {
     const result = await JOBS[data.job](data, report);
     self.postMessage({ id: data.id, result, seconds: (performance.now() - started) / 1000 });
   } catch (error) {
-    self.postMessage({ id: data.id, error: error instanceof Superseded ? null : error.message });
+    if (!(error instanceof Superseded)) self.postMessage({ id: data.id, error: error.message });
   }
 });
 
