@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from codecctl.train.bench import StepTimes
     from codecctl.train.plan import Prediction
 
+_CORPUS_COPIES = 20  # of the bundled clips: 20 minutes of audio
 _HOLDS = 0.1  # relative difference up to which an assumption of the plan is said to hold
 
 
@@ -86,6 +87,10 @@ def _bench_coding(
     codec = Codec.load(path, device)
     chosen = set_precision(codec, precision)
     times = {**measure(codec, seconds), "start_up_seconds": start_up_seconds(path)}
+    if next(codec.buffers()).is_cuda:
+        from codecctl.codes.timing import corpus_throughput
+
+        times["corpus_audio_seconds_per_second"] = corpus_throughput(path, device, _CORPUS_COPIES)
     others = measure_peers(seconds) if peers else {}
     if as_json:
         what = {"checkpoint": str(path), "fingerprint": codec.fingerprint, "threads": threads, "precision": chosen}
@@ -130,6 +135,7 @@ def _numbers(times: StepTimes, prediction: Prediction) -> dict[str, object]:
         "device": times.device,
         "n_steps": times.n_steps,
         "step_ms": 1000 * times.seconds,
+        "launched_step_ms": 1000 * times.launched_seconds,
         "audio_seconds_per_second": times.throughput,
         "parts_ms": {name: 1000 * seconds for name, seconds in times.parts.items()},
         "host_wait_ms": None if times.host_wait_seconds is None else 1000 * times.host_wait_seconds,
@@ -167,8 +173,11 @@ def _summary(times: StepTimes, prediction: Prediction, card: str) -> list[str]:
 
 
 def _parts(times: StepTimes) -> list[str]:
-    parts = {**times.parts, "between the parts": max(0.0, times.seconds - sum(times.parts.values()))}
-    lines = [f"{name:26}{1000 * seconds:11.3f} ms{seconds / times.seconds:14.1%}" for name, seconds in parts.items()]
+    total = times.launched_seconds
+    parts = {**times.parts, "between the parts": max(0.0, total - sum(times.parts.values()))}
+    lines = [f"{name:26}{1000 * seconds:11.3f} ms{seconds / total:14.1%}" for name, seconds in parts.items()]
+    if times.seconds != total:
+        lines.insert(0, f"kernel by kernel, a step takes {1000 * total:.4g} ms:")
     if times.host_wait_seconds is not None:
         lines.append(f"the host waits {1000 * times.host_wait_seconds:.3f} ms for the end of a step it has launched")
     return lines
