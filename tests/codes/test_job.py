@@ -28,8 +28,7 @@ from codecctl.data.shards import to_float
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import Codec, save_codec
 from codecctl.lock import Lease
-from tests.conftest import CLIPS, lively, write_audio
-from tests.inference.conftest import TINY
+from tests.conftest import CLIPS, TINY, lively, write_audio
 
 VOLATILE = (".jobs", "units")
 

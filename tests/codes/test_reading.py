@@ -24,8 +24,7 @@ from codecctl.codes.reading import check_corpus, read_utterances
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import Codec, save_codec
 from tests.codes.test_job import codes_of, contents
-from tests.conftest import lively
-from tests.inference.conftest import TINY
+from tests.conftest import TINY, lively
 
 FORMATS = ["shards", "webdataset", "parquet"]
 
