@@ -127,10 +127,15 @@ def tiny() -> ModelConfig:
     )
 
 
-@pytest.fixture(params=[None, TINY_TRANSFORM, TINY_VOCODER], ids=["strided", "transform", "vocoder"])
-def tiny_codec(tiny: ModelConfig, request: pytest.FixtureRequest) -> Codec:
+@pytest.fixture(scope="session", params=[None, TINY_TRANSFORM, TINY_VOCODER], ids=["strided", "transform", "vocoder"])
+def tiny_of_each_front(tiny: ModelConfig, request: pytest.FixtureRequest) -> ModelConfig:
+    return tiny.model_copy(update={"front": request.param}) if request.param else tiny
+
+
+@pytest.fixture
+def tiny_codec(tiny_of_each_front: ModelConfig) -> Codec:
     """A random codec of each front whose transformer matters: at its start LayerScale would all but switch it off."""
-    return lively(tiny.model_copy(update={"front": request.param}) if request.param else tiny)
+    return lively(tiny_of_each_front)
 
 
 @pytest.fixture(scope="session")
