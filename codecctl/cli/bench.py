@@ -130,6 +130,7 @@ def _numbers(times: StepTimes, prediction: Prediction) -> dict[str, object]:
         "device": times.device,
         "n_steps": times.n_steps,
         "step_ms": 1000 * times.seconds,
+        "launched_step_ms": 1000 * times.launched_seconds,
         "audio_seconds_per_second": times.throughput,
         "parts_ms": {name: 1000 * seconds for name, seconds in times.parts.items()},
         "host_wait_ms": None if times.host_wait_seconds is None else 1000 * times.host_wait_seconds,
@@ -167,8 +168,11 @@ def _summary(times: StepTimes, prediction: Prediction, card: str) -> list[str]:
 
 
 def _parts(times: StepTimes) -> list[str]:
-    parts = {**times.parts, "between the parts": max(0.0, times.seconds - sum(times.parts.values()))}
-    lines = [f"{name:26}{1000 * seconds:11.3f} ms{seconds / times.seconds:14.1%}" for name, seconds in parts.items()]
+    total = times.launched_seconds
+    parts = {**times.parts, "between the parts": max(0.0, total - sum(times.parts.values()))}
+    lines = [f"{name:26}{1000 * seconds:11.3f} ms{seconds / total:14.1%}" for name, seconds in parts.items()]
+    if times.seconds != total:
+        lines.insert(0, f"kernel by kernel, a step takes {1000 * total:.4g} ms:")
     if times.host_wait_seconds is not None:
         lines.append(f"the host waits {1000 * times.host_wait_seconds:.3f} ms for the end of a step it has launched")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,8 +17,11 @@ def export(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The model: a run's folder, or e.g. its best.pt.")],
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="With --to: the new folder.")] = None,
     to: Annotated[
-        Literal["hf", "onnx"] | None,
-        typer.Option(help="A folder for other programs. hf: transformers; onnx: onnxruntime.", show_default="one file"),
+        Literal["hf", "onnx", "web"] | None,
+        typer.Option(
+            help="A folder for other programs. hf: transformers; onnx: onnxruntime; web: a page for browsers.",
+            show_default="one file",
+        ),
     ] = None,
     output: Annotated[
         Path | None, typer.Option("--output", "-o", metavar="OUT.safetensors", help="Without --to: the new file.")
@@ -26,6 +30,14 @@ def export(
         Literal["int8", "float32"] | None,
         typer.Option(help="How matrices are stored in the file; float32 loses nothing.", show_default="int8"),
     ] = None,
+    runtime: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PACKAGE",
+            help="With --to web: the npm package onnxruntime-web, as a .tgz or a folder.",
+            show_default="fetched by npm",
+        ),
+    ] = None,
 ) -> None:
     """Write a codec without its training state, a fraction of a checkpoint's size, and its model card beside it.
 
@@ -33,6 +45,8 @@ def export(
 
     Example: codecctl export runs/production -o codec.safetensors
     """
+    if runtime is not None and to != "web":
+        raise UsageError("--runtime is for --to web")
     if to is None:
         if output is None or folder is not None:
             raise UsageError("name the file, -o OUT.safetensors, or what to write into a folder, --to hf DIR")
@@ -40,7 +54,7 @@ def export(
     else:
         if folder is None or output is not None or precision is not None:
             raise UsageError(f"--to {to} takes the new folder, --to {to} DIR, and neither --output nor --precision")
-        _write_folder(checkpoint, folder, to)
+        _write_folder(checkpoint, folder, to, {} if runtime is None else {"runtime": runtime})
 
 
 def _write_file(checkpoint: str, output: Path, precision: Literal["int8", "float32"]) -> None:
@@ -56,12 +70,12 @@ def _write_file(checkpoint: str, output: Path, precision: Literal["int8", "float
     say(f"{source.path} -> {output}: {before} -> {after}, fingerprint {exported.fingerprint}; card: {card}")
 
 
-def _write_folder(checkpoint: str, folder: Path, to: str) -> None:
+def _write_folder(checkpoint: str, folder: Path, to: str, options: Mapping[str, Path]) -> None:
     from codecctl.export.formats import FORMATS
     from codecctl.inference.checkpoint import Checkpoint
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
-    sizes = FORMATS[to](source, folder)
+    sizes = FORMATS[to](source, folder, **options)
     say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
     if to == "onnx":
         from codecctl.export.onnx import OPSET

@@ -116,10 +116,11 @@ def _time(plan: Plan) -> dict[str, str]:
         "time and cost": f"about {_rough(hours)} h{cards} and {_rough(cost)} USD at {card.price_per_hour_usd:g} USD/h: "
         f"{plan.n_steps:,} steps of {step.seconds:.2f} s{_all_late(plan)}",
         "throughput": f"{speed}, on each card" if plan.n_cards > 1 else speed,
-        "assumptions": f"{step.seconds_multiplying:.2f} s of arithmetic at {ASSUMPTIONS.share_of_peak:.0%} of "
+        "assumptions": f"{ASSUMPTIONS.source}: {step.seconds_multiplying:.2f} s of arithmetic at "
+        f"{ASSUMPTIONS.share_of_peak:.0%} of "
         f"{card.peak_tflops:g} TFLOPS, then {step.seconds_moving:.2f} s of memory traffic at "
-        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s, meanwhile "
-        f"{step.seconds_launching:.2f} s of the host ({ASSUMPTIONS.source})",
+        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s"
+        + ("" if step.is_recorded else f", meanwhile {step.seconds_launching:.2f} s of the host"),
     }
 
 

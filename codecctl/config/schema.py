@@ -192,6 +192,7 @@ class TrainConfig(Section):
     validate_every_steps: Positive = Field(5000, description="validation, and best.pt if it improved")
     checkpoint_every_steps: Positive = Field(1000, description="last.pt")
     keep_checkpoints: Positive = Field(2, description="the newest so many; best.pt comes on top")
+    cuda_graphs: bool = Field(True, description="on one card: a step is recorded once and replayed")
     compile: bool = Field(
         False, description="torch.compile the residual units and transformer layers; needs a C compiler"
     )

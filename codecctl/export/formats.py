@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from codecctl.export.huggingface import write_huggingface
 from codecctl.export.onnx import write_onnx
-from codecctl.inference.checkpoint import Checkpoint
+from codecctl.export.web import write_web
 
-FORMATS: dict[str, Callable[[Checkpoint, Path], dict[str, int]]] = {"hf": write_huggingface, "onnx": write_onnx}
+FORMATS: dict[str, Callable[..., dict[str, int]]] = {"hf": write_huggingface, "onnx": write_onnx, "web": write_web}

@@ -29,9 +29,9 @@ from codecctl.inference.identity import fingerprint
 from codecctl.inference.load import Codec
 
 OPSET = 18
-_CHUNK = 32  # frames of a recording that are computed at once
+CHUNK = 32  # frames of a recording that are computed at once
 _NAMES = {EncoderStep: ("input_values", "audio_codes"), DecoderStep: ("audio_codes", "audio_values")}
-_INSTALL = 'ONNX files need packages that are not installed: pip install "codecctl[onnx]"'
+INSTALL = 'ONNX files need packages that are not installed: pip install "codecctl[onnx]"'
 
 
 def write_onnx(source: Checkpoint, folder: Path) -> dict[str, int]:
@@ -43,21 +43,21 @@ def write_onnx(source: Checkpoint, folder: Path) -> dict[str, int]:
     try:
         import onnx
     except ImportError:
-        raise UsageError(_INSTALL) from None
+        raise UsageError(INSTALL) from None
     weights = rounded(source.model, source.weights)
     smaller = replace(source, weights=weights, fingerprint=fingerprint(source.model, weights))
     with new_folder(folder) as partial:
         codec = in_plain_operations(Codec.of(source, torch.device("cpu")))
         for side, kind in (("encoder", EncoderStep), ("decoder", DecoderStep)):
-            step, chunk = kind(codec, 1), kind(codec, _CHUNK)
-            graphs = {f"{side}_step": _traced(step), f"{side}_model": _over_chunks(_traced(chunk), chunk)}
+            step, chunk = kind(codec, 1), kind(codec, CHUNK)
+            graphs = {f"{side}_step": traced(step), f"{side}_model": _over_chunks(traced(chunk), chunk)}
             for name, model in graphs.items():
-                onnx.save(_labelled(model, source), partial / f"{name}.onnx")
-                onnx.save(_labelled(_with_int8(model, smaller), smaller), partial / f"{name}_int8.onnx")
+                onnx.save(labelled(model, source), partial / f"{name}.onnx")
+                onnx.save(labelled(with_int8(model, smaller), smaller), partial / f"{name}_int8.onnx")
         return {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
 
 
-def _traced(step: Step) -> Any:
+def traced(step: Step) -> Any:
     """The step as an ONNX model: its input and `state_in_i`, its output and `state_out_i`."""
     import onnx
 
@@ -89,7 +89,7 @@ def _over_chunks(model: Any, step: Step) -> Any:
     graph, codec = _Nodes(), step.codec
     is_encoder, hop, delay = isinstance(step, EncoderStep), codec.hop_length, codec.config.delay
     length = graph.add("Slice", graph.add("Shape", whole), graph.constant([2]), graph.constant([3]))
-    size, n_after = (_CHUNK * hop, 0) if is_encoder else (_CHUNK, codec.n_frames(delay))
+    size, n_after = (CHUNK * hop, 0) if is_encoder else (CHUNK, codec.n_frames(delay))
     chunks = graph.chunks(whole, length, size, n_after)
     starts = [graph.zeros(value) for value in step.states]
     ends = [f"{state.name}_end" for state in states]
@@ -170,7 +170,7 @@ class _Nodes:
         return self.add("ConstantOfShape", self.constant(list(like.shape)), value=zero)
 
 
-def _with_int8(model: Any, source: Checkpoint) -> Any:
+def with_int8(model: Any, source: Checkpoint) -> Any:
     """The same model with the weights of `source`, which are rounded: as integers and a scale for each row, and those
     that keep 16 bits as these. Any runtime folds the products with the scales when it loads the file."""
     import onnx
@@ -225,7 +225,7 @@ def _array(name: str, value: Tensor) -> Any:
     return numpy_helper.from_array(value.detach().contiguous().numpy(), name)
 
 
-def _labelled(model: Any, source: Checkpoint) -> Any:
+def labelled(model: Any, source: Checkpoint) -> Any:
     """With the identity of the codec, and what a program needs to know of it."""
     config = source.model
     facts = {

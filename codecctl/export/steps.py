@@ -152,16 +152,21 @@ class _PlainLongTermPrediction(LongTermPrediction):
 
 
 def _each_with_its_own(x: Tensor, taps: Tensor) -> Tensor:
-    """Each row of [1, T, L] correlated with the same row of [1, T, k] -> [1, T, L - k + 1].
+    """Each row of [1, T, L] correlated with the same row of [1, T, k] -> [1, T, L - k + 1]."""
+    y: Tensor = _RowsConvolution.apply(x, taps, int(x.shape[1]))
+    return y
 
-    All shifts of a row are the rows of one matrix, made by copying alone: copies of the row one after the other, read
-    with a length that is larger by one.
-    """
-    n_rows, length = int(x.shape[1]), int(x.shape[2])
-    n_shifts = length - int(taps.shape[2]) + 1
-    copies = x[:, :, None].expand(1, n_rows, n_shifts, length).reshape(1, n_rows, n_shifts * length)
-    shifted = F.pad(copies, (0, n_shifts)).reshape(1, n_rows, n_shifts, length + 1)[..., : taps.shape[2]]
-    return (shifted @ taps[..., None])[..., 0]
+
+class _RowsConvolution(torch.autograd.Function):
+    """A convolution whose weights are computed, which the tracer refuses: their shape is unknown to it."""
+
+    @staticmethod
+    def forward(_: Any, x: Tensor, taps: Tensor, n_rows: int) -> Tensor:
+        return F.conv1d(x, taps.permute(1, 0, 2), groups=n_rows)
+
+    @staticmethod
+    def symbolic(graph: Any, x: Any, taps: Any, n_rows: int) -> Any:
+        return graph.op("Conv", x, graph.op("Transpose", taps, perm_i=[1, 0, 2]), group_i=n_rows)
 
 
 class _PlainVocoderDecoder(VocoderDecoder):

@@ -137,25 +137,31 @@ class ResidualVectorQuantizer(nn.Module):
                 self._set_gains()
                 residual = residual / self._gain(codes)[:, None]
 
+    def draw_orders(self, n_vectors: int, generator: torch.Generator, device: torch.device) -> list[Tensor]:
+        """For `update`: a random order [ranks x N] of the `n_vectors` vectors of each rank, for each codebook."""
+        size, on_card = n_vectors * _n_ranks(), device.type == "cuda"
+        orders = [torch.randperm(size, generator=generator, pin_memory=on_card) for _ in self.codebooks]
+        return [order.to(device, non_blocking=True) for order in orders]
+
     @torch.no_grad()
     def update(
         self,
         latents: Tensor,
         codes: Tensor,
         n_quantizers: Tensor | None,
-        generator: torch.Generator,
+        orders: Sequence[Tensor],
         skipped: Tensor | None = None,
     ) -> None:
         """Move every codebook towards the vectors it won in one step, and revive dead codewords.
 
         `latents` [B, D, T] and `codes` [B, K, T] as the forward pass had them, `n_quantizers` [B] likewise. Sums are
-        taken over all processes, which draw the same numbers (the same `generator` state), so the codebooks stay equal
+        taken over all processes, which get the same `orders` (see `draw_orders`), so the codebooks stay equal
         everywhere. Where `skipped` [] is true, nothing changes. No value is read on the host.
         """
         before = {name: buffer.clone() for name, buffer in self.named_buffers()}
         learns = codes.new_ones((), dtype=torch.bool) if skipped is None else ~skipped.bool()
         learning: dict[Tensor, Tensor] = {}  # by buffer
-        for codebook, won in zip(self.codebooks, self._won(latents, codes, n_quantizers, generator), strict=True):
+        for codebook, won in zip(self.codebooks, self._won(latents, codes, n_quantizers, orders), strict=True):
             codebook.follow(won.hits, won.sums, self.config.ema_decay)
             if won.powers is not None:
                 self.left_over.lerp_(won.powers, 1 - self.config.ema_decay)
@@ -167,9 +173,7 @@ class ResidualVectorQuantizer(nn.Module):
         for name, buffer in self.named_buffers():
             buffer.copy_(torch.where(learning.get(buffer, learns), buffer, before[name]))
 
-    def _won(
-        self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, generator: torch.Generator
-    ) -> list[Won]:
+    def _won(self, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None, orders: Sequence[Tensor]) -> list[Won]:
         """What each codebook won, on all ranks."""
         residual = latents.to(self.codebooks[0].codewords).mT  # [B, T, D]
         n_frames = residual.shape[1]
@@ -182,7 +186,7 @@ class ResidualVectorQuantizer(nn.Module):
                 for n in (n_quantizers, n_everywhere)
             )
             hits, sums = tally(vectors, chosen, len(codebook), used)
-            parts += [hits, sums, *draw_over_ranks(vectors, chosen, len(codebook), used_everywhere, generator)]
+            parts += [hits, sums, *draw_over_ranks(vectors, chosen, len(codebook), used_everywhere, orders[k])]
             residual = residual - codebook.lookup(codes[:, k])
             if k == 0:
                 powers = residual.square().mean(dim=-1, keepdim=True).flatten(0, 1)
@@ -248,17 +252,16 @@ def tally(vectors: Tensor, codes: Tensor, size: int, used: Tensor | None = None)
 
 
 def draw_over_ranks(
-    vectors: Tensor, codes: Tensor, n: int, used: Tensor | None, generator: torch.Generator
+    vectors: Tensor, codes: Tensor, n: int, used: Tensor | None, order: Tensor
 ) -> tuple[Tensor, Tensor]:
     """This rank's share of `n` vectors [n, D] that are drawn from those of all ranks, and their codes [n]: its own,
-    and zeros in place of the others'. Distinct ones while they last. `used` [ranks x N]: which may be drawn.
+    and zeros in place of the others'. Distinct ones while they last, the first in `order` [ranks x N] of those that are
+    `used` [ranks x N].
 
     `vectors` [N, D] and `codes` [N]: as many on each rank.
     """
-    size, rank, device = len(vectors), _rank(), vectors.device
-    order = torch.randperm(size * _n_ranks(), generator=generator, pin_memory=device.type == "cuda")
-    order = order.to(device, non_blocking=True)
-    place = torch.arange(n, device=device)
+    size, rank = len(vectors), _rank()
+    place = torch.arange(n, device=vectors.device)
     if used is None:
         place = place % len(order)
     else:

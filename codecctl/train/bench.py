@@ -7,7 +7,8 @@ import statistics
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 from codecctl.config.schema import Config
 from codecctl.data.crops import Prefetcher
 from codecctl.train.device import does_not_fit, make_fabric, pinned, sent
+from codecctl.train.graphs import N_PLAIN
 from codecctl.train.plan import ASSUMPTIONS, Prediction
 from codecctl.train.setup import assemble
 from codecctl.train.state import TrainState
@@ -34,8 +36,9 @@ class StepTimes:
     n_steps: int
     seconds: float  # a step
     audio_seconds: float  # that a step trains on
-    parts: dict[str, float]  # seconds a step; time between parts is left out
-    host_wait_seconds: float | None  # from the launch of a step's last operation to its end; None: on the CPU
+    launched_seconds: float  # a step whose kernels are launched one by one: the same, unless a graph is replayed
+    parts: dict[str, float]  # seconds of such a step; time between parts is left out
+    host_wait_seconds: float | None  # from the launch of its last operation to its end; None: on the CPU
     peak_bytes: int | None  # of tensors during a step; None: on the CPU, where it is not measured
     reserved_bytes: int | None  # that the allocator took from the card
     context_bytes: int | None  # of the card's memory that is in use beside
@@ -60,7 +63,7 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
 def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:
     """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Either
     share is the one that explains the time of a step if the other holds, and the time of a launch if the card waits for
-    the host; one that cannot explain it is left out."""
+    the host when kernels are launched one by one; one that cannot explain it is left out."""
     if times.peak_bytes is None or times.reserved_bytes is None or times.context_bytes is None:
         return {}
     shares = {}
@@ -73,7 +76,7 @@ def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, t
     a_launch = ASSUMPTIONS.seconds_a_launch
     return {
         **{name: (assumed, assumed * own / left) for name, (assumed, own, left) in shares.items() if left > 0},
-        "seconds_a_launch": (a_launch, a_launch * times.seconds / prediction.seconds_launching),
+        "seconds_a_launch": (a_launch, a_launch * times.launched_seconds / prediction.seconds_launching),
         "fragmentation": (ASSUMPTIONS.fragmentation, times.reserved_bytes / times.peak_bytes),
         "context_bytes": (ASSUMPTIONS.context_bytes, times.context_bytes),
     }
@@ -85,33 +88,41 @@ def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
     on_card = device.type == "cuda"
     with closing(_random_batches(config, device)) as batches, PartTimer(device) as timer:
 
-        def step() -> None:
+        def step(context: StepContext) -> None:
             train_step(state, next(batches), context, config)
             timer.end_step()
 
-        for _ in range(_N_WARMUP):
-            step()
-        _synchronize(device)
-        timer.finished()
-        if on_card:
-            torch.cuda.reset_peak_memory_stats(device)
-        start = time.perf_counter()
-        for _ in range(n_steps):
-            step()
-        _synchronize(device)
-        seconds = (time.perf_counter() - start) / n_steps
-        steps = timer.finished()
-        waits = [_seconds_waited(step, device) for _ in range(_N_WAITED)] if on_card else None
+        launched = partial(step, replace(context, graphs=None))
+        seconds = launched_seconds = _seconds_a_step(launched, device, _N_WARMUP, n_steps)
+        steps = timer.finished()[_N_WARMUP:]
+        memory = _memory(device)
+        waits = [_seconds_waited(launched, device) for _ in range(_N_WAITED)] if on_card else None
+        if context.graphs is not None:
+            seconds = _seconds_a_step(partial(step, context), device, N_PLAIN + 1, n_steps)
     names = dict.fromkeys(name for found in steps for name in found)
     return StepTimes(
         device=torch.cuda.get_device_name(device) if on_card else f"CPU, {torch.get_num_threads()} thread(s)",
         n_steps=n_steps,
         seconds=seconds,
+        launched_seconds=launched_seconds,
         audio_seconds=config.train.n_crops * config.crop_samples / config.model.sample_rate,
         parts={name: sum(found.get(name, 0.0) for found in steps) / n_steps for name in names},
         host_wait_seconds=None if waits is None else statistics.median(waits),
-        **_memory(device),
+        **memory,
     )
+
+
+def _seconds_a_step(step: Callable[[], None], device: torch.device, n_warmup: int, n_steps: int) -> float:
+    for _ in range(n_warmup):
+        step()
+    _synchronize(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    for _ in range(n_steps):
+        step()
+    _synchronize(device)
+    return (time.perf_counter() - start) / n_steps
 
 
 def _start(config: Config, device: torch.device) -> tuple[TrainState, StepContext]:

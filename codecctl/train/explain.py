@@ -62,8 +62,8 @@ def explain_batch(state: TrainState, context: StepContext, config: Config, audio
         Explained(
             name,
             values[name],
-            weight,
-            values[name] * weight / total,
+            float(weight),
+            float(values[name] * weight / total),
             _gradient_norm(losses[name] * weight, output.audio),
             _gradient_norm(losses[name] * weight, output.latents),
         )

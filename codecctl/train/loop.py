@@ -149,7 +149,7 @@ class _Training:
         self.callbacks = callbacks if fabric.is_global_zero else TrainingCallbacks()
         self.step_samples = config.train.n_crops * config.crop_samples * fabric.world_size  # of audio, on all ranks
         self.steps_per_epoch = crops.n_samples / self.step_samples
-        self.state, self.context = assemble(config, fabric, self.steps_per_epoch)
+        self.state, self.context = assemble(config, fabric, self.steps_per_epoch, warn=self._warn)
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank, since the last `_gather`
         self.skips = alarms.Skips()
         self.validation = ValidationSet.open(config.data.path, config.validation)
@@ -162,7 +162,12 @@ class _Training:
         validate_on(self.state, self.validation.digest)
         self._saved_step = self.state.step
         self.counter.reset()
+        if self.context.graphs is not None:
+            self.context.graphs.forget()
         launch.check_same_codebooks(self.fabric, self.state, self.run.folder)
+
+    def _warn(self, message: str) -> None:
+        self.callbacks.warned(self.state.step, message)
 
     def check(self) -> None:
         """Raises `CodecctlError` if a first batch, or the disk, shows that this run would fail."""

@@ -130,7 +130,7 @@ def _run_step(state: TrainState, n_crops: int, context: StepContext, config: Con
     context.optimizer.step()
     if plan.adversary is not None and plan.updates_discriminators:
         plan.adversary.optimizer.step()
-    follow(state, config.train.ema_decay)
+    follow(state, plan.decay)
     del outputs, result
     kept = sum(p.nbytes for module in state.modules for p in module.parameters() if p.grad is not None)
     n_after = counter.n_launched - n_launched

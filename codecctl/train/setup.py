@@ -4,10 +4,13 @@ checks before the first step: the losses and gradients of one batch, the loader'
 from __future__ import annotations
 
 import time
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 from torch import Tensor
 
 from codecctl.config.schema import Config, TrainConfig
@@ -18,6 +21,7 @@ from codecctl.model.codec import Codec
 from codecctl.model.fronts import FRONTS
 from codecctl.model.transformer import TransformerLayer
 from codecctl.train.device import cannot_compile, check_compiler, does_not_fit, sent
+from codecctl.train.graphs import StepGraphs
 from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import TrainState, start_state, step_generator
 from codecctl.train.step import Adversary, StepContext, at_full_weight, gradients, plan_step, zero_gradients
@@ -35,16 +39,21 @@ def open_crops(config: Config) -> Crops:
 
 
 def assemble(
-    config: Config, fabric: Fabric, steps_per_epoch: float = 1.0, *, load_teacher: bool = True
+    config: Config,
+    fabric: Fabric,
+    steps_per_epoch: float = 1.0,
+    *,
+    load_teacher: bool = True,
+    warn: Callable[[str], None] = warnings.warn,
 ) -> tuple[TrainState, StepContext]:
     """The state of a new training on the device of `fabric`, and what its steps need.
 
     `load_teacher`: with its weights; else with random ones. Raises `CodecctlError` if the teacher cannot be loaded, or
-    something is to be compiled and this machine has no compiler.
+    something is to be compiled and this machine has no compiler. `warn`: see `wrap`.
     """
     teacher = make_teacher(config, load=load_teacher)
     state = make_state(config, fabric.device, teacher, steps_per_epoch)
-    return state, wrap(state, teacher, config, fabric)
+    return state, wrap(state, teacher, config, fabric, warn)
 
 
 def make_teacher(config: Config, *, load: bool) -> Teacher | None:
@@ -63,8 +72,15 @@ def make_state(
     return start_state(config, device, head, steps_per_epoch)
 
 
-def wrap(state: TrainState, teacher: Teacher | None, config: Config, fabric: Fabric) -> StepContext:
-    """Wrap the networks and optimisers, which are on the device already, for the devices of `fabric`."""
+def wrap(
+    state: TrainState,
+    teacher: Teacher | None,
+    config: Config,
+    fabric: Fabric,
+    warn: Callable[[str], None] = warnings.warn,
+) -> StepContext:
+    """Wrap the networks and optimisers, which are on the device already, for the devices of `fabric`. `warn`: see
+    `StepGraphs`."""
     if config.train.compile:
         compile_parts(state.codec)
     if config.train.compile or fabric.device.type == "cuda":
@@ -75,7 +91,10 @@ def wrap(state: TrainState, teacher: Teacher | None, config: Config, fabric: Fab
         wrapped = fabric.setup(state.discriminators, state.discriminator_optimizer, move_to_device=False)
         adversary = Adversary(state.discriminators, *wrapped)
     losses = ReconstructionLosses(config.loss, config.model.sample_rate, config.model.hop_length).to(fabric.device)
-    return StepContext(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device))
+    graphs = None
+    if config.train.cuda_graphs and isinstance(fabric.strategy, SingleDeviceStrategy) and fabric.device.type == "cuda":
+        graphs = StepGraphs(warn)
+    return StepContext(fabric, generator, optimizer, adversary, losses, teacher and teacher.to(fabric.device), graphs)
 
 
 def compile_parts(codec: Codec) -> None:

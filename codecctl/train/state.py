@@ -16,6 +16,8 @@ from codecctl.model.codec import Codec
 from codecctl.train.discriminators import Discriminators
 from codecctl.train.teacher import Generator
 
+Number = float | Tensor  # a tensor [] on the device: a recorded step can read another value at each replay
+
 _EMA_START = 10  # after n updates the average covers about the last n / 10 + 10: the first weights soon vanish
 
 
@@ -114,10 +116,15 @@ def learn(optimizer: torch.optim.Optimizer, step: Callable[[], object], skipped:
     step()
 
 
+def average_decay(config: TrainConfig, step: int) -> float:
+    """What the average of the weights keeps of itself at update `step`, from 0."""
+    return min(config.ema_decay, (1 + step) / (_EMA_START + step))
+
+
 @torch.no_grad()
-def follow(state: TrainState, decay: float, skipped: Tensor | float = 0.0) -> None:
-    """Move the average of weights and codebooks towards the codec; where `skipped` is 1, it stays."""
-    decay = min(decay, (1 + state.step) / (_EMA_START + state.step))
+def follow(state: TrainState, decay: Number, skipped: Number = 0.0) -> None:
+    """Move the average of weights and codebooks towards the codec; where `skipped` is 1, it stays. `decay`: see
+    `average_decay`."""
     average, current = [*state.ema.state_dict().values()], [*state.codec.state_dict().values()]
     # In this order what does not change stays as it is to the sign of a zero, which the fingerprint sees.
     changes = torch._foreach_sub(average, current)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 from lightning_fabric import Fabric
@@ -21,9 +22,19 @@ from codecctl.train.discriminators import (
     feature_loss,
     frozen,
 )
+from codecctl.train.graphs import StepGraphs
 from codecctl.train.launch import largest_on_device
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.state import TrainState, follow, host_generator, learn, schedule, step_generator
+from codecctl.train.state import (
+    Number,
+    TrainState,
+    average_decay,
+    follow,
+    host_generator,
+    learn,
+    schedule,
+    step_generator,
+)
 from codecctl.train.teacher import Teacher, semantic_loss
 from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part
 
@@ -51,25 +62,28 @@ class StepContext:
     adversary: Adversary | None
     losses: ReconstructionLosses
     teacher: Teacher | None
+    graphs: StepGraphs | None = None  # None: each step is launched kernel by kernel
 
 
 @dataclass(frozen=True)
 class StepPlan:
     """What is decided and drawn before a step: a function of the config, the seed and the step."""
 
-    weights: dict[str, float]  # of the losses that the codec minimises
-    learning_rate: float
-    discriminator_learning_rate: float
+    weights: Mapping[str, Number]  # of the losses that the codec minimises
+    learning_rate: Number
+    discriminator_learning_rate: Number
+    decay: Number  # of the average of the weights
     n_quantizers: Tensor  # [B] of this rank's crops, on the device
     adversary: Adversary | None  # None before the discriminators' first step
     updates_discriminators: bool
-    stretch: slice  # samples of each crop that the discriminators get
+    stretch: slice | Tensor  # samples of each crop that the discriminators get; a tensor has the index [n] of each
+    orders: Sequence[Tensor] = ()  # for the codebooks' update, on the device; empty: they are frozen
 
 
 @dataclass(frozen=True)
 class StepResult:
     losses: dict[str, Tensor]  # unweighted, by name, detached; the discriminators' own is `discriminator`
-    weights: dict[str, float]  # in force at this step, of the losses that the codec minimises
+    weights: Mapping[str, float]  # in force at this step, of the losses that the codec minimises
     gradient_norm: Tensor  # before clipping
     discriminator_gradient_norm: Tensor | None  # None in a step that does not update them
     learning_rate: float
@@ -82,13 +96,31 @@ class StepResult:
         return _total(self.losses, self.weights)
 
 
-@part("other")
 def train_step(state: TrainState, batches: Sequence[Tensor], context: StepContext, config: Config) -> StepResult:
     """One update from crops, each [B, 1, L] on the device; their gradients add up. `state` moves one step on.
 
     The host reads no value from the device: whether to skip the step is decided there.
     """
     plan = plan_step(state, batches, context, config)
+    if "quantizer" not in config.train.freeze:
+        n_vectors = sum(len(batch) for batch in batches) * state.codec.n_frames(batches[0].shape[-1])
+        generator = step_generator(config.train.seed, state.step, _REVIVAL)
+        plan = replace(plan, orders=state.codec.quantizer.draw_orders(n_vectors, generator, batches[0].device))
+    if context.graphs is None:
+        result = update(state, plan, batches, context, config)
+    else:
+        result = context.graphs.step(
+            state, plan, batches, lambda plan, batches: update(state, plan, batches, context, config)
+        )
+    state.step += 1
+    return result
+
+
+@part("other")
+def update(
+    state: TrainState, plan: StepPlan, batches: Sequence[Tensor], context: StepContext, config: Config
+) -> StepResult:
+    """What the device does in a step. All that differs from step to step is in `plan` and `batches`."""
     rates = (plan.learning_rate, plan.discriminator_learning_rate)
     for optimizer, rate in zip(state.optimizers, rates, strict=False):
         for group in optimizer.param_groups:
@@ -99,14 +131,12 @@ def train_step(state: TrainState, batches: Sequence[Tensor], context: StepContex
         if plan.adversary is not None and plan.updates_discriminators:
             assert state.discriminator_optimizer is not None
             learn(state.discriminator_optimizer, plan.adversary.optimizer.step, result.skipped)
-    if "quantizer" not in config.train.freeze:
+    if plan.orders:
         latents = torch.cat([output.latents.detach() for output in outputs])
-        revival = step_generator(config.train.seed, state.step, _REVIVAL)
         with part("codebooks"):
-            state.codec.quantizer.update(latents, result.codes, plan.n_quantizers, revival, result.skipped)
+            state.codec.quantizer.update(latents, result.codes, plan.n_quantizers, plan.orders, result.skipped)
     with part("optimisers"):
-        follow(state, config.train.ema_decay, result.skipped)
-    state.step += 1
+        follow(state, plan.decay, result.skipped)
     return result
 
 
@@ -120,6 +150,7 @@ def plan_step(state: TrainState, batches: Sequence[Tensor], context: StepContext
         weights=loss_weights(config, state.step, state.adversarial_step),
         learning_rate=settings.learning_rate * share,
         discriminator_learning_rate=settings.adversarial.learning_rate * share,
+        decay=average_decay(settings, state.step),
         n_quantizers=sent(pinned(drawn, device), device),
         adversary=context.adversary if n_updates >= 0 else None,
         updates_discriminators=n_updates % settings.adversarial.teach_every == 0,
@@ -148,10 +179,10 @@ def gradients(
     is_finite = torch.stack(norms).isfinite().all()
     return outputs, StepResult(
         losses={name: torch.stack([each[name].detach() for each in losses]).mean() for name in losses[0]},
-        weights=plan.weights,
+        weights=cast(Mapping[str, float], plan.weights),  # tensors only in a recorded step, see `StepGraphs`
         gradient_norm=norms[0],
         discriminator_gradient_norm=norms[1] if len(norms) > 1 else None,
-        learning_rate=plan.learning_rate,
+        learning_rate=cast(float, plan.learning_rate),
         codes=torch.cat([output.codes for output in outputs]),
         skipped=largest_on_device(context.fabric, (~is_finite).float()),
     )
@@ -242,7 +273,7 @@ def _backward(
             output, semantics = context.generator(audio, n_quantizers)
         losses = codec_losses(audio, output, semantics, context)
         if adversary is not None:
-            real, decoded, judged = audio[..., plan.stretch], output.audio[..., plan.stretch], None
+            real, decoded, judged = _cut(audio, plan.stretch), _cut(output.audio, plan.stretch), None
             if plan.updates_discriminators:
                 with fabric.no_backward_sync(adversary.wrapped, enabled=not is_last):
                     losses[_DISCRIMINATOR_LOSS], judged = _backward_discriminators(
@@ -269,7 +300,11 @@ def _backward_discriminators(
     return loss, real
 
 
-def _total(losses: dict[str, Tensor], weights: dict[str, float]) -> Tensor:
+def _cut(audio: Tensor, stretch: slice | Tensor) -> Tensor:
+    return audio.index_select(-1, stretch) if isinstance(stretch, Tensor) else audio[..., stretch]
+
+
+def _total(losses: Mapping[str, Tensor], weights: Mapping[str, Number]) -> Tensor:
     return torch.stack([losses[name] * weight for name, weight in weights.items()]).sum()
 
 

@@ -105,7 +105,9 @@ class Teacher:
         if self._normalize:
             variance, mean = torch.var_mean(samples, dim=-1, keepdim=True, correction=0)
             samples = (samples - mean) / (variance + 1e-7).sqrt()
-        states = self._model(F.pad(samples, self._padding(samples.shape[-1])), output_hidden_states=True).hidden_states
+        with torch.device(samples.device):  # WavLM's tables of positions: some versions make them on the CPU
+            padded = F.pad(samples, self._padding(samples.shape[-1]))
+            states = self._model(padded, output_hidden_states=True).hidden_states
         if self._layer == "mean":
             return torch.stack([state.float() for state in states[1:]]).mean(dim=0)
         return states[self._layer].float()

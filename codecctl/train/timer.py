@@ -89,6 +89,17 @@ def part(name: str) -> Iterator[None]:
         timer.leave()
 
 
+@contextmanager
+def untimed() -> Iterator[None]:
+    """Within: no part is recorded."""
+    global _active
+    before, _active = _active, None
+    try:
+        yield
+    finally:
+        _active = before
+
+
 def backward_part(name: str, inputs: Tensor, outputs: Iterable[Tensor]) -> None:
     """Count the backward pass from `outputs` to `inputs` as the part `name`, within the part `BACKWARD`.
 
@@ -161,7 +172,7 @@ class Clock:
         self._wait_seconds = _average(self._wait_seconds, self._waited, kept)
         self._last, self._waited, self._n_steps = now, 0.0, self._n_steps + 1
         self._timer.end_step()
-        for parts in self._timer.finished():
+        for parts in filter(None, self._timer.finished()):  # a replayed step has no parts
             names = self._parts.keys() | parts.keys()
             kept = _KEPT if self._parts else 0.0
             self._parts = {name: _average(self._parts.get(name, 0.0), parts.get(name, 0.0), kept) for name in names}

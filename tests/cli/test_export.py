@@ -34,6 +34,8 @@ def test_a_folder_for_transformers_is_a_model_for_every_command(
         (["folder"], "--to hf DIR"),
         (["--to", "hf"], "--to hf takes the new folder"),
         (["--to", "hf", "folder", "--precision", "int8"], "neither --output nor --precision"),
+        (["--to", "hf", "folder", "--runtime", "package.tgz"], "--runtime is for --to web"),
+        (["--runtime", "package.tgz"], "--runtime is for --to web"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(

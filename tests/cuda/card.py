@@ -36,10 +36,14 @@ def run_steps(
     """The first steps of a training on the same crops [B, 1, L]."""
     fabric = fabric or make_fabric(config, device)
     state = start_state(config, fabric.device, steps_per_epoch=100)
-    context = wrap(state, None, config, fabric)
+    context = wrap(state, None, config, fabric, _fail)
     results = [train_step(state, [sent(crops, fabric.device)], context, config) for _ in range(n_steps)]
     assert {value.dtype for value in state.codec.state_dict().values()} == {torch.float32}
     return results
+
+
+def _fail(message: str) -> None:
+    raise AssertionError(message)
 
 
 def largest_difference(first: list[StepResult], second: list[StepResult]) -> float:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from torch import Tensor
+
+# Not the fastest algorithm of each convolution: finding it takes most of a minute for each config.
+torch.backends.cudnn.benchmark_limit = 1
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""The kernels of one training step on a card: `python -m tests.cuda.kernels CONFIG [--gpu PROFILE] [--set A.B=C ...]`.
+"""The kernels of a training step on a card: `python -m tests.cuda.kernels CONFIG [--gpu PROFILE] [--set A.B=C ...]`.
 
-Prints how long the step took, how much of that the card was busy, how many kernels ran, and which took longest. A card
-that is seldom busy waits for the host. `--tiny` runs the same on the CPU, to try this script itself.
+Prints how long a step took, how much of that the card was busy, how many kernels ran, and which took longest: launched
+one by one, and replayed as a graph. A card that is seldom busy waits for the host. `--tiny` runs the same on the CPU,
+where there is no graph, to try this script itself.
 """
 
 from __future__ import annotations
@@ -17,18 +18,19 @@ from torch.profiler import ProfilerActivity, profile
 from codecctl.config import Config, load_config
 from codecctl.train import bench
 
-N_WARMUP, N_SHOWN = 3, 14
+N_SHOWN = 14
+LAUNCHED, REPLAYED = 3, 12  # calls of `train_step` in `measure_steps` of one step
 
 
-def profiled(config: Config, device: torch.device) -> tuple[float, Any]:
-    """Seconds of one step, and its events."""
+def profiled(config: Config, device: torch.device) -> list[tuple[float, Any]]:
+    """Seconds of each step that is looked at, and its events."""
     found: list[tuple[float, Any]] = []
     train_step, n_before = bench.train_step, 0
 
     def step(*args: Any) -> Any:
         nonlocal n_before
         n_before += 1
-        if n_before != N_WARMUP:
+        if n_before not in (LAUNCHED, REPLAYED):
             return train_step(*args)
         activities = [ProfilerActivity.CUDA if device.type == "cuda" else ProfilerActivity.CPU]
         with profile(activities=activities) as recorded:
@@ -42,7 +44,7 @@ def profiled(config: Config, device: torch.device) -> tuple[float, Any]:
 
     bench.train_step = step  # type: ignore[assignment]
     bench.measure_steps(config, device, 1)
-    return found[0]
+    return found
 
 
 def main() -> None:
@@ -52,14 +54,16 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[])
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
-    config = load_config("smoke") if args.tiny else load_config(args.config, gpu=args.gpu, overrides=args.set)
-    seconds, events = profiled(config, torch.device("cpu" if args.tiny else "cuda"))
-    kernels = [event for event in events if args.tiny or event.device_type == DeviceType.CUDA]
-    taken = {event.key: event.self_cpu_time_total if args.tiny else event.self_device_time_total for event in kernels}
-    count = sum(event.count for event in kernels)
-    print(f"{1000 * seconds:.0f} ms, {sum(taken.values()) / 1000:.0f} ms of kernels, {count} of them")
-    for event in sorted(kernels, key=lambda event: -taken[event.key])[:N_SHOWN]:
-        print(f"| {taken[event.key] / 1000:.2f} ms | {event.count} | {event.key[:110]} |")
+    config = load_config("smoke") if args.tiny else load_config(args.config, gpu=args.gpu or None, overrides=args.set)
+    for seconds, events in profiled(config, torch.device("cpu" if args.tiny else "cuda")):
+        kernels = [event for event in events if args.tiny or event.device_type == DeviceType.CUDA]
+        taken = {
+            event.key: event.self_cpu_time_total if args.tiny else event.self_device_time_total for event in kernels
+        }
+        count = sum(event.count for event in kernels)
+        print(f"{1000 * seconds:.0f} ms, {sum(taken.values()) / 1000:.0f} ms of kernels, {count} of them")
+        for event in sorted(kernels, key=lambda event: -taken[event.key])[:N_SHOWN]:
+            print(f"| {taken[event.key] / 1000:.2f} ms | {event.count} | {event.key[:110]} |")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,17 @@ from codecctl.train.plan import Prediction, predict
 SECONDS = 180.0  # for all variants
 COMPILE_SECONDS = 105.0
 PARTS = ("generator forward", "losses", "teacher", "discriminators", "backward", "optimisers", "codebooks")
-COLUMNS = ("config", "variant", "ms a step", "audio s/s", "peak GB", "reserved GB", "host waits ms", *PARTS)
+COLUMNS = (
+    "config",
+    "variant",
+    "ms a step",
+    "kernel by kernel",
+    "audio s/s",
+    "peak GB",
+    "reserved GB",
+    "host waits ms",
+    *PARTS,
+)
 
 
 @dataclass(frozen=True)
@@ -145,7 +155,14 @@ def row(subject: Subject, variant: Variant, found: StepTimes | str) -> str:
     memory = [f"{size / 1e9:.2f}" if size is not None else "" for size in (found.peak_bytes, found.reserved_bytes)]
     wait = "" if found.host_wait_seconds is None else f"{1000 * found.host_wait_seconds:.1f}"
     parts = [f"{1000 * found.parts.get(name, 0.0):.1f}" for name in PARTS]
-    numbers = [f"{1000 * found.seconds:.1f}", f"{found.throughput:.0f}", *memory, wait, *parts]
+    numbers = [
+        f"{1000 * found.seconds:.1f}",
+        f"{1000 * found.launched_seconds:.1f}",
+        f"{found.throughput:.0f}",
+        *memory,
+        wait,
+        *parts,
+    ]
     return f"| {' | '.join([subject.config, variant.name, *numbers])} |"
 
 
@@ -153,6 +170,7 @@ def planned(subject: Subject, prediction: Prediction) -> str:
     seconds, throughput = prediction.seconds, prediction.throughput
     numbers = [
         "" if seconds is None else f"{1000 * seconds:.1f}",
+        f"{1000 * prediction.seconds_launching:.1f}",
         "" if throughput is None else f"{throughput:.0f}",
         f"{prediction.peak_bytes / 1e9:.2f}",
         f"{prediction.card_bytes / 1e9:.2f}",

@@ -1,6 +1,5 @@
 import json
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -17,6 +16,7 @@ from codecctl.evaluate.report.page import ModelCard, write_report
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import compare_requirements, verdict_of
 from codecctl.model.codec import Codec
+from tests.browser import headless, until
 
 pytestmark = pytest.mark.slow
 
@@ -85,32 +85,14 @@ def test_every_image_and_control_has_a_name(page: Path) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """A headless Chromium, where there is one."""
-    webdriver = pytest.importorskip("selenium.webdriver", reason="the page is not tested in a browser: no selenium")
-    chromium, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
-    if not chromium or not driver:
-        pytest.skip("the page is not tested in a browser: no chromium and chromedriver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("--headless=new", "--no-sandbox", "--force-prefers-reduced-motion", "--window-size=1200,1000"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    session = webdriver.Chrome(options=options, service=webdriver.ChromeService(driver))
-    session.set_script_timeout(120)
-    yield session
-    session.quit()
+    with headless() as session:
+        yield session
 
 
 @pytest.fixture
 def opened(browser: Any, page: Path) -> Any:
     browser.get(page.as_uri())
     return browser
-
-
-def _until(browser: Any, condition: str) -> Any:
-    """The value of a JavaScript expression as soon as it is true."""
-    from selenium.webdriver.support.ui import WebDriverWait
-
-    return WebDriverWait(browser, 60).until(lambda b: b.execute_script(f"return {condition}"))
 
 
 def test_a_player_keeps_its_position_when_the_version_is_switched(opened: Any) -> None:
@@ -191,7 +173,7 @@ def test_the_blind_test_counts_answers_and_hides_the_versions(opened: Any) -> No
     blind = opened.find_element("id", "blind")
     blind.find_element("css selector", "button.next").click()
     blind.find_element("css selector", "button.play").click()
-    _until(opened, "Number(document.querySelector('#blind input[type=range]').value) > 0.1")
+    until(opened, "Number(document.querySelector('#blind input[type=range]').value) > 0.1")
     assert [r.get_attribute("value") for r in blind.find_elements("css selector", "input[type=radio]")] == [
         "A",
         "B",

@@ -9,6 +9,12 @@ from collections.abc import Callable
 
 import pytest
 
+from codecctl.errors import CodecctlError
+from codecctl.export import web_runtime
+from codecctl.export.web import write_web
+from codecctl.inference.checkpoint import Checkpoint
+from codecctl.inference.find import find_checkpoint
+
 _ALONE = """
 import sys
 
@@ -38,3 +44,20 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
         return done.stdout
 
     return run
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The npm package onnxruntime-web, where npm can fetch it."""
+    try:
+        return web_runtime.fetch_package(tmp_path_factory.mktemp("package"))
+    except CodecctlError as error:
+        pytest.skip(f"the page of export --to web is not tested: {error}")
+
+
+@pytest.fixture(scope="session")
+def site(package: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The starter as a page."""
+    folder = tmp_path_factory.mktemp("site") / "web"
+    write_web(Checkpoint.read(find_checkpoint("starter")), folder, runtime=package)
+    return folder

@@ -22,6 +22,13 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(3)
 
 
+def update(
+    quantizer: ResidualVectorQuantizer, latents: Tensor, codes: Tensor, n_quantizers: Tensor | None = None
+) -> None:
+    n_vectors = len(latents) * latents.shape[-1]
+    quantizer.update(latents, codes, n_quantizers, quantizer.draw_orders(n_vectors, seeded(), latents.device))
+
+
 def test_search_finds_the_nearest_codeword() -> None:
     codebook, x = Codebook(8, 32), torch.randn(100, 8)
     assert torch.equal(codebook.search(x), torch.cdist(x, codebook.codewords).argmin(-1))
@@ -72,7 +79,7 @@ def test_an_update_moves_a_codeword_by_the_textbook_rule() -> None:
     (codebook,) = quantizer.codebooks
     codebook.set_codewords(torch.arange(2), torch.tensor([[0.0] * 8, [10.0] * 8]), 1.0)
     vectors = torch.full((1, 8, 4), 1.0)  # four hits on codeword 0
-    quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
+    update(quantizer, vectors, quantizer.encode(vectors))
     torch.testing.assert_close(codebook.cluster_size, torch.tensor([0.9 + 0.1 * 4, 0.9]))
     torch.testing.assert_close(codebook.codewords[0], torch.full((8,), 0.1 * 4 / (0.9 + 0.1 * 4)))
     torch.testing.assert_close(codebook.codewords[1], torch.full((8,), 10.0))
@@ -84,7 +91,7 @@ def test_revival_resets_every_buffer_of_a_dead_codeword() -> None:
     quantizer.fit(vectors[0].mT, seeded())
     codebook.set_codewords(torch.tensor([5]), torch.full((1, 8), 1000.0), 1.0)  # nothing is near it
     for _ in range(4):
-        quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
+        update(quantizer, vectors, quantizer.encode(vectors))
     assert codebook.codewords[5].abs().max() < 10
     torch.testing.assert_close(codebook.codeword_sum[5], codebook.codewords[5] * codebook.cluster_size[5])
     assert (quantizer.encode(vectors)[:, 0] == 5).any()
@@ -96,7 +103,7 @@ def test_dead_codewords_share_what_a_popular_one_wins() -> None:
     codebook.set_codewords(torch.arange(16), torch.full((16, 32), 1000.0), 1.0)
     codebook.set_codewords(torch.tensor([3]), torch.zeros(1, 32), 1.0)  # wins everything
     for _ in range(20):
-        quantizer.update(vectors, quantizer.encode(vectors), None, seeded())
+        update(quantizer, vectors, quantizer.encode(vectors))
     hits = torch.bincount(quantizer.encode(vectors).flatten(), minlength=16)
     assert hits.min() > 0.5 * hits.float().mean()
 
@@ -106,7 +113,7 @@ def test_dropped_codebooks_neither_learn_nor_lose(tiny_codec: Codec) -> None:
     n_quantizers = torch.tensor([1, 1, 1])
     before = quantizer.codebooks[1].codewords.clone()
     quantized = quantizer(latents, n_quantizers)
-    quantizer.update(latents, quantized.codes, n_quantizers, seeded())
+    update(quantizer, latents, quantized.codes, n_quantizers)
     assert quantized.commitment_loss[1] == 0
     assert torch.equal(quantizer.codebooks[1].codewords, before)
 
@@ -176,7 +183,7 @@ def test_gains_follow_what_the_first_codebook_leaves_over() -> None:
     codes = quantizer.encode(latents)
     assert not codes[:, 0].any()  # each is 1 away from the first codeword in every direction
     before = quantizer.left_over.clone()
-    quantizer.update(latents, codes, None, seeded())
+    update(quantizer, latents, codes)
     torch.testing.assert_close(quantizer.left_over, 0.5 * before + 0.5 * torch.tensor([6.0, 0.0]))
     torch.testing.assert_close(quantizer.gains, (quantizer.left_over / quantizer.codebooks[0].cluster_size).sqrt())
 

@@ -16,12 +16,12 @@ pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 CARD = StepTimes(
-    device="Card", n_steps=40, seconds=3.0, audio_seconds=6.0, parts={}, host_wait_seconds=1.0,
+    device="Card", n_steps=40, seconds=3.0, launched_seconds=3.0, audio_seconds=6.0, parts={}, host_wait_seconds=1.0,
     peak_bytes=10**10, reserved_bytes=13 * 10**9, context_bytes=5 * 10**8,
 )  # fmt: skip
 PREDICTION = Prediction(
     seconds_multiplying=0.5, seconds_moving=1.5, peak_bytes=9e9, card_bytes=1.1e10, audio_seconds=6.0, operations=1e12,
-    moved_bytes=1e12, seconds_launching=1.0,
+    moved_bytes=1e12, seconds_launching=1.0, is_recorded=False,
 )  # fmt: skip
 
 

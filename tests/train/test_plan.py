@@ -106,9 +106,14 @@ def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
     assert plan.adversarial_step
     early, late, n_early = plan.early_step, plan.step, plan.adversarial_step
     assert (late.seconds_multiplying, late.seconds_moving) == pytest.approx(
-        (late.operations / 0.25e12, late.moved_bytes / 0.8e9)  # float32: half of half
+        (late.operations / (0.27 / 2 * 1e12), late.moved_bytes / 0.27e9)  # float32: at half of the peak
     )
-    assert late.seconds == max(late.seconds_multiplying + late.seconds_moving, late.seconds_launching)
+    assert late.seconds_multiplying is not None
+    assert late.seconds_moving is not None
+    assert late.is_recorded
+    assert late.seconds == late.seconds_multiplying + late.seconds_moving
+    launched = replace(late, is_recorded=False, seconds_launching=2 * late.seconds)
+    assert launched.seconds == launched.seconds_launching
     assert early.seconds
     assert late.seconds
     assert plan.hours == pytest.approx((n_early * early.seconds + (1000 - n_early) * late.seconds) / 3600)
@@ -252,8 +257,8 @@ def test_the_table_of_the_page_is_what_the_plan_says() -> None:
         )
 
 
-@pytest.mark.parametrize(("card", "hours"), [("a100-80gb", 60), ("a100-40gb", 80), ("rtx4090", 100), ("rtx3090", 140)])
-def test_production_costs_no_more_than_promised(card: str, hours: float) -> None:
+@pytest.mark.parametrize(("card", "hours"), [("a100-80gb", 62), ("a100-40gb", 74), ("rtx4090", 122), ("rtx3090", 182)])
+def test_production_costs_no_more_than_the_page_says(card: str, hours: float) -> None:
     """With discriminators from the first step on, and no fewer than 3,000 hours of audio for them."""
     plan = shipped_plan("production", card)
     assert plan.fits

@@ -225,7 +225,9 @@ def test_the_first_codebook_learns_from_the_teacher(codec: Codec, teacher: Teach
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        codec.quantizer.update(output.latents.detach(), output.codes, None, torch.Generator().manual_seed(step))
+        latents, random = output.latents.detach(), torch.Generator().manual_seed(step)
+        orders = codec.quantizer.draw_orders(len(latents) * latents.shape[-1], random, latents.device)
+        codec.quantizer.update(latents, output.codes, None, orders)
         losses.append(loss.item())
     assert sum(losses[-5:]) / 5 < losses[0] - 0.05
 
