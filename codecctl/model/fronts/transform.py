@@ -160,7 +160,8 @@ class FrameUnit(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         y = self.convolution(prepend_past(self, x.mT, self.n_past, state)).mT
-        y = self.contract(self.activation(self.expand(self.norm(y)).mT).mT)
+        y = self.norm(y.to(self.norm.weight.dtype))  # under autocast the fused norm takes no half-precision input
+        y = self.contract(self.activation(self.expand(y).mT).mT)
         return x + self.scale * y
 
 
