@@ -127,7 +127,7 @@ def test_the_code_imports_torch_and_transformers_alone() -> None:
     outside = {line.split()[1].split(".")[0] for line in imports} - {""}
     assert outside == {
         "__future__", "collections", "bisect", "dataclasses", "functools", "itertools", "math", "torch", "transformers",
-        "types", "typing",
+        "types", "typing", "uuid",
     }  # fmt: skip
     assert not [line for line in imports if "codecctl." in line]
 

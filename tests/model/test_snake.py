@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import pytest
 import torch
 from torch import Tensor
 
+from codecctl.model import snake
 from codecctl.model.snake import Snake, snake_formula
 
 ROUNDING = {torch.bfloat16: 2e-2, torch.float32: 1e-5, torch.float64: 1e-12}
@@ -72,3 +75,17 @@ def test_frozen_alpha_passes_the_gradient_on() -> None:
     assert snake.alpha.grad is None
     assert x.grad is not None
     assert x.grad.abs().gt(0).any()
+
+
+def test_a_copy_of_the_module_has_an_operator_of_its_own() -> None:
+    """As in a folder that was exported for transformers; the package's operator must stay what it is."""
+    spec = importlib.util.spec_from_file_location("copy_of_snake", snake.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    for _ in range(2):  # two exported folders
+        copy = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(copy)
+        assert copy._NAMESPACE != snake._NAMESPACE == "codecctl"
+        x = torch.randn(1, 3, 5, requires_grad=True)
+        gradients = [torch.autograd.grad(made(3)(x).square().sum(), x)[0] for made in (Snake, copy.Snake)]
+        assert torch.equal(*gradients)
