@@ -1,8 +1,8 @@
 """The kernels of a training step on a card: `python -m tests.cuda.kernels CONFIG [--gpu PROFILE] [--set A.B=C ...]`.
 
 Prints how long a step took, how much of that the card was busy, how many kernels ran, and which took longest: launched
-one by one, and replayed as a graph; between these two, the operators and shapes that took longest. A card that is seldom
-busy waits for the host. `--tiny` runs the same on the CPU, where there is no graph, to try this script itself.
+one by one, and replayed as a graph; between these two, the operators and shapes that took longest. A card that is
+seldom busy waits for the host. `--tiny` runs the same on the CPU, where there is no graph, to try this script itself.
 """
 
 from __future__ import annotations
