@@ -63,7 +63,7 @@ def _load(content: bytes) -> Codes:
     try:
         codes: Codes = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
-        raise ValueError(f"{type(error).__name__}: {error}") from None
+        raise ValueError(str(error)) from None
     return codes
 
 
