@@ -189,7 +189,11 @@ def parse_shard(text: str) -> tuple[int, int]:
 def hash_of(*values: Any) -> str:
     """A short hash of values that JSON can hold, the same on every machine."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    try:
+        data = text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:  # JSON may hold halves of characters, which no name of a file has
+        data = text.encode(errors="backslashreplace")
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
 def is_done(marker: Path, input_hash: str) -> bool:
