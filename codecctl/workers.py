@@ -23,6 +23,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import read_json, write_json
+from codecctl.text import to_bytes
 
 _PR_SET_PDEATHSIG = 1
 
@@ -189,11 +190,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def hash_of(*values: Any) -> str:
     """A short hash of values that JSON can hold, the same on every machine."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    try:
-        data = text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # JSON may hold halves of characters, which no name of a file has
-        data = text.encode(errors="backslashreplace")
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hashlib.blake2b(to_bytes(text), digest_size=16).hexdigest()
 
 
 def is_done(marker: Path, input_hash: str) -> bool:
