@@ -9,6 +9,8 @@ convolutions of torch are two to six times slower.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -109,6 +111,18 @@ def prepend_past(layer: nn.Module, x: Tensor, n_past: int, state: StreamState | 
         past = x[..., n_new:]
         state.past[layer] = past.clone() if n_new > n_past else past  # a view of a long chunk would keep it alive
     return x
+
+
+def in_blocks(
+    run: Callable[[Tensor, StreamState | None], Tensor], x: Tensor, state: StreamState | None, size: int
+) -> Tensor:
+    """`run(x, state)` of causal layers. On the CPU, where no gradient is needed, a whole signal goes through in blocks
+    of `size` samples: their activations stay in the processor's cache."""
+    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for signals of any length
+    if state is not None or x.is_cuda or torch.is_grad_enabled() or is_recorded or x.shape[-1] <= size:
+        return run(x, state)
+    state = StreamState()
+    return torch.cat([run(block, state) for block in x.split(size, dim=-1)], dim=-1)
 
 
 def with_channels_last(weight: Tensor) -> Tensor:

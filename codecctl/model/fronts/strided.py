@@ -7,11 +7,13 @@ from typing import cast
 from torch import Tensor, nn
 
 from codecctl.config.model import ModelConfig, StridedConfig
-from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d, StreamState
+from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d, StreamState, in_blocks
 from codecctl.model.fronts.front import Front
 from codecctl.model.sequential import CausalSequential
 from codecctl.model.snake import Snake
 from codecctl.model.transformer import Transformer
+
+_BLOCK_FRAMES = 50  # of a whole signal that go through the convolutions at once
 
 
 class StridedEncoder(nn.Module):
@@ -21,6 +23,7 @@ class StridedEncoder(nn.Module):
         super().__init__()
         front, width = cast(StridedConfig, config.front), config.transformer.width
         channels = front.base_channels
+        self.hop_length = config.hop_length
         self.first = CausalConv1d(1, channels, front.kernel_size)
         self.blocks = CausalSequential()
         for stride in front.strides:
@@ -32,9 +35,11 @@ class StridedEncoder(nn.Module):
         self.norm = nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        x = self.blocks(self.first(x, state), state)
-        x = self.transformer(self.last(self.activation(x), state), state)
-        return self.norm(x.mT).mT
+        x = in_blocks(self._convolve, x, state, _BLOCK_FRAMES * self.hop_length)
+        return self.norm(self.transformer(x, state).mT).mT
+
+    def _convolve(self, x: Tensor, state: StreamState | None) -> Tensor:
+        return self.last(self.activation(self.blocks(self.first(x, state), state)), state)
 
 
 class StridedDecoder(nn.Module):
@@ -54,8 +59,10 @@ class StridedDecoder(nn.Module):
         self.last = CausalConv1d(channels, 1, front.kernel_size)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        x = self.first(self.transformer(x, state), state)
-        x = self.activation(self.blocks(x, state))
+        return in_blocks(self._convolve, self.transformer(x, state), state, _BLOCK_FRAMES)
+
+    def _convolve(self, x: Tensor, state: StreamState | None) -> Tensor:
+        x = self.activation(self.blocks(self.first(x, state), state))
         return self.last(x, state).tanh()
 
 
