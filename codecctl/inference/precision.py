@@ -112,7 +112,7 @@ def _fastest(codec: Codec) -> str:
         return "float32"
     weights = [linear.weight for linear in layer.modules() if isinstance(linear, nn.Linear)]
     frames = [torch.ones(1, 1, weight.shape[1]) for weight in weights]
-    products: dict[str, list[Callable[[Tensor], Tensor]]] = {"float32": [partial(_linear, w) for w in weights]}
+    products: dict[str, list[Callable[[Tensor], Tensor]]] = {"float32": [partial(F.linear, weight=w) for w in weights]}
     for name, make in _MATRICES.items():
         with contextlib.suppress(*_UNSUPPORTED):
             products[name] = [make(weight) for weight in weights]
@@ -121,10 +121,6 @@ def _fastest(codec: Codec) -> str:
         for name, each in products.items():
             times[name].append(_seconds(each, frames))
     return min(times, key=lambda name: statistics.median(times[name]))
-
-
-def _linear(weight: Tensor, x: Tensor) -> Tensor:
-    return F.linear(x, weight)
 
 
 def _seconds(products: list[Callable[[Tensor], Tensor]], frames: list[Tensor]) -> float:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codecctl.evaluate.baselines import Rendition
 from numpy.typing import NDArray
 from torch import Tensor
 
 from codecctl.audio.files import Audio
+from codecctl.evaluate.rendering import Rendition
 from codecctl.inference.load import Codec
 from tests.bench.score_codecs import HOP, System, lyra, read_recordings, score_system
 
