@@ -1,4 +1,4 @@
-"""Atomic file writes, and JSON and text files written and read whole."""
+"""Atomic writes of files, of text and of JSON."""
 
 from __future__ import annotations
 
@@ -15,12 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
-
-from codecctl.errors import CodecctlError
-from codecctl.parsing import as_type, parse_json
-
-T = TypeVar("T")
+from typing import Any
 
 _LONGEST_NAME = 150  # bytes, of 255; process and machine come behind it
 _STALE_SECONDS = 86_400  # since a process of another machine last wrote
@@ -139,14 +134,6 @@ def _say_not_durable(reason: str) -> None:
             "fsync of a folder fails on this file system (%s): a power cut may undo the last changes",
             reason,
         )
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """The object in a JSON file as a `kind`, see `parsing.as_type`; None if there is no such file or it is damaged."""
-    try:
-        return as_type(kind, parse_json(path.read_bytes(), str(path)), str(path))
-    except (OSError, CodecctlError):
-        return None
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:

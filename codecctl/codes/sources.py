@@ -8,8 +8,9 @@ from pathlib import Path
 from codecctl.audio import Audio
 from codecctl.audio.files import AudioReader, find_files
 from codecctl.audio.resample import Resampler
+from codecctl.data import SAMPLE_RATE
 from codecctl.data.download.corpus import find_corpora
-from codecctl.data.manifest import SAMPLE_RATE, read_manifest
+from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.sources import read_source
 from codecctl.data.shards import read_about
