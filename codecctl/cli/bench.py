@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from codecctl.train.bench import StepTimes
     from codecctl.train.plan import Prediction
 
+_CORPUS_COPIES = 20  # of the bundled clips: 20 minutes of audio
 _HOLDS = 0.1  # relative difference up to which an assumption of the plan is said to hold
 
 
@@ -86,6 +87,10 @@ def _bench_coding(
     codec = Codec.load(path, device)
     chosen = set_precision(codec, precision)
     times = {**measure(codec, seconds), "start_up_seconds": start_up_seconds(path)}
+    if next(codec.buffers()).is_cuda:
+        from codecctl.codes.timing import corpus_throughput
+
+        times["corpus_audio_seconds_per_second"] = corpus_throughput(path, device, _CORPUS_COPIES)
     others = measure_peers(seconds) if peers else {}
     if as_json:
         what = {"checkpoint": str(path), "fingerprint": codec.fingerprint, "threads": threads, "precision": chosen}

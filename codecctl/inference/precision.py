@@ -12,7 +12,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,8 @@ from codecctl.model.codec import Codec
 from codecctl.model.transformer import TransformerLayer
 
 ARITHMETICS = ("float32", "bfloat16", "int8")
-_PROBE_RUNS = 7
+_PROBE_RUNS, _WARM_UP = 9, 3
+_OTHER_VALUES = 2**23  # read between the probe's runs, as other weights are between two frames
 _LARGE = 2**18  # values of a matrix outside of the transformers: of smaller ones the reading does not count
 _UNSUPPORTED = (RuntimeError, AttributeError, NotImplementedError)  # a build without the kernels, or a torch without
 
@@ -106,28 +107,46 @@ def _replace_matrices(codec: Codec, make: Callable[[Tensor], nn.Module]) -> None
 
 @torch.inference_mode()
 def _fastest(codec: Codec) -> str:
-    """By the time of one transformer layer's matrices for one frame."""
+    """By the time of one transformer layer's matrices for one frame, in a graph as a stream calls them."""
     layer = next((module for module in codec.modules() if isinstance(module, TransformerLayer)), None)
     if layer is None:
         return "float32"
-    weights = [linear.weight for linear in layer.modules() if isinstance(linear, nn.Linear)]
-    frames = [torch.ones(1, 1, weight.shape[1]) for weight in weights]
-    products: dict[str, list[Callable[[Tensor], Tensor]]] = {"float32": [partial(F.linear, weight=w) for w in weights]}
+    linears = [module for module in layer.modules() if isinstance(module, nn.Linear)]
+    frames = [torch.ones(1, 1, linear.in_features) for linear in linears]
+    products = {"float32": _in_graph(nn.ModuleList(linears), frames)}
     for name, make in _MATRICES.items():
         with contextlib.suppress(*_UNSUPPORTED):
-            products[name] = [make(weight) for weight in weights]
+            products[name] = _in_graph(nn.ModuleList(make(linear.weight) for linear in linears), frames)
     times: dict[str, list[float]] = {name: [] for name in products}
+    other = torch.ones(_OTHER_VALUES)
     for _ in range(_PROBE_RUNS):
-        for name, each in products.items():
-            times[name].append(_seconds(each, frames))
+        for name, product in products.items():
+            other.sum()  # out of the cache with the weights
+            start = time.perf_counter()
+            product(*frames)
+            times[name].append(time.perf_counter() - start)
     return min(times, key=lambda name: statistics.median(times[name]))
 
 
-def _seconds(products: list[Callable[[Tensor], Tensor]], frames: list[Tensor]) -> float:
-    start = time.perf_counter()
-    for product, frame in zip(products, frames, strict=True):
-        product(frame)
-    return time.perf_counter() - start
+class _Products(nn.Module):
+    """Each product of its own frame."""
+
+    def __init__(self, products: nn.ModuleList) -> None:
+        super().__init__()
+        self.products = products
+
+    def forward(self, *frames: Tensor) -> list[Tensor]:
+        return [product(frame) for product, frame in zip(self.products, frames, strict=True)]
+
+
+def _in_graph(products: nn.ModuleList, frames: list[Tensor]) -> Callable[..., Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch.compile, see traced.py
+        graph = torch.jit.trace(_Products(products).eval(), tuple(frames), check_trace=False)  # type: ignore[no-untyped-call]
+        product: Callable[..., Any] = torch.jit.freeze(graph)
+    for _ in range(_WARM_UP):
+        product(*frames)
+    return product
 
 
 def _peak(x: Tensor) -> Tensor:

@@ -40,7 +40,10 @@ def snake_formula(x: Tensor, alpha: Tensor) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     if x.dtype != wide or alpha.dtype != wide:
         return snake_formula(x.to(wide), alpha.to(wide)).to(x.dtype)
-    return x + (alpha * x).sin().square() / (alpha + _TINY)
+    angle = alpha * x
+    if torch.is_grad_enabled():
+        return x + angle.sin().square() / (alpha + _TINY)
+    return angle.sin_().square_().div_(alpha + _TINY).add_(x)  # new memory costs as much as the arithmetic
 
 
 def _gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,8 @@ class Transformer(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if state is None:
-            return self.layers(x.mT).mT
+            # The residual stream has the type of the weights, also under autocast: the fused norm takes no other.
+            return self.layers(x.mT.to(next(self.parameters(), x).dtype)).mT
         return torch.cat([self._advance(chunk.mT, state) for chunk in torch.split(x, MAX_CHUNK, dim=-1)], dim=1).mT
 
     def _advance(self, x: Tensor, state: StreamState) -> Tensor:

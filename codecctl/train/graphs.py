@@ -31,27 +31,26 @@ _N_AHEAD = 2  # steps that the host launches before the card has finished them
 
 class StepGraphs:
     """The graphs of one training on one card. `warn` gets a message if steps cannot be recorded; they are launched
-    kernel by kernel then."""
+    kernel by kernel then. `record`: makes a `RecordedStep`."""
 
-    def __init__(self, warn: Callable[[str], None]) -> None:
+    def __init__(self, warn: Callable[[str], None], record: Callable[..., RecordedStep] | None = None) -> None:
         self._warn = warn
+        self._record_step = record or RecordedStep
         self._works = True
         self.forget()
 
     def forget(self) -> None:
         """Record anew: the tensors of the training are others."""
         self._kinds: set[Any] = set()
-        self._graphs: dict[Any, _Recorded] = {}
-        self._n_plain = 0
-        self._ends: deque[torch.cuda.Event] = deque()
+        self._graphs: dict[Any, RecordedStep] = {}
+        self._n_plain = 0  # steps to come before any is recorded
 
     def step(self, state: TrainState, plan: StepPlan, batches: Sequence[Tensor], update: Update) -> StepResult:
         """What `update(plan, batches)` does and returns, from a graph where there is one."""
         kind = _kind(plan)
         if kind not in self._kinds:
-            if not self._n_plain:
-                self._graphs.clear()  # training is in another phase; free the memory of the one before
-                self._kinds.clear()
+            if not self._n_plain:  # training is in another phase: free the memory of the one before
+                self.forget()
             self._kinds.add(kind)
             self._n_plain = N_PLAIN
         if self._n_plain:
@@ -63,36 +62,28 @@ class StepGraphs:
             return update(plan, batches)
         result = self._graphs[kind].replay(plan, batches)
         _count_changes(state)
-        self._wait()
         return result
 
     def _record(self, kind: Any, state: TrainState, plan: StepPlan, batches: Sequence[Tensor], update: Update) -> None:
         _count_changes(state)
         pool = next((graph.pool for graph in self._graphs.values()), None)
         try:
-            self._graphs[kind] = _Recorded(state, plan, batches, update, pool)
+            self._graphs[kind] = self._record_step(state, plan, batches, update, pool)
         except RuntimeError as error:  # memory that does not suffice among them
             self._works = False
             self._graphs.clear()
-            torch.cuda.empty_cache()
             reason = str(error).strip().splitlines()[0]
             self._warn(f"steps cannot be recorded as a CUDA graph, and are slower without one: {reason}")
 
-    def _wait(self) -> None:
-        """Until the card is `_N_AHEAD` steps behind: what a host has prepared takes memory."""
-        end = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        end.record()
-        self._ends.append(end)
-        if len(self._ends) > _N_AHEAD:
-            self._ends.popleft().synchronize()
 
-
-class _Recorded:
+class RecordedStep:
     """One graph, the tensors that it reads, and its result."""
 
     def __init__(self, state: TrainState, plan: StepPlan, batches: Sequence[Tensor], update: Update, pool: Any) -> None:
+        """`pool`: the memory of another graph that this one may use too, or None."""
         self._inputs = Inputs(plan, batches)
         self._graph = torch.cuda.CUDAGraph()
+        self._ends: deque[torch.cuda.Event] = deque()
         # Other threads may allocate pinned memory meanwhile: only what this one does is recorded.
         recording = torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local")
         with untimed(), recordable(state.optimizers), recording:
@@ -102,7 +93,16 @@ class _Recorded:
     def replay(self, plan: StepPlan, batches: Sequence[Tensor]) -> StepResult:
         self._inputs.set(plan, batches)
         self._graph.replay()
+        self._wait()
         return copied(self._result, plan)
+
+    def _wait(self) -> None:
+        """Until the card is `_N_AHEAD` steps behind: what a host has prepared takes memory."""
+        end = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        end.record()
+        self._ends.append(end)
+        if len(self._ends) > _N_AHEAD:
+            self._ends.popleft().synchronize()
 
 
 class Inputs:
@@ -176,7 +176,8 @@ def recordable(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[None]:
 
 def _kind(plan: StepPlan) -> Any:
     """Steps of one kind run the same kernels."""
-    return plan.adversary is None, plan.updates_discriminators, tuple(plan.weights)
+    has_adversary = plan.adversary is not None
+    return has_adversary, has_adversary and plan.updates_discriminators, tuple(plan.weights)
 
 
 def _count_changes(state: TrainState) -> None:

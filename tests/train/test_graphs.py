@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from codecctl.config.load import load_config
 from codecctl.config.schema import Config
 from codecctl.train.device import make_fabric
-from codecctl.train.graphs import Inputs, copied, recordable
+from codecctl.train.graphs import Inputs, StepGraphs, copied, recordable
 from codecctl.train.setup import make_teacher, start_state, wrap
 from codecctl.train.state import TrainState, follow
 from codecctl.train.step import (
@@ -27,6 +27,7 @@ from codecctl.train.step import (
     at_full_weight,
     codec_losses,
     plan_step,
+    train_step,
     update,
 )
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
@@ -50,6 +51,67 @@ def planned(state: TrainState, batches: list[Tensor], context: StepContext, conf
 
 def crops(step: int) -> list[Tensor]:
     return list(0.1 * torch.randn(2, 2, 1, 3200, generator=torch.Generator().manual_seed(step)))
+
+
+class Repeated:
+    """In place of a graph, where there is no card: computes the step anew from the tensors that a graph would read."""
+
+    pool = None
+    n_made = 0
+
+    def __init__(
+        self, state: TrainState, plan: StepPlan, batches: Sequence[Tensor], update: Callable[..., StepResult], pool: Any
+    ) -> None:
+        self.inputs, self.update, self.optimizers = Inputs(plan, batches), update, state.optimizers
+        Repeated.n_made += 1
+
+    def replay(self, plan: StepPlan, batches: Sequence[Tensor]) -> StepResult:
+        self.inputs.set(plan, batches)
+        with recordable(self.optimizers):
+            return copied(self.update(self.inputs.plan, self.inputs.batches), plan)
+
+
+def run_training(n_steps: int, graphs: StepGraphs | None, *changes: str) -> tuple[TrainState, list[StepResult]]:
+    config = tiny_config(Path("none"), *ADVERSARIAL, HEARD, *changes)
+    state = start_state(config, CPU, steps_per_epoch=8)
+    context = replace(tiny_context(state, config), graphs=graphs)
+    return state, [train_step(state, crops(step), context, config) for step in range(n_steps)]
+
+
+def test_each_kind_of_step_is_recorded_after_some_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Discriminators start at step 8 and are updated at every second step: three kinds."""
+    monkeypatch.setattr(Repeated, "n_made", 0)
+    late = ("train.adversarial.start_epoch=1", "train.adversarial.teach_every=2")
+    state, results = run_training(20, None, *late)
+    same, others = run_training(20, StepGraphs(pytest.fail, Repeated), *late)
+    assert Repeated.n_made == 3
+    assert [other.losses.keys() for other in others] == [result.losses.keys() for result in results]
+    for result, other in zip(results, others, strict=True):
+        torch.testing.assert_close(other.total, result.total, rtol=1e-3, atol=0)
+    for name, weight in state.ema.state_dict().items():
+        torch.testing.assert_close(same.ema.state_dict()[name], weight, rtol=1e-2, atol=1e-3)
+
+
+def test_tables_of_codewords_follow_replayed_steps() -> None:
+    """Without the count of changes, validation would search in old codebooks."""
+    state, _ = run_training(6, StepGraphs(pytest.fail, Repeated))
+    for codec in (state.codec, state.ema):
+        for codebook in codec.quantizer.codebooks:
+            assert torch.equal(codebook.table()[:-2], codebook.codewords.mT)
+
+
+def test_steps_that_cannot_be_recorded_are_launched_and_said_once() -> None:
+    def fail(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
+
+    warnings: list[str] = []
+    state, results = run_training(8, StepGraphs(warnings.append, fail))
+    assert state.step == 8
+    assert warnings == [
+        "steps cannot be recorded as a CUDA graph, and are slower without one: CUDA error: operation not permitted "
+        "when stream is capturing"
+    ]
+    assert [float(result.total) for result in results] == [float(r.total) for r in run_training(8, None)[1]]
 
 
 def run(n_steps: int, *, from_inputs: bool) -> tuple[TrainState, list[StepResult], StepContext]:

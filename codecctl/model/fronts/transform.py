@@ -26,6 +26,7 @@ from codecctl.model.transformer import Transformer
 
 _PITCH_PERIODS = (0.002, 0.025)  # seconds: voices from 40 to 500 Hz
 _LAYER_SCALE = 0.1  # of every residual branch: these networks are shallow and trained briefly
+_FEW_FRAMES = 4  # of a stream; the convolution of torch takes five times as long as the arithmetic then
 _KERNEL_SIZE = 5  # frames
 
 
@@ -159,8 +160,15 @@ class FrameUnit(nn.Module):
         self.scale = nn.Parameter(torch.full((width,), _LAYER_SCALE))
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        y = self.convolution(prepend_past(self, x.mT, self.n_past, state)).mT
-        y = self.contract(self.activation(self.expand(self.norm(y)).mT).mT)
+        y = prepend_past(self, x.mT, self.n_past, state)  # [B, D, past + T]
+        if state is None or x.shape[1] > _FEW_FRAMES:
+            y = self.convolution(y)
+        else:
+            taps = y.unfold(-1, self.n_past + 1, 1) * self.convolution.weight  # [B, D, T, k]
+            y = taps.sum(dim=-1) + self.convolution.get_parameter("bias")[:, None]
+        y = y.mT
+        y = self.norm(y.to(self.norm.weight.dtype))  # under autocast the fused norm takes no half-precision input
+        y = self.contract(self.activation(self.expand(y).mT).mT)
         return x + self.scale * y
 
 
