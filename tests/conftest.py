@@ -29,6 +29,8 @@ from codecctl.config.model import (
     VocoderConfig,
 )
 from codecctl.data.prepare import prepare
+from codecctl.inference.load import Codec as LoadedCodec
+from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
 
 # Where the suite runs in the background of a script, the shell has it ignore SIGINT, and a process hands that down to
@@ -42,6 +44,11 @@ TINY_VOCODER = VocoderConfig(
     hop_length=12, low_coefficients=5, high_bands=3, first_band=5, channels=16, n_blocks=1, fine_channels=8,
     n_fine_blocks=1,
 )  # fmt: skip
+TINY = ModelConfig(
+    front=StridedConfig(strides=(2, 4, 5), base_channels=4, dilations=(1, 3)),  # hop 40
+    transformer=TransformerConfig(width=16, n_layers=2, n_heads=2, feedforward_width=32, look_back_frames=20),
+    quantizer=QuantizerConfig(codebook_sizes=(64, 16, 8)),
+)
 CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 
 
@@ -80,9 +87,10 @@ def _reason(report: pytest.TestReport) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _same_draws() -> None:
-    """Every run of a test draws the same weights and noise."""
+def _same_start() -> None:
+    """Every run of a test draws the same weights and noise, on one thread whatever a command before it set."""
     torch.manual_seed(0)
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -119,15 +127,34 @@ def tiny() -> ModelConfig:
     )
 
 
-@pytest.fixture(params=[None, TINY_TRANSFORM, TINY_VOCODER], ids=["strided", "transform", "vocoder"])
-def tiny_codec(tiny: ModelConfig, request: pytest.FixtureRequest) -> Codec:
+@pytest.fixture(scope="session", params=[None, TINY_TRANSFORM, TINY_VOCODER], ids=["strided", "transform", "vocoder"])
+def tiny_of_each_front(tiny: ModelConfig, request: pytest.FixtureRequest) -> ModelConfig:
+    return tiny.model_copy(update={"front": request.param}) if request.param else tiny
+
+
+@pytest.fixture
+def tiny_codec(tiny_of_each_front: ModelConfig) -> Codec:
     """A random codec of each front whose transformer matters: at its start LayerScale would all but switch it off."""
-    return lively(tiny.model_copy(update={"front": request.param}) if request.param else tiny)
+    return lively(tiny_of_each_front)
 
 
 @pytest.fixture(scope="session")
 def smoke_model() -> ModelConfig:
     return load_config("smoke").model
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of a codec that takes milliseconds for a second of audio: a hop of 40 samples, codebooks of 64, 16
+    and 8 codewords."""
+    path = tmp_path_factory.mktemp("model") / "tiny.pt"
+    save_codec(lively(TINY), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def codec(model: Path) -> LoadedCodec:
+    return LoadedCodec.load(model, "cpu")
 
 
 def lively(config: ModelConfig) -> Codec:

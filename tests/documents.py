@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+
 from codecctl.cli.main import run
+from codecctl.evaluate import scorer
 from tests.bench import score_codecs
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -86,14 +89,15 @@ def can_run(line: str) -> bool:
 
 
 def play(line: str) -> Finished:
-    """Run a command line in this process; 75 steps of a training become one, and validation starts no processes."""
+    """Run a command line in this process; 75 steps of a training become one, and 10 s of a benchmark one; no processes
+    measure the quality."""
     program = next(name for name in _PROGRAMS if line.startswith(name))
     line, _, target = line.removeprefix(program).partition(" > ")
     line = re.sub(r"(?<=--steps )\d+", lambda match: str(int(match[0]) // 75), line)
-    if line.startswith("validate "):
-        line += " --workers 0"
+    line += {"validate": " --workers 0", "bench": " --seconds 1"}.get(line.split()[0], "")
     printed, errors = io.BytesIO(), io.BytesIO()
-    with _redirected(printed, errors):
+    with _redirected(printed, errors), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scorer, "_MAX_WORKERS", 0)  # of a training
         try:
             code = _PROGRAMS[program](shlex.split(line)) or 0
         except SystemExit as stop:

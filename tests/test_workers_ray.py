@@ -16,8 +16,7 @@ from codecctl.data.prepare import prepare
 from codecctl.errors import CodecctlError
 from codecctl.inference.load import save_codec
 from codecctl.workers import run_units
-from tests.conftest import lively
-from tests.inference.conftest import TINY
+from tests.conftest import TINY, lively
 
 ray = pytest.importorskip("ray")
 

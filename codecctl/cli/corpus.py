@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecctl.cli.console import duration, progress_bar, say, show, show_table
+from codecctl.cli.pipes import naming
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.find import find_checkpoint
 
@@ -72,25 +73,21 @@ def encode_to_corpus(
     if n_workers is None and executor == "processes":
         on_card = find_device(device).type == "cuda"
         n_workers = _WORKERS_A_CARD * n_devices if on_card else len(os.sched_getaffinity(0))
-    with _bar() as advance:
-        try:
-            report = encode_corpus(
-                inputs,
-                out_dir,
-                find_checkpoint(checkpoint),
-                container=form,
-                n_quantizers=n_quantizers,
-                partial_audio=partial,
-                n_workers=n_workers or 1,
-                executor=executor,
-                shard=parse_shard(shard),
-                device=device,
-                n_devices=n_devices,
-                on_progress=advance,
-            )
-        except OSError as error:  # one raised while a file is written lacks its name
-            error.filename = error.filename or str(out_dir)
-            raise
+    with naming(out_dir), _bar() as advance:
+        report = encode_corpus(
+            inputs,
+            out_dir,
+            find_checkpoint(checkpoint),
+            container=form,
+            n_quantizers=n_quantizers,
+            partial_audio=partial,
+            n_workers=n_workers or 1,
+            executor=executor,
+            shard=parse_shard(shard),
+            device=device,
+            n_devices=n_devices,
+            on_progress=advance,
+        )
     for note in report.notes:
         say(note)
     if report.n_units_left:

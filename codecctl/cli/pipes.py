@@ -43,13 +43,17 @@ def binary_stdin(inputs: Sequence[Path]) -> BinaryIO:
     return sys.stdin.buffer
 
 
+def naming_stdout() -> contextlib.AbstractContextManager[None]:
+    return naming("stdout")
+
+
 @contextlib.contextmanager
-def naming_stdout() -> Iterator[None]:
-    """Around writes to stdout: adds the name to errors such as that of a full disk, which the system gives without."""
+def naming(target: str | Path) -> Iterator[None]:
+    """Around writes: adds the name to errors such as that of a full disk, which the system gives without."""
     try:
         yield
     except OSError as error:
-        error.filename = error.filename or "stdout"
+        error.filename = error.filename or str(target)
         raise
 
 

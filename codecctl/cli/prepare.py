@@ -10,6 +10,7 @@ import typer
 
 from codecctl.cli.console import progress_bar, say, show_table
 from codecctl.cli.options import ConfigOption, SetOption
+from codecctl.cli.pipes import naming
 
 if TYPE_CHECKING:
     from codecctl.data.prepare import PrepareReport
@@ -44,14 +45,10 @@ def prepare(
     from codecctl.workers import parse_shard
 
     data, part = load_config(config, overrides=overrides or ()).data, parse_shard(shard)
-    with progress_bar("recordings") as advance:
-        try:
-            report = prepare_sources(
-                sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance
-            )
-        except OSError as error:  # one raised while a file is written lacks its name
-            error.filename = error.filename or str(out)
-            raise
+    with naming(out), progress_bar("recordings") as advance:
+        report = prepare_sources(
+            sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance
+        )
     for note in report.notes:
         say(note)
     if report.n_units_left:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING, Self
+from pathlib import Path
+from typing import Self
 
 import torch
 from rich.console import Console
@@ -13,21 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from codecctl.cli.console import duration
+from codecctl.config.schema import Config
+from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.text import printable
 from codecctl.train.callbacks import TrainingCallbacks
-from codecctl.train.checkpoint import training_of
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from codecctl.config.schema import Config
-    from codecctl.evaluate.scorer import Scores, ValidationSet
-    from codecctl.train.changes import Change
-    from codecctl.train.checkpoint import Restored, Run
-    from codecctl.train.preflight import Preflight
-    from codecctl.train.state import TrainState
-    from codecctl.train.step import StepResult
-    from codecctl.train.timer import Throughput
+from codecctl.train.changes import Change
+from codecctl.train.checkpoint import Restored, Run, training_of
+from codecctl.train.preflight import Preflight
+from codecctl.train.state import TrainState
+from codecctl.train.step import StepResult
+from codecctl.train.timer import Throughput
 
 _REFRESH_SECONDS = 0.5  # reading a loss waits for the card: not at every step
 _PLAIN_SECONDS = 30.0  # between two lines where stderr is a log file

@@ -7,6 +7,7 @@ computes everything anew in its backward pass. On CUDA both passes are kernels t
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 _TINY = 1e-9  # beside alpha where it divides
+# An exported model brings a copy of this module. Of two operators of one name torch destroys the first, though it is in
+# use.
+_NAMESPACE = "codecctl" if __name__.startswith("codecctl.") else f"codecctl_{uuid.uuid4().hex}"
 
 
 class Snake(nn.Module):
@@ -61,13 +65,13 @@ def _gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tenso
     return x_gradient.to(x.dtype), alpha_gradient.to(alpha.dtype)
 
 
-@torch.library.custom_op("codecctl::snake", mutates_args=())
+@torch.library.custom_op(f"{_NAMESPACE}::snake", mutates_args=())
 def _snake(x: Tensor, alpha: Tensor) -> Tensor:
     y: Tensor = fastest(snake_formula, x)(x, alpha.detach())
     return y
 
 
-@torch.library.custom_op("codecctl::snake_backward", mutates_args=())
+@torch.library.custom_op(f"{_NAMESPACE}::snake_backward", mutates_args=())
 def _snake_backward(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     gradients: tuple[Tensor, Tensor] = fastest(_gradient_formula, x)(gradient, x, alpha.detach())
     return gradients

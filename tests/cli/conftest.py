@@ -1,20 +1,16 @@
-"""A model for the commands, and what they are given."""
+"""Commands in this process, and what they are given."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
-import torch
 
 from codecctl.cli.main import run
-from codecctl.inference.load import save_codec
-from tests.conftest import lively
-from tests.inference.conftest import TINY
 
 
 @dataclass(frozen=True)
@@ -37,25 +33,9 @@ def codecctl(capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[..., Finishe
     return call
 
 
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny codec."""
-    path = tmp_path_factory.mktemp("model") / "tiny.pt"
-    save_codec(lively(TINY), path)
-    return path
-
-
 @pytest.fixture
 def wav(tmp_path: Path) -> Path:
     """A second and a bit of noise."""
     path = tmp_path / "in.wav"
     soundfile.write(path, np.random.default_rng(0).uniform(-0.5, 0.5, 16_789), 16000)
     return path
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)

@@ -15,8 +15,7 @@ import soundfile
 import torch
 
 from codecctl.inference.load import Codec, save_codec
-from tests.conftest import lively
-from tests.inference.conftest import TINY
+from tests.conftest import TINY, lively
 
 Command = Callable[..., Any]
 PROGRAM = [sys.executable, "-m", "codecctl.cli.main"]

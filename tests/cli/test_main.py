@@ -17,7 +17,7 @@ import torch
 
 from codecctl import __version__
 from tests.cli.conftest import Finished
-from tests.train.tiny import tiny_yaml
+from tests.train.tiny import FEW_FRAMES, tiny_yaml
 
 Program = Callable[..., Finished]
 COMMAND = [sys.executable, "-m", "codecctl.cli.main"]
@@ -217,7 +217,7 @@ def test_a_training_that_could_not_be_saved_has_failed(
     on_a_small_disk: Program, prepared: Path, tmp_path: Path
 ) -> None:
     """The disk fills up on the way, and no checkpoint fits any more: that must not look like success."""
-    config = tiny_yaml(tmp_path, prepared, "train.n_steps=60", "train.log_every_steps=50")
+    config = tiny_yaml(tmp_path, prepared, *FEW_FRAMES, "train.n_steps=60", "train.log_every_steps=50")
     command = ["train", "--config", config, "--run", "DISK/run", "--device", "cpu"]
     done = on_a_small_disk(*command, kilobytes=5000, until="run/metrics.jsonl")
     assert "./run/last.pt" not in done.stdout.decode().split()

@@ -10,7 +10,7 @@ import soundfile
 
 from codecctl.inference.checkpoint import Checkpoint
 from tests.cli.conftest import Finished
-from tests.train.tiny import tiny_yaml
+from tests.train.tiny import FEW_FRAMES, tiny_yaml
 
 pytestmark = pytest.mark.slow
 
@@ -21,7 +21,13 @@ Program = Callable[..., Finished]
 def _tiny_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file `smoke` in the current folder is what `--config smoke` finds first."""
     monkeypatch.chdir(tmp_path)
-    changes = ("data.validation_share=0.3", "train.log_every_steps=50", "validate.metrics=[]", "validate.opus_kbps=[]")
+    changes = (
+        *FEW_FRAMES,
+        "data.validation_share=0.3",
+        "train.log_every_steps=50",
+        "validate.metrics=[]",
+        "validate.opus_kbps=[]",
+    )
     tiny_yaml(tmp_path, Path("unused"), *changes).rename("smoke")
 
 

@@ -35,8 +35,9 @@ def test_sound_comes_out_before_the_input_ends() -> None:
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_ends_the_encoder_quietly() -> None:
-    encode = subprocess.Popen([*CODECCTL, "encode", "-", "--stream", "--rate", "16000"], stdin=-1, stdout=-1, stderr=-1)
+def test_a_reader_that_leaves_ends_the_encoder_quietly(model: Path) -> None:
+    command = [*CODECCTL, "encode", "-", "--stream", "--rate", "16000", "--checkpoint", model]
+    encode = subprocess.Popen(command, stdin=-1, stdout=-1, stderr=-1)
     assert encode.stdout
     encode.stdout.close()
     _, said = encode.communicate(bytes(64000))
@@ -61,8 +62,8 @@ def test_wrong_use_is_one_line(codecctl: Callable[..., Finished], arguments: lis
 
 
 @pytest.mark.slow
-def test_a_saved_stream_is_no_packed_file(codecctl: Callable[..., Finished], tmp_path: Path) -> None:
-    encode = [*CODECCTL, "encode", "-", "--stream", "--rate", "16000"]
+def test_a_saved_stream_is_no_packed_file(codecctl: Callable[..., Finished], model: Path, tmp_path: Path) -> None:
+    encode = [*CODECCTL, "encode", "-", "--stream", "--rate", "16000", "--checkpoint", model]
     saved = tmp_path / "saved.cctl"
     saved.write_bytes(subprocess.run(encode, input=bytes(6400), stdout=-1, stderr=-1, check=True).stdout)
     done = codecctl("decode", saved, "-o", tmp_path / "out.wav")

@@ -1,39 +1,14 @@
-"""A model that encodes a minute in a second, and folders of recordings."""
+"""A corpus of codes, and folders of recordings."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from codecctl.codes.job import encode_corpus
-from codecctl.inference.load import Codec, save_codec
-from tests.conftest import lively, write_audio
-from tests.inference.conftest import TINY
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of a tiny codec: a hop of 40 samples, codebooks of 64, 16 and 8 codewords."""
-    path = tmp_path_factory.mktemp("model") / "tiny.pt"
-    save_codec(lively(TINY), path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def codec(model: Path) -> Codec:
-    return Codec.load(model, "cpu")
+from tests.conftest import write_audio
 
 
 @pytest.fixture(scope="session")

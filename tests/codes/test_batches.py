@@ -17,6 +17,16 @@ from codecctl.inference.load import Codec
 from tests.conftest import CLIPS, write_audio
 
 
+@pytest.fixture(scope="module")
+def beginnings(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first quarter of each clip."""
+    folder = tmp_path_factory.mktemp("beginnings")
+    for number, path in enumerate(sorted(CLIPS.rglob("*.flac"))):
+        audio, sample_rate = read_audio(path)
+        write_audio(folder / f"{number:02}.flac", audio[:, : audio.shape[1] // 4], sample_rate)
+    return folder
+
+
 def encode_together(codec: Any, folder: Path) -> tuple[list[AudioItem], list[np.ndarray], list[int]]:
     """The items, their codes, and how many went through the model in each call."""
     items, sizes = read_items(folder, "clips", note=lambda line: None), list[int]()
@@ -41,21 +51,21 @@ def assert_as_alone(codec: Any, folder: Path) -> list[int]:
     return sizes
 
 
-def test_speech_gets_the_codes_that_it_gets_alone(tiny_codec: Any) -> None:
+def test_speech_gets_the_codes_that_it_gets_alone(tiny_codec: Any, beginnings: Path) -> None:
     """Each front, in float64, bit for bit."""
-    sizes = assert_as_alone(tiny_codec.double(), CLIPS)
+    sizes = assert_as_alone(tiny_codec.double(), beginnings)
     assert sum(sizes) == 12
     assert max(sizes) > 3
 
 
 @pytest.mark.slow
-def test_speech_gets_the_codes_of_the_starter_that_it_gets_alone() -> None:
-    assert_as_alone(Codec.load("starter", "cpu").double(), CLIPS)
+def test_speech_gets_the_codes_of_the_starter_that_it_gets_alone(beginnings: Path) -> None:
+    assert_as_alone(Codec.load("starter", "cpu").double(), beginnings)
 
 
 def test_a_recording_longer_than_a_batch_gets_the_codes_that_it_gets_alone(tiny_codec: Any, tmp_path: Path) -> None:
     clips = np.concatenate([read_audio(path)[0] for path in sorted(CLIPS.rglob("*.flac"))], axis=1)
-    write_audio(tmp_path / "long.flac", clips[:, :700_001], 16_000)
+    write_audio(tmp_path / "long.flac", clips[:, :490_001], 16_000)  # 30.6 s
     write_audio(tmp_path / "short.flac", clips[:, :5000], 16_000)
     assert assert_as_alone(tiny_codec.double(), tmp_path)[-1] == 1
 

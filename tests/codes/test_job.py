@@ -28,8 +28,7 @@ from codecctl.data.shards import to_float
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import Codec, save_codec
 from codecctl.lock import Lease
-from tests.conftest import CLIPS, lively, write_audio
-from tests.inference.conftest import TINY
+from tests.conftest import CLIPS, TINY, lively, write_audio
 
 VOLATILE = (".jobs", "units")
 
@@ -128,6 +127,7 @@ def test_some_codebooks_are_the_first_ones(prepared: Path, model: Path, corpus: 
         encode_corpus([prepared], tmp_path, model)
 
 
+@pytest.mark.slow
 def test_two_workers_write_the_same_bytes(folders: list[Path], model: Path, whole: Any, tmp_path: Path) -> None:
     seen = []
     encode_corpus(
@@ -192,6 +192,7 @@ def running(folders: list[Path], model: Path, out: Path) -> Iterator[subprocess.
             process.kill()
 
 
+@pytest.mark.slow
 def test_killed_after_a_unit_it_goes_on_with_the_next(
     folders: list[Path], model: Path, whole: Any, tmp_path: Path
 ) -> None:
@@ -204,11 +205,12 @@ def test_killed_after_a_unit_it_goes_on_with_the_next(
     assert contents(tmp_path) == whole
 
 
-@pytest.mark.parametrize("shard", [(1, 1), (2, 3)])
-def test_a_second_process_is_refused(folders: list[Path], model: Path, tmp_path: Path, shard: tuple[int, int]) -> None:
+@pytest.mark.slow
+def test_a_second_process_is_refused(folders: list[Path], model: Path, tmp_path: Path) -> None:
     with running(folders, model, tmp_path):
-        with pytest.raises(UsageError, match=rf"{tmp_path}: another process encodes there \(process \d+ on"):
-            encode_corpus(folders, tmp_path, model, shard=shard)
+        for shard in ((1, 1), (2, 3)):
+            with pytest.raises(UsageError, match=rf"{tmp_path}: another process encodes there \(process \d+ on"):
+                encode_corpus(folders, tmp_path, model, shard=shard)
         assert len(list((tmp_path / "units").glob("*.done"))) == 1
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import tarfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -24,33 +25,36 @@ from codecctl.codes.reading import check_corpus, read_utterances
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.load import Codec, save_codec
 from tests.codes.test_job import codes_of, contents
-from tests.conftest import lively
-from tests.inference.conftest import TINY
+from tests.conftest import TINY, lively
 
 FORMATS = ["shards", "webdataset", "parquet"]
 
 
-@pytest.fixture(scope="module", params=FORMATS)
-def written(request: pytest.FixtureRequest, prepared: Path, model: Path, tmp_path_factory: Any) -> Path:
+@pytest.fixture(scope="module")
+def encoded(prepared: Path, model: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The corpus in a container. For reading only."""
+
+    @cache
+    def encode(container: str) -> Path:
+        if container == "parquet":
+            pytest.importorskip("pyarrow")
+        out = tmp_path_factory.mktemp(container) / "codes"
+        encode_corpus([prepared], out, model, container=container)
+        return out
+
+    return encode
+
+
+@pytest.fixture(params=FORMATS)
+def written(request: pytest.FixtureRequest, encoded: Callable[[str], Path]) -> Path:
     """The corpus in each container. For reading only."""
-    if request.param == "parquet":
-        pytest.importorskip("pyarrow")
-    out = Path(tmp_path_factory.mktemp(request.param)) / "codes"
-    encode_corpus([prepared], out, model, container=request.param)
-    return out
+    return encoded(request.param)
 
 
 @pytest.fixture
-def own(prepared: Path, model: Path, tmp_path: Path) -> Callable[[str], Path]:
+def own(encoded: Callable[[str], Path], tmp_path: Path) -> Callable[[str], Path]:
     """A corpus to be damaged."""
-
-    def make(container: str) -> Path:
-        if container == "parquet":
-            pytest.importorskip("pyarrow")
-        encode_corpus([prepared], tmp_path / "codes", model, container=container)
-        return tmp_path / "codes"
-
-    return make
+    return lambda container: shutil.copytree(encoded(container), tmp_path / "codes")
 
 
 def test_every_container_holds_the_same_codes(written: Path, corpus: Path) -> None:

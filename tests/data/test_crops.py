@@ -109,7 +109,10 @@ def square(step: int) -> int:
     return step * step
 
 
-@pytest.mark.parametrize(("n_workers", "in_processes"), [(0, False), (1, False), (3, False), (0, True), (2, True)])
+@pytest.mark.parametrize(
+    ("n_workers", "in_processes"),
+    [(0, False), (1, False), (3, False), (0, True), pytest.param(2, True, marks=pytest.mark.slow)],
+)
 def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: int, in_processes: bool) -> None:
     with Prefetcher(square, 5, n_workers, in_processes=in_processes) as batches:
         assert [next(batches) for _ in range(4)] == [(5, 25), (6, 36), (7, 49), (8, 64)]
@@ -117,6 +120,7 @@ def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: 
             next(batches)
 
 
+@pytest.mark.slow
 def test_processes_cut_the_same_crops(prepared: Path) -> None:
     crops = Crops(prepared, "train", 1000, 0, DataConfig(speed_augmentation=0.1, noise_snr_db=(20, 40)))
     assert crops.are_augmented
@@ -129,6 +133,7 @@ def kill(step: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_one_error() -> None:
     killed = pytest.raises(CodecctlError, match="a worker process was killed")
     with killed, Prefetcher(kill, 0, 1, in_processes=True) as batches:
@@ -150,6 +155,7 @@ def process_id(step: int) -> int:
     return os.getpid()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a process with its parent")
 def test_processes_end_with_their_parent_and_not_before(tmp_path: Path) -> None:
     (tmp_path / "parent.py").write_text(_PARENT)

@@ -30,15 +30,16 @@ torch.set_num_threads(1)
 """
 
 
-@pytest.fixture
-def alone(tmp_path: Path) -> Callable[..., str]:
+@pytest.fixture(scope="session")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
     """Run a program in a process that cannot import codecctl or what only codecctl needs, without a network."""
+    folder = tmp_path_factory.mktemp("alone")
 
     def run(program: str, *arguments: object) -> str:
-        environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+        environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1"}
         done = subprocess.run(
             [sys.executable, "-c", _ALONE + program, *map(str, arguments)],
-            env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+            env=environment, cwd=folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -18,8 +18,7 @@ from torch import Tensor
 from codecctl import Codec
 from codecctl.errors import CodecctlError
 from codecctl.inference.load import save_codec
-from tests.conftest import lively
-from tests.inference.conftest import TINY
+from tests.conftest import TINY, lively
 
 COMMIT = "c" * 40
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from codecctl import Codec
 from codecctl.config import load_config
+from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.export.huggingface import write_huggingface
 from codecctl.export.sources import standalone
@@ -19,82 +20,95 @@ from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import save_codec
 from codecctl.model import codec as model
+from tests.conftest import TINY_TRANSFORM, TINY_VOCODER, lively
 
 _ENCODE_AND_DECODE = """
+from pathlib import Path
 from transformers import AutoFeatureExtractor, AutoModel
-folder, audio, out = sys.argv[1:]
-audio = torch.load(audio)
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-extractor = AutoFeatureExtractor.from_pretrained(folder)
-inputs = extractor([each.numpy() for each in audio], sampling_rate=16000, return_tensors="pt")
-with torch.no_grad():
+
+def exchange(folder):
+    audio = torch.load(folder.with_suffix(".audio.pt"))
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    extractor = AutoFeatureExtractor.from_pretrained(folder)
+    inputs = extractor([each.numpy() for each in audio], sampling_rate=16000, return_tensors="pt")
     encoded = model.encode(**inputs)
     single = [model.encode(each[None, None]).audio_codes for each in audio]
     decoded = [model.decode(codes, fingerprint=encoded.fingerprint).audio_values for codes in single]
     both = model(**inputs)
-assert torch.equal(both.audio_codes, encoded.audio_codes)
-assert both.audio_values.shape == inputs["input_values"].shape
-for name in ("encoder", "decoder"):
-    part = AutoModel.from_pretrained(folder, trust_remote_code=True, part=name)
-    assert part.num_parameters() < model.num_parameters()
+    assert torch.equal(both.audio_codes, encoded.audio_codes)
+    assert both.audio_values.shape == inputs["input_values"].shape
+    encoder, decoder = (AutoModel.from_pretrained(folder, trust_remote_code=True, part=name) for name in PARTS)
+    assert max(encoder.num_parameters(), decoder.num_parameters()) < model.num_parameters()
+    assert torch.equal(encoder.encode(**inputs).audio_codes, encoded.audio_codes)
+    assert torch.equal(decoder.decode(single[0]).audio_values, decoded[0])
+    return {
+        "padded": encoded.audio_codes, "mask": encoded.audio_codes_mask, "single": single, "decoded": decoded,
+        "no encoder": refusal(decoder.encode, **inputs),
+        "other model": refusal(model.decode, single[0], fingerprint="0" * 16),
+    }
+
+def refusal(call, *arguments, **named):
+    try:
+        call(*arguments, **named)
+    except ValueError as error:
+        return str(error)
+
+PARTS = ("encoder", "decoder")
+for folder in map(Path, sys.argv[1:]):
     with torch.no_grad():
-        if name == "encoder":
-            assert torch.equal(part.encode(**inputs).audio_codes, encoded.audio_codes)
-        else:
-            assert torch.equal(part.decode(single[0]).audio_values, decoded[0])
-try:
-    part.encode(**inputs)
-except ValueError as error:
-    assert "decoder alone" in str(error)
-try:
-    model.decode(single[0], fingerprint="0" * 16)
-except ValueError as error:
-    print(error)
-torch.save({"padded": encoded.audio_codes, "mask": encoded.audio_codes_mask, "single": single, "decoded": decoded}, out)
+        torch.save(exchange(folder), folder.with_suffix(".found.pt"))
 """
+_FRONTS = {"strided": None, "transform": TINY_TRANSFORM, "vocoder": TINY_VOCODER}
+_NAMES = [*_FRONTS, "starter"]
 
 
-def exchange(
-    alone: Callable[..., str], folder: Path, audio: list[Tensor], tmp_path: Path
-) -> tuple[dict[str, list[Tensor]], str]:
-    """What the folder's code makes of recordings [L], and what it prints."""
-    torch.save(audio, tmp_path / "audio.pt")
-    printed = alone(_ENCODE_AND_DECODE, folder, tmp_path / "audio.pt", tmp_path / "out.pt")
-    return torch.load(tmp_path / "out.pt"), printed
+def recordings(name: str, speech: Tensor) -> list[Tensor]:
+    """One, and a part of it: [L] each."""
+    audio = speech[0, 0, : 32000 if name == "starter" else 8000]
+    return [audio, audio[: len(audio) // 3]]
 
 
-def test_codes_and_audio_are_the_same_without_codecctl(
-    tiny_codec: model.Codec, tmp_path: Path, speech: Tensor, alone: Callable[..., str]
-) -> None:
-    save_codec(tiny_codec, tmp_path / "codec.pt")
-    write_huggingface(Checkpoint.read(tmp_path / "codec.pt"), tmp_path / "folder")
-    compare(tmp_path, alone, speech[..., :8000], tmp_path / "codec.pt")
+@pytest.fixture(scope="module")
+def exchanged(
+    tiny: ModelConfig, speech: Tensor, alone: Callable[..., str], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with an export of each front and of the starter, NAME, its checkpoint, and NAME.found.pt, what the
+    export's code makes of recordings in a process without codecctl."""
+    root = tmp_path_factory.mktemp("exchanged")
+    for name, front in _FRONTS.items():
+        save_codec(lively(tiny.model_copy(update={"front": front}) if front else tiny), root / f"{name}.pt")
+    for name in _NAMES:
+        write_huggingface(Checkpoint.read(checkpoint_of(root, name)), root / name)
+        torch.save(recordings(name, speech), root / f"{name}.audio.pt")
+    alone(_ENCODE_AND_DECODE, *(root / name for name in _NAMES))
+    return root
+
+
+def checkpoint_of(root: Path, name: str) -> Path:
+    return find_checkpoint("starter") if name == "starter" else root / f"{name}.pt"
 
 
 @pytest.mark.slow
-def test_the_starter_is_the_same_without_codecctl(tmp_path: Path, speech: Tensor, alone: Callable[..., str]) -> None:
-    path = find_checkpoint("starter")
-    write_huggingface(Checkpoint.read(path), tmp_path / "folder")
-    compare(tmp_path, alone, speech[..., :32000], path)
-    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
-    assert "CC BY-SA 3.0" in card
-    assert card.startswith("---\nlibrary_name: transformers\n")
-
-
-def compare(tmp_path: Path, alone: Callable[..., str], speech: Tensor, source: Path) -> None:
-    """The export in `folder` and `source` on a recording and a part of it, alone and padded."""
-    audio = [speech[0, 0], speech[0, 0, : speech.shape[-1] // 3]]
-    found, printed = exchange(alone, tmp_path / "folder", audio, tmp_path)
-    codec = Codec.load(source, "cpu")
-    assert f"these codes are of the model {'0' * 16}, and this is {codec.fingerprint}" in printed
-    for i, each in enumerate(audio):
-        codes = codec.encode(each[None, None])
+@pytest.mark.parametrize("name", _NAMES)
+def test_codes_and_audio_are_the_same_without_codecctl(exchanged: Path, name: str, speech: Tensor) -> None:
+    codec, found = Codec.load(checkpoint_of(exchanged, name), "cpu"), torch.load(exchanged / f"{name}.found.pt")
+    assert f"these codes are of the model {'0' * 16}, and this is {codec.fingerprint}" in found["other model"]
+    assert "decoder alone" in found["no encoder"]
+    for i, audio in enumerate(recordings(name, speech)):
+        codes = codec.encode(audio[None, None])
         assert torch.equal(found["single"][i], codes)
         assert torch.equal(found["padded"][i][:, found["mask"][i]], codes[0])
         torch.testing.assert_close(found["decoded"][i], codec.decode(codes), rtol=0, atol=1e-5)
-    loaded = Codec.from_pretrained(tmp_path / "folder", "cpu")
+    loaded = Codec.from_pretrained(exchanged / name, "cpu")
     assert loaded.fingerprint == codec.fingerprint
     assert torch.equal(loaded.decode(codes), codec.decode(codes))
+
+
+@pytest.mark.slow
+def test_the_card_of_the_starter_names_the_licence_of_its_data(exchanged: Path) -> None:
+    card = (exchanged / "starter" / "README.md").read_text(encoding="utf-8")
+    assert "CC BY-SA 3.0" in card
+    assert card.startswith("---\nlibrary_name: transformers\n")
 
 
 def test_the_config_says_what_other_programs_ask_for(tiny_codec: model.Codec, tmp_path: Path) -> None:
@@ -113,7 +127,7 @@ def test_the_code_imports_torch_and_transformers_alone() -> None:
     outside = {line.split()[1].split(".")[0] for line in imports} - {""}
     assert outside == {
         "__future__", "collections", "bisect", "dataclasses", "functools", "itertools", "math", "torch", "transformers",
-        "types", "typing",
+        "types", "typing", "uuid",
     }  # fmt: skip
     assert not [line for line in imports if "codecctl." in line]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,23 +12,25 @@ import soundfile
 import torch
 from torch import Tensor
 
+from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.export.onnx import write_onnx
 from codecctl.export.onnx_codec import OnnxCodec
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec, export_codec, save_codec
-from codecctl.model import codec as model
+from tests.conftest import lively
 
 TOLERANCE = 1e-4  # of a sample
 
 
-@pytest.fixture
-def exported(tiny_codec: model.Codec, tmp_path: Path) -> tuple[Path, Path]:
-    """A checkpoint, and its ONNX files."""
-    save_codec(tiny_codec, tmp_path / "codec.pt")
-    write_onnx(Checkpoint.read(tmp_path / "codec.pt"), tmp_path / "onnx")
-    return tmp_path / "codec.pt", tmp_path / "onnx"
+@pytest.fixture(scope="module")
+def exported(tiny_of_each_front: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A checkpoint, and its ONNX files. For reading only."""
+    folder = tmp_path_factory.mktemp("exported")
+    save_codec(lively(tiny_of_each_front), folder / "codec.pt")
+    write_onnx(Checkpoint.read(folder / "codec.pt"), folder / "onnx")
+    return folder / "codec.pt", folder / "onnx"
 
 
 def test_recordings_and_streams_are_those_of_torch(exported: tuple[Path, Path], speech: Tensor) -> None:
@@ -88,15 +91,11 @@ def test_files_and_codes_of_another_model_are_refused(exported: tuple[Path, Path
     assert files.decode(codes, fingerprint=files.fingerprint).shape[-1] == 4 * files.facts["hop_length"]
     with pytest.raises(CodecctlError, match=f"the codes: of the model {'0' * 16}, and this is {files.fingerprint}"):
         files.decode(codes, fingerprint="0" * 16)
-    checkpoint = Checkpoint.read(exported[0])
-    other = {name: weight * 1.01 for name, weight in checkpoint.weights.items()}
-    codec = model.Codec(checkpoint.model)
-    codec.load_state_dict(other)
-    save_codec(codec, tmp_path / "other.pt")
-    write_onnx(Checkpoint.read(tmp_path / "other.pt"), tmp_path / "other")
-    (tmp_path / "other" / "decoder_step.onnx").rename(exported[1] / "decoder_step.onnx")
-    with pytest.raises(CodecctlError, match=r"decoder_step\.onnx: of the model .* use the files of one export"):
-        files.stream_decoder()
+    mixed = shutil.copytree(exported[1], tmp_path / "mixed")
+    other = (mixed / "decoder_step.onnx").read_bytes().replace(files.fingerprint.encode(), b"0" * 16)
+    (mixed / "decoder_step.onnx").write_bytes(other)
+    with pytest.raises(CodecctlError, match=r"decoder_step\.onnx: of the model 0{16}.* use the files of one export"):
+        OnnxCodec(mixed).stream_decoder()
 
 
 def test_what_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

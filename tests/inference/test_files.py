@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from codecctl.audio.files import find_audio, read_audio, to_mono
 from codecctl.audio.resample import resample
 from codecctl.bitstream import PackedReader, PackedWriter
-from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
 from codecctl.inference.containers import find_codes
@@ -25,6 +24,7 @@ from codecctl.inference.files import decode_file, encode_file
 from codecctl.inference.load import Codec, save_codec
 from codecctl.inference.npy import npy_bytes
 from codecctl.inference.outputs import plan_outputs
+from tests.conftest import TINY
 
 
 def write_noise(path: Path, n_samples: int, sample_rate: int = 16000, n_channels: int = 1) -> Path:
@@ -167,9 +167,9 @@ def test_damaged_codes_leave_no_output(codec: Codec, tmp_path: Path, kind: str) 
     assert not set(names(tmp_path)) - {"in.wav", "x.cctl"}
 
 
-def test_codes_of_another_model_are_refused_by_name(codec: Codec, tmp_path: Path, tiny_config: ModelConfig) -> None:
+def test_codes_of_another_model_are_refused_by_name(codec: Codec, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    save_codec(Codec(tiny_config), tmp_path / "other.pt")
+    save_codec(Codec(TINY), tmp_path / "other.pt")
     other = Codec.load(tmp_path / "other.pt", "cpu")
     encode_file(other, write_noise(tmp_path / "in.wav", 4000), tmp_path / "x.cctl")
     with pytest.raises(CodecctlError, match=f"made by the model {other.fingerprint}, .* is {codec.fingerprint}"):
@@ -187,8 +187,8 @@ def test_a_header_that_contradicts_its_model_is_refused(codec: Codec, tmp_path: 
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_model_of_nan_writes_nothing(checkpoint: Path, tmp_path: Path, stream: bool) -> None:
-    codec = Codec.load(checkpoint, "cpu")
+def test_a_model_of_nan_writes_nothing(model: Path, tmp_path: Path, stream: bool) -> None:
+    codec = Codec.load(model, "cpu")
     encode_file(codec, write_noise(tmp_path / "in.wav", 400), tmp_path / "x.cctl")
     next(codec.decoder.parameters()).fill_(torch.nan)
     with pytest.raises(CodecctlError, match="NaN"):
@@ -196,9 +196,9 @@ def test_a_model_of_nan_writes_nothing(checkpoint: Path, tmp_path: Path, stream:
     assert names(tmp_path) == ["in.wav", "x.cctl"]
 
 
-def test_a_codec_that_was_not_loaded_cannot_write_packed_files(tmp_path: Path, tiny_config: ModelConfig) -> None:
+def test_a_codec_that_was_not_loaded_cannot_write_packed_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no fingerprint"):
-        encode_file(Codec(tiny_config), write_noise(tmp_path / "in.wav", 400), tmp_path / "x.cctl")
+        encode_file(Codec(TINY), write_noise(tmp_path / "in.wav", 400), tmp_path / "x.cctl")
     assert names(tmp_path) == ["in.wav"]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -34,8 +35,8 @@ def cut(signal: Tensor, sizes: Sequence[int]) -> list[Tensor]:
 
 
 @pytest.fixture(scope="module")
-def double(checkpoint: object) -> Codec:
-    return Codec.load(str(checkpoint), "cpu").double()
+def double(model: Path) -> Codec:
+    return Codec.load(model, "cpu").double()
 
 
 @settings(max_examples=30, deadline=None)

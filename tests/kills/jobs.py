@@ -24,7 +24,7 @@ from tests.kills.harness import Job
 from tests.train.compare import assert_same_run, saves
 from tests.train.forks import fork_ranks
 from tests.train.kills import clear_leftovers, run_or_resume
-from tests.train.tiny import tiny_config, tiny_yaml
+from tests.train.tiny import FEW_FRAMES, tiny_config, tiny_yaml
 
 _VOLATILE = (".lease-*", "*.lock.json", "index.html", "settings.json")  # names of processes, times
 
@@ -35,7 +35,7 @@ def jobs(folder: Path) -> Iterator[Mapping[str, Job]]:
     torch.set_num_threads(1)
     audio, model = folder / "audio", folder / "model.pt"
     _write_audio(audio)
-    config = tiny_config(folder / "prepared")
+    config = tiny_config(folder / "prepared", *FEW_FRAMES)
     torch.manual_seed(0)
     write_checkpoint(model, config.model, Codec(config.model).state_dict())
     prepare([CLIPS], folder / "prepared", load_config("smoke").data)
@@ -107,7 +107,19 @@ def _validation(model: Path, audio: Path) -> Job:
     """`validate --continue`: each line of scores is that of a validation that was not killed."""
 
     def start(folder: Path) -> int:
-        options = ["--data", str(audio), "--report", str(folder), "--continue", "--workers", "0", "--device", "cpu"]
+        options = [
+            "--data",
+            str(audio),
+            "--report",
+            str(folder),
+            "--limit",
+            "6",
+            "--continue",
+            "--workers",
+            "0",
+            "--device",
+            "cpu",
+        ]
         return run(["validate", str(model), *options, "--set", "validate.metrics=[]"])
 
     def check(folder: Path, straight: Path) -> None:
@@ -138,7 +150,7 @@ def _download(server: FaultyServer) -> Job:
 
 
 def _training(folder: Path, n_ranks: int) -> Job:
-    changes = ("train.n_steps=16", "train.log_every_steps=3", "train.validate_every_steps=7")
+    changes = (*FEW_FRAMES, "train.n_steps=16", "train.log_every_steps=3", "train.validate_every_steps=7")
     own = folder / f"train-{n_ranks}"
     own.mkdir()
     config = str(tiny_yaml(own, folder / "prepared", *changes, "train.checkpoint_every_steps=2"))

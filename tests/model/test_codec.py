@@ -138,6 +138,7 @@ def test_bf16_autocast_leaves_the_quantizer_in_single_precision(tiny_codec: Code
     assert seen[0].latents.dtype == seen[0].commitment_loss.dtype == torch.float32
 
 
+@pytest.mark.slow
 def test_torch_compile_takes_the_model_whole(tiny: ModelConfig) -> None:
     shallow = tiny.model_copy(  # every kind of layer once: tracing takes a second for each
         update={

@@ -44,6 +44,7 @@ def test_single_precision_streams_equal_the_whole_on_speech(smoke_model, speech:
     torch.testing.assert_close(decode_in_chunks(codec, codes, n_frames), codec.decode(codes), rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_production_shape_streams(speech: Tensor) -> None:
     codec = lively(load_config("production").model)
     speech = speech[..., : 320 * 60]

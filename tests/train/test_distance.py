@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-from functools import cache, partial
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from codecctl.train import discriminators
 from codecctl.train.discriminators import l1_means
 
 
@@ -49,27 +43,3 @@ def test_nothing_is_kept_but_the_maps() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         l1_means(target, x)
     assert {tensor.data_ptr() for tensor in kept} == {target.data_ptr(), x.data_ptr()}
-
-
-def count_kernels() -> int:
-    """That are compiled for maps of many shapes, both passes."""
-    compiled = cache(partial(torch.compile, dynamic=True, backend="eager"))
-    discriminators.fastest = lambda formula, x: compiled(formula)
-    for shape in ((4, 8, 9, 5), (4, 8, 3, 7), (4, 1, 9, 5), (4, 6, 30), (4, 16, 11, 2)):
-        for form in (torch.contiguous_format, torch.channels_last):
-            if len(shape) == 4 or form == torch.contiguous_format:
-                target, x = (torch.randn(shape).to(memory_format=form) for _ in range(2))
-                l1_means(target, x.requires_grad_())[0].sum().backward()
-                expected = (target - x).abs().flatten(1).mean(dim=1)
-                torch.testing.assert_close(l1_means(target, x)[0], expected)
-    n_kernels: int = torch._dynamo.utils.counters["stats"]["unique_graphs"]
-    return n_kernels
-
-
-def test_maps_of_any_shape_and_order_share_one_kernel() -> None:
-    """After eight kernels of a function the compiler makes no more. In a process of its own."""
-    script = "from tests.train.test_distance import count_kernels; print(count_kernels())"
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True, timeout=300
-    )
-    assert done.stdout == "2\n", done.stderr

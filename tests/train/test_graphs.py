@@ -184,6 +184,7 @@ def _flat(values: Iterable[Any]) -> Iterable[Any]:
         yield from _flat(value) if isinstance(value, (list, tuple)) else (value,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("config", ["production", "starter-adversarial", "vocoder"])
 def test_a_step_moves_nothing_between_host_and_card(config: str) -> None:
     """On tensors without content. Without a card there is no backward pass of such tensors."""

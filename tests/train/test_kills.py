@@ -10,15 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.train.compare import assert_same_run, saves
-from tests.train.tiny import ADVERSARIAL, tiny_yaml
+from tests.train.tiny import ADVERSARIAL, FEW_FRAMES, tiny_yaml
 
 pytestmark = pytest.mark.slow
 
 # Logs, validations and saves fall on different steps: what is counted between them must survive, too.
 CHANGES = (
-    *ADVERSARIAL, "train.n_steps=8", "train.log_every_steps=3", "train.validate_every_steps=4",
+    *ADVERSARIAL, *FEW_FRAMES, "train.n_steps=8", "train.log_every_steps=3", "train.validate_every_steps=4",
     "train.checkpoint_every_steps=2", "train.keep_checkpoints=2",
-    "model.front.strides=[8,16]", "model.transformer.look_back_frames=200",
 )  # fmt: skip
 
 

@@ -19,19 +19,18 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from codecctl.errors import UsageError
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train.launch import count_ranks
-from tests.train.tiny import tiny_yaml
+from tests.train.tiny import FEW_FRAMES, tiny_yaml
 
 pytestmark = pytest.mark.slow
 
 Seen = list[dict[str, Any]]
-SMALL = ("model.front.strides=[8,16]", "model.transformer.look_back_frames=200")
 
 
 @pytest.fixture(scope="module")
 def acted(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with what each rank saw in each scenario."""
     folder = tmp_path_factory.mktemp("scenarios")
-    config = tiny_yaml(folder, prepared, *SMALL, "train.n_steps=7")
+    config = tiny_yaml(folder, prepared, *FEW_FRAMES, "train.n_steps=7")
     command = [sys.executable, "-m", "tests.train.scenarios", config, folder]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
@@ -142,7 +141,7 @@ def test_several_machines_need_the_address_of_the_first(monkeypatch: pytest.Monk
 @pytest.fixture
 def training(prepared: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """`codecctl train --devices 2` after its first step."""
-    config, run = tiny_yaml(tmp_path, prepared, *SMALL, "train.n_steps=100000"), tmp_path / "run"
+    config, run = tiny_yaml(tmp_path, prepared, *FEW_FRAMES, "train.n_steps=100000"), tmp_path / "run"
     command = [sys.executable, "-m", "codecctl.cli.main", "train", "--config", config, "--run", run]
     process = subprocess.Popen(
         [*command, "--devices", "2", "--device", "cpu"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

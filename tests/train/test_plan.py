@@ -18,7 +18,7 @@ from codecctl.config.model import Section
 from codecctl.train.memory import Costs, measure_costs
 from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
 from codecctl.train.setup import checkpoint_bytes, open_crops, start_state
-from tests.train.tiny import ADVERSARIAL, tiny_config
+from tests.train.tiny import ADVERSARIAL, FEW_FRAMES, tiny_config
 
 pytestmark = pytest.mark.slow
 
@@ -202,7 +202,7 @@ def another(section: Section, name: str) -> Any:
     raise AssertionError(f"VALUES has none for {name}: add one")
 
 
-SMALL = tiny_config(Path("none"), *ADVERSARIAL)
+SMALL = tiny_config(Path("none"), *ADVERSARIAL, *FEW_FRAMES)
 
 
 def test_a_plan_holds_for_other_data() -> None:

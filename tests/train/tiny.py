@@ -24,6 +24,9 @@ CHANGES = [
     "validate.n_utterances=1", "validate.metrics=[]",
 ]  # fmt: skip
 
+FEW_FRAMES = ("model.front.strides=[8,16]", "model.transformer.look_back_frames=200")
+"""Less to compute where recordings are validated: a quarter of the frames, and longer parts of them at a time."""
+
 ADVERSARIAL = (
     "loss.adversarial_weight=1", "loss.feature_weight=2",
     "train.adversarial={periods: [2], stft_windows: [64], channels: 2, start_epoch: 0, warmup_steps: 0, ramp_steps: 4}",
