@@ -303,7 +303,7 @@ class PackedReader:
 def check_codes(codes: NDArray[Any], codebook_sizes: tuple[int, ...], *, name: str) -> None:
     """Raises `CodecctlError` unless `codes` are integers `[K, T]`, 1 <= K <= all codebooks, in range."""
     if codes.dtype.kind not in "iu":
-        raise CodecctlError(f"{name}: codes must be integers, got {codes.dtype}")
+        raise CodecctlError(f"{name}: codes must be integers, got {'records' if codes.dtype.names else codes.dtype}")
     if codes.ndim != 2:
         raise CodecctlError(f"{name}: codes must have two axes, codebooks x frames, got the shape {codes.shape}")
     if not 1 <= len(codes) <= len(codebook_sizes):

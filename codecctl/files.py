@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import multiprocessing
 import os
+import shutil
 import socket
 import threading
 import time
@@ -17,6 +19,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What the system says of a disk or a quota that is full."""
 _LONGEST_NAME = 150  # bytes, of 255; process and machine come behind it
 _STALE_SECONDS = 86_400  # since a process of another machine last wrote
 
@@ -36,6 +40,10 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
         os.replace(partial, path)
         if durable:
             sync(path.parent)
+    except OSError as error:
+        if error.filename is not None and os.fsdecode(error.filename) == str(partial):
+            error.filename = str(path)  # the name that the user knows
+        raise
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -50,8 +58,8 @@ def partial_path(path: Path) -> Path:
 
 
 def remove_partials(folder: Path) -> None:
-    """Remove the temporary files of processes that have ended. Those of another machine, whose processes cannot be
-    looked up, are left for a day after the last write."""
+    """Remove the temporary files and folders of processes that have ended. Those of another machine, whose processes
+    cannot be looked up, are left for a day after the last write."""
     for partial in folder.glob(".*.partial"):
         machine, process = ("", "", *partial.name.split("."))[-3:-1]
         with suppress(OSError):
@@ -60,7 +68,9 @@ def remove_partials(folder: Path) -> None:
                 if machine == _machine_digits()
                 else time.time() - partial.stat().st_mtime > _STALE_SECONDS
             )
-            if is_over:
+            if is_over and partial.is_dir() and not partial.is_symlink():
+                shutil.rmtree(partial, ignore_errors=True)
+            elif is_over:
                 partial.unlink(missing_ok=True)
 
 

@@ -40,7 +40,9 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
         _check_depth(value)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise CodecctlError(f"{where}: not valid JSON ({error.msg} at {line}column {error.colno})") from None
+        raise CodecctlError(
+            f"{where}: not valid JSON ({error.msg.removesuffix(' at')} at {line}column {error.colno})"
+        ) from None
     except UnicodeDecodeError as error:
         raise CodecctlError(f"{where}: not valid JSON (no UTF-8 at byte {error.start})") from None
     except RecursionError:

@@ -21,6 +21,14 @@ def printable(text: str) -> str:
     )
 
 
+def to_bytes(text: str) -> bytes:
+    """UTF-8 for a hash; names of files give their own bytes, and halves of characters, which JSON may hold, escapes."""
+    try:
+        return text.encode(errors="surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace")
+
+
 def number(value: float, digits: int) -> str:
     """With so many digits after the point; `undefined` for NaN."""
     return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus before zero

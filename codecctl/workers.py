@@ -13,8 +13,10 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
@@ -22,6 +24,7 @@ from typing import Any, Literal, ParamSpec, Self, TypeVar
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import write_json
 from codecctl.parsing import read_json
+from codecctl.text import to_bytes
 
 _PR_SET_PDEATHSIG = 1
 
@@ -62,7 +65,11 @@ class BoundedPool:
         if self._pool is None:
             return _call(call, *args, **kwargs)
         self._free.acquire()
-        future = self._pool.submit(call, *args, **kwargs)
+        if isinstance(self._pool, ProcessPoolExecutor):
+            with _interrupts_held():  # also in the processes that start here, until they are ready
+                future = self._pool.submit(_interruptible, partial(call, *args, **kwargs))
+        else:
+            future = self._pool.submit(call, *args, **kwargs)
         future.add_done_callback(lambda _: self._free.release())
         return future
 
@@ -86,8 +93,48 @@ class BoundedPool:
 
 def _start_worker(initializer: Callable[[], None] | None) -> None:
     end_with_parent()
+    signal.signal(signal.SIGINT, _interrupt)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if initializer is not None:
         initializer()
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Within: Ctrl-C waits."""
+    if sys.platform == "win32":
+        yield
+        return
+    resource_tracker.ensure_running()  # by the first process that starts, and then it lets interrupts through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class _Worker:
+    """This process, if it is a worker."""
+
+    is_working = was_interrupted = False
+
+
+def _interrupt(*_: object) -> None:
+    """Ctrl-C ends the call that a worker process is in and those that wait; between calls it gives no traceback."""
+    _Worker.was_interrupted = True
+    if _Worker.is_working:
+        raise KeyboardInterrupt
+
+
+def _interruptible(call: Callable[[], Result]) -> Result:
+    if _Worker.was_interrupted:
+        raise KeyboardInterrupt
+    _Worker.is_working = True
+    try:
+        return call()
+    finally:
+        _Worker.is_working = False
 
 
 def _call(call: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs) -> Future[Result]:
@@ -144,7 +191,7 @@ def parse_shard(text: str) -> tuple[int, int]:
 def hash_of(*values: Any) -> str:
     """A short hash of values that JSON can hold, the same on every machine."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
-    return hashlib.blake2b(text.encode(errors="surrogateescape"), digest_size=16).hexdigest()
+    return hashlib.blake2b(to_bytes(text), digest_size=16).hexdigest()
 
 
 def is_done(marker: Path, input_hash: str) -> bool:

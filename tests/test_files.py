@@ -42,6 +42,15 @@ def test_replacing_keeps_the_old_file_after_a_failure(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_an_error_names_the_file_and_not_its_temporary_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.mkdir()
+    with pytest.raises(IsADirectoryError) as caught, replacing(path) as partial:
+        partial.write_text("new")
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_leftovers_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         pass
@@ -56,9 +65,13 @@ def test_leftovers_of_dead_processes_are_removed_and_no_others(tmp_path: Path) -
     for name in names.values():
         (tmp_path / name).write_text("")
     os.utime(tmp_path / names["elsewhere, long ago"], (0, 0))
+    whole_folder = tmp_path / names["dead"].replace(".a.npy.", ".a.")
+    whole_folder.mkdir()
+    (whole_folder / "model.safetensors").write_text("")
     remove_partials(tmp_path)
     left = {what for what, name in names.items() if (tmp_path / name).exists()}
     assert left == {"alive", "elsewhere", "somebody's"}
+    assert not whole_folder.exists()
 
 
 def test_a_long_name_can_be_replaced(tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ def test_marker_is_valid_for_its_input_only(tmp_path: Path) -> None:
     marker = tmp_path / "a.done"
     first, second = hash_of({"b": 1, "a": [2, "ü"]}), hash_of({"b": 1, "a": [2, "u"]})
     assert first == hash_of({"a": [2, "ü"], "b": 1}) != second
+    assert len({hash_of("\ud800"), hash_of("\ud801"), hash_of("\udc80")}) == 3
     assert not is_done(marker, first)
     mark_done(marker, first, n_frames=3)
     assert is_done(marker, first)

@@ -14,7 +14,7 @@ from typing import BinaryIO
 from codecctl.audio.segments import Piece, Segment, patched, read_at
 
 _LIVE_RANGE = 1 << 16
-_MISCOUNTED_BYTES = 64  # some writers count the header with the audio
+MISCOUNTED_BYTES = 64  # some writers count the header with the audio
 _CHUNK_LIMIT = 10_000
 _FILE_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"FORM", b"riff", b"caff")
 _SPHERE_FIELDS = (b"sample_count", b"channel_count", b"sample_n_bytes")
@@ -77,7 +77,7 @@ def _inspect_wav(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segmen
         else:
             n_left = n_file - position
             # Behind 4 GB of more bytes than claimed stands a writer whose 32 bits did not hold the size.
-            is_claim = not _is_live_size(size) and n_left - size < 2**32
+            is_claim = not is_live_size(size) and n_left - size < 2**32
             is_claim = is_claim or (not size and _is_chunk_list(file, position, n_file, form))
             if not is_claim and n_left > 0xFFFFFFFF and form is _RIFF:
                 return Segment("WAV", start, n_file, None, n_left, False, _as_rf64(start, position, n_file))
@@ -98,9 +98,9 @@ def _inspect_aiff(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     for name, position, size in _chunks(file, start + 12, _IFF):
         if name == b"COMM":
             n_channels, n_frames, n_bits = struct.unpack(">HIH", read_at(file, position, 8).ljust(8, b"\0"))
-            n_claimed = 0 if _is_live_size(n_frames) else 8 + n_frames * n_channels * -(-n_bits // 8)
+            n_claimed = 0 if is_live_size(n_frames) else 8 + n_frames * n_channels * -(-n_bits // 8)
         if name == b"SSND":
-            is_claim = not _is_live_size(size) and size > 8
+            is_claim = not is_live_size(size) and size > 8
             claimed = size if is_claim else n_claimed or None
             fix = {} if is_claim else {position - 4: struct.pack(">I", min(n_file - position, 0xFFFFFFFF))}
             return _segment("AIFF", file, start, n_file, position, claimed, fix, _IFF)
@@ -118,7 +118,7 @@ def _inspect_w64(file: BinaryIO, start: int, n_file: int) -> Segment | None:
 
 def _inspect_au(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segment | None:
     offset, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
-    claimed = None if _is_live_size(size) else size
+    claimed = None if is_live_size(size) else size
     return _segment("AU", file, start, n_file, start + offset, claimed, {start + 8: b"\xff\xff\xff\xff"})
 
 
@@ -156,7 +156,7 @@ def _inspect_svx(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     for name, position, size in _chunks(file, start + 12, _IFF):
         if name == b"BODY":
             fix = {position - 4: struct.pack(">I", min(n_file - position, 0xFFFFFFFF))}
-            return _segment("SVX", file, start, n_file, position, None if _is_live_size(size) else size, fix, _IFF)
+            return _segment("SVX", file, start, n_file, position, None if is_live_size(size) else size, fix, _IFF)
     return None
 
 
@@ -174,7 +174,7 @@ def _segment(
     form `form` may follow the audio."""
     n_left = max(0, n_file - position)
     n_there = n_left if n_claimed is None else min(n_left, n_claimed)
-    is_cut = n_claimed is not None and n_claimed - n_there > _MISCOUNTED_BYTES
+    is_cut = n_claimed is not None and n_claimed - n_there > MISCOUNTED_BYTES
     end = n_file
     if n_claimed is not None and not is_cut:
         end = position + n_there
@@ -184,7 +184,7 @@ def _segment(
     return Segment(name, start, end, n_claimed, n_there, is_cut, pieces)
 
 
-def _is_live_size(size: int) -> bool:
+def is_live_size(size: int) -> bool:
     """Whether a program writes this 32-bit size when it does not know the size yet."""
     return size == 0 or any(limit - _LIVE_RANGE <= size <= limit for limit in (2**31, 2**32 - 1))
 

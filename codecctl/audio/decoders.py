@@ -68,6 +68,9 @@ class SndfileDecoder:
             if self._base:
                 self._base.close()
             raise CodecctlError(f"cannot be read as audio ({reason(error)})") from None
+        if self._file.format == "SD2":  # whose header is in another file: libsndfile took `._` for it
+            self.close()
+            raise CodecctlError("cannot be read as audio (the format is not recognised)")
         self.sample_rate, self.n_channels = int(self._file.samplerate), int(self._file.channels)
         self.n_samples, self.lossy = int(self._file.frames), _LOSSY.get(self._file.subtype)
         self._position = 0
@@ -182,7 +185,8 @@ def _open_segment(source: Source, segment: Segment, *, is_whole_file: bool = Fal
 def reason(error: Exception) -> str:
     """The cause in libsndfile's or the system's words, without its final dot."""
     if isinstance(error, soundfile.LibsndfileError):
-        if "possibly a pipe" in error.error_string:  # what libsndfile says where it finds no MPEG frames
+        # What libsndfile says where it finds no MPEG frames, and of a file `._` that it takes for the header of SD2.
+        if "possibly a pipe" in error.error_string or error.error_string.startswith("Error : bad "):
             return "the format is not recognised"
         return str(error.error_string).strip().rstrip(".") or f"libsndfile error {error.code}"
     return str(getattr(error, "strerror", None) or error).strip().rstrip(".")

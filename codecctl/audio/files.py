@@ -104,7 +104,7 @@ class AudioReader:
             self.lows, self.highs = np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
             peak = max(float(self.highs.max()), -float(self.lows.min()))
             if not peak <= _HIGHEST_PEAK:
-                self._refuse(block, n_read)
+                check_sound(block, n_read, self.sample_rate, self.name)
             n_read += len(block)
             yield np.ascontiguousarray(block.T)  # [C, L]
         n_expected = min(n_total, n_end)
@@ -155,19 +155,6 @@ class AudioReader:
                 break
             n_samples -= len(parts[-1])
         return np.concatenate(parts)
-
-    def _refuse(self, block: Audio, n_read: int) -> NoReturn:
-        """Say what is wrong with the first sample of `[L, C]` that cannot be sound."""
-        is_finite = np.isfinite(block).all(axis=1)
-        peaks = np.abs(block).max(axis=1)
-        is_good = peaks <= _HIGHEST_PEAK if is_finite.all() else is_finite
-        second = (n_read + int(np.argmin(is_good))) / self.sample_rate
-        if not is_finite.all():
-            raise CodecctlError(f"{self.name}: holds NaN or infinite samples, the first at {second:.3f} s")
-        raise CodecctlError(
-            f"{self.name}: samples far beyond full scale (up to {peaks.max():.0f}, from {second:.3f} s on; full scale "
-            f"is 1), probably integers stored as float: divide by 32768 what was 16-bit"
-        )
 
 
 class AudioWriter:
@@ -223,6 +210,22 @@ class AudioWriter:
 
     def __exit__(self, *error: Any) -> None:
         self._stack.__exit__(*error)
+
+
+def check_sound(block: Audio, first_sample: int, sample_rate: int, name: str) -> None:
+    """Raises `CodecctlError` that says what is wrong with the first sample of `[L, C]` that cannot be sound."""
+    is_finite = np.isfinite(block).all(axis=1)
+    peaks = np.abs(block).max(axis=1)
+    is_good = peaks <= _HIGHEST_PEAK if is_finite.all() else is_finite
+    if is_good.all():
+        return
+    second = (first_sample + int(np.argmin(is_good))) / sample_rate
+    if not is_finite.all():
+        raise CodecctlError(f"{name}: holds NaN or infinite samples, the first at {second:.3f} s")
+    raise CodecctlError(
+        f"{name}: samples far beyond full scale (up to {peaks.max():.0f}, from {second:.3f} s on; full scale is 1), "
+        f"probably integers stored as float: divide by 32768 what was 16-bit"
+    )
 
 
 def read_audio(path: str | Path) -> tuple[Audio, int]:

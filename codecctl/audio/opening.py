@@ -6,7 +6,7 @@ import os
 import stat
 from typing import BinaryIO
 
-from codecctl.audio import containers, flac, mpeg, ogg, pyav
+from codecctl.audio import containers, flac, headers, mpeg, ogg, pyav
 from codecctl.audio.decoders import Decoder, SndfileDecoder, Source, open_file, open_segments
 from codecctl.audio.segments import Segment, read_at, skip_id3
 from codecctl.errors import CodecctlError
@@ -172,7 +172,7 @@ def find_segments(file: BinaryIO) -> list[Segment]:
     """
     n_bytes = file.seek(0, os.SEEK_END)
     segments: list[Segment] = []
-    for inspect in (containers.inspect, flac.inspect, ogg.inspect, mpeg.inspect):
+    for inspect in (containers.inspect, headers.inspect, flac.inspect, ogg.inspect, mpeg.inspect):
         position = 0
         while position < n_bytes and (segment := inspect(file, position, n_bytes)):
             if segment.end <= position or (segments and segment.format != segments[0].format):

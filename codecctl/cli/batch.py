@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import errno
+import os
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from codecctl.cli.console import reason, say
 from codecctl.errors import CodecctlError, UsageError
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+from codecctl.files import NO_ROOM
 
 
 def check_request(
@@ -24,8 +23,15 @@ def check_request(
         raise UsageError("several inputs or a folder need --out-dir DIR")
     if out_dir and Path("-") in inputs:
         raise UsageError("stdin has no name for a file in --out-dir; use -o")
-    if out_dir and out_dir.exists() and not out_dir.is_dir():
-        raise UsageError(f"{out_dir}: is a file; --out-dir takes a folder")
+    if out_dir:
+        check_out_dir(out_dir)
+
+
+def check_out_dir(out_dir: Path) -> None:
+    """Raises `UsageError` for a file, or a path below a file."""
+    there = next(path for path in (out_dir, *out_dir.parents, Path()) if os.path.lexists(path))
+    if not there.is_dir():
+        raise UsageError(f"{there}: is not a folder; --out-dir takes one")
 
 
 def convert_all(pairs: Sequence[tuple[Path, Path]], out_dir: Path, convert: Callable[[Path, Path], None]) -> None:
@@ -42,7 +48,7 @@ def convert_all(pairs: Sequence[tuple[Path, Path]], out_dir: Path, convert: Call
         except CodecctlError as error:
             problem = str(error)
         except OSError as error:
-            if error.errno in _NO_ROOM:
+            if error.errno in NO_ROOM:
                 raise
             problem = reason(error, path)
         else:
@@ -50,4 +56,5 @@ def convert_all(pairs: Sequence[tuple[Path, Path]], out_dir: Path, convert: Call
         n_failed += 1
         say(f" {problem}", label="failed:", style="bold red")
     if n_failed:
-        raise CodecctlError(f"{n_failed} of {len(pairs)} files failed; the others are in {out_dir}")
+        others = f"; the others are in {out_dir}" if n_failed < len(pairs) else ""
+        raise CodecctlError(f"{n_failed} of {len(pairs)} files failed{others}")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from codecctl.cli.batch import check_out_dir
 from codecctl.cli.console import duration, progress_bar, say, show, show_table
 from codecctl.cli.pipes import naming
 from codecctl.errors import CodecctlError, UsageError
@@ -66,6 +67,7 @@ def encode_to_corpus(
     """`encode` of a corpus: prints what was found, a bar, and what was done."""
     if out_dir is None:
         raise UsageError("a corpus is written to a folder; add --out-dir DIR")
+    check_out_dir(out_dir)
     from codecctl.codes.job import encode_corpus
     from codecctl.inference.device import find_device
     from codecctl.workers import parse_shard
@@ -157,6 +159,7 @@ def decode_from_corpus(
     """`decode` of a corpus, or of the utterances that are named."""
     if len(inputs) > 1 or out_dir is None:
         raise UsageError("a corpus of codes is decoded alone, to a folder; name one, and --out-dir DIR")
+    check_out_dir(out_dir)
     if form not in (None, "wav", "flac"):
         raise UsageError(f"--format {form}: expected wav or flac")
     model = find_checkpoint(checkpoint)

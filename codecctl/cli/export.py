@@ -75,7 +75,11 @@ def _write_folder(checkpoint: str, folder: Path, to: str, options: Mapping[str, 
     from codecctl.inference.checkpoint import Checkpoint
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
-    sizes = FORMATS[to](source, folder, **options)
+    try:
+        sizes = FORMATS[to](source, folder, **options)
+    except OSError as error:  # its file, if any, is one of a temporary folder
+        error.filename = str(folder)
+        raise
     say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
     if to == "onnx":
         from codecctl.export.graphs import OPSET

@@ -8,8 +8,10 @@ from typing import Annotated
 import typer
 
 from codecctl.cli.console import show, show_facts
+from codecctl.cli.corpus import holds_codes
 from codecctl.cli.options import JsonOption
 from codecctl.cli.pipes import as_file, check_inputs
+from codecctl.errors import UsageError
 from codecctl.files import to_json
 from codecctl.inference.find import find_checkpoint, is_shipped
 
@@ -28,6 +30,8 @@ def info(
     Example: codecctl info speech.cctl
     """
     path = Path(file)
+    if holds_codes(path):
+        raise UsageError(f"{path}: a corpus of codes; `codecctl validate {path}` reads and describes it")
     if path.is_dir() or (is_shipped(file) and not path.exists()):
         path = find_checkpoint(file)
     check_inputs([path])

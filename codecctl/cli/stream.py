@@ -83,10 +83,12 @@ def _run(run: Callable[[Codec, Live], None], what: str, checkpoint: str | None, 
         with naming_stdout():
             run(codec, live)
     finally:
-        if live.n_frames:
+        if live.is_open:
             lost = f", {live.n_lost} frames lost" if live.n_lost else ""
+            late = f", {live.n_late} frames late or repeated" if live.n_late else ""
             cut = "" if live.is_complete else ", cut off: the end mark is missing"
+            seconds = live.n_samples / codec.sample_rate
             say(
-                f"stdin -> stdout: {live.n_samples / codec.sample_rate:.2f} s, {live.n_frames} frames{lost}{cut}; "
+                f"stdin -> stdout: {seconds:.2f} s, {live.n_frames} frames{lost}{late}{cut}; "
                 f"{chosen}, out {live.median_delay_ms:.1f} ms after the {what} (median)"
             )

@@ -72,8 +72,9 @@ def validate(
     if checkpoint is not None and checkpoint_option is not None:
         raise UsageError(f"two models given, {checkpoint} and --checkpoint {checkpoint_option}; give one")
     if checkpoint is not None and holds_codes(Path(checkpoint)):
-        if data or against or report:
-            raise UsageError(f"{checkpoint}: a corpus of codes is checked alone; leave out --data, --against, --report")
+        given = (data, limit, overrides, against, report, resume or None, as_json or None)
+        if any(value is not None for value in given):
+            raise UsageError(f"{checkpoint}: a corpus of codes is checked alone; leave out the other options")
         return validate_corpus(Path(checkpoint))
     path, other = find_checkpoint(checkpoint or checkpoint_option), find_checkpoint(against) if against else None
 

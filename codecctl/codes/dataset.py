@@ -66,6 +66,8 @@ class CodeDataset(Dataset[CodesItem]):
             raise IndexError(number)  # ends the iteration of a sequence
         place = int(self._numbers[number])
         row = self._rows[place]
+        if row["shard"] >= len(self.about.shards):
+            raise self._misfit()
         shard = self.about.shards[int(row["shard"])]
         codes = self._reader.codes(shard, int(row["first_frame"]), int(row["n_frames"]), self._n_codebooks)
         return CodesItem(torch.from_numpy(codes.astype(np.int64)), self._utterance(place))
@@ -91,10 +93,15 @@ class CodeDataset(Dataset[CodesItem]):
     def _utterance(self, place: int) -> CodedUtterance:
         """The line of the manifest that ends where the next one starts; processes may share the open file."""
         where, start = self._manifest.name, int(self._rows[place]["line"])
-        is_last = place + 1 == len(self._rows)
-        end = os.fstat(self._manifest.fileno()).st_size if is_last else int(self._rows[place + 1]["line"])
-        line = os.pread(self._manifest.fileno(), max(0, end - start), start)
+        is_last, n_bytes = place + 1 == len(self._rows), os.fstat(self._manifest.fileno()).st_size
+        end = n_bytes if is_last else int(self._rows[place + 1]["line"])
+        if not start < end <= n_bytes:
+            raise self._misfit()
+        line = os.pread(self._manifest.fileno(), end - start, start)
         return as_type(CodedUtterance, parse_json(line, where), where)
+
+    def _misfit(self) -> CodecctlError:
+        return CodecctlError(f"{self.folder / (self.about.index or '')}: damaged; run encode again")
 
 
 class CodeStream(IterableDataset[CodesItem]):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
-from codecctl.codes.folder import About, read_complete, read_manifest
+from codecctl.bitstream import Codes
+from codecctl.codes.folder import About, CodedUtterance, read_complete, read_manifest
 from codecctl.codes.reading import Progress, read_utterances
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import NO_ROOM
 from codecctl.inference.container import FRAMES_PER_CHUNK, StoredCodes
 from codecctl.inference.files import write_decoded
 from codecctl.inference.load import Codec
@@ -25,29 +27,46 @@ def decode_corpus(
     """Decode all utterances of a folder, or those with these ids, to `out`/ID.wav (or .flac); returns their number.
 
     Memory is that of a shard. Nothing is written if an id is not there, if two utterances would have the same file, or
-    if the codec that `load` returns has another fingerprint. Raises `CodecctlError` for these and for damaged shards.
+    if the codec that `load` returns has another fingerprint. Raises `CodecctlError` for these and for damaged shards,
+    and at the end for names that the system refuses; a full disk ends it at once.
     """
     folder, out = Path(folder), Path(out)
     about = read_complete(folder)
-    places = _plan(folder, out, suffix, ids)
+    if out.resolve() == folder.resolve():
+        raise UsageError(f"{out}: is the corpus itself; choose another folder")
+    places = _plan(folder, about, out, suffix, ids)
     codec = load()
     _check_model(folder, about, codec)
+    failures: list[str] = []
     for number, (utterance, codes) in enumerate(read_utterances(folder, about, ids), start=1):
-        starts = range(0, utterance.n_frames, FRAMES_PER_CHUNK)
-        blocks = (codes[:, start : start + FRAMES_PER_CHUNK] for start in starts)
         target = places[utterance.id]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_decoded(codec, StoredCodes(len(codes), utterance.n_samples, blocks), target, name=utterance.id)
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            _write(codec, utterance, codes, target)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise
+            failures.append(f"{error.filename or target}: {error.strerror}")
         if on_progress:
             on_progress(number, len(places))
+    if failures:
+        raise CodecctlError(f"{failures[0]}; {len(failures)} of {len(places)} recordings were not written to {out}")
     return len(places)
 
 
-def _plan(folder: Path, out: Path, suffix: str, ids: Collection[str] | None) -> dict[str, Path]:
-    """The file of each utterance. Raises `UsageError` if two have the same."""
+def _write(codec: Codec, utterance: CodedUtterance, codes: Codes, target: Path) -> None:
+    starts = range(0, utterance.n_frames, FRAMES_PER_CHUNK)
+    blocks = (codes[:, start : start + FRAMES_PER_CHUNK] for start in starts)
+    write_decoded(codec, StoredCodes(len(codes), utterance.n_samples, blocks), target, name=utterance.id)
+
+
+def _plan(folder: Path, about: About, out: Path, suffix: str, ids: Collection[str] | None) -> dict[str, Path]:
+    """The file of each utterance. Raises `UsageError` if two have the same, `CodecctlError` for an incomplete list."""
     places: dict[str, Path] = {}
     taken: dict[Path, str] = {}
+    n_lines = 0
     for utterance in read_manifest(folder):
+        n_lines += 1
         if ids is not None and utterance.id not in ids:
             continue
         parts = [part for part in PurePosixPath(utterance.id).parts if part not in ("/", "..")]
@@ -57,6 +76,10 @@ def _plan(folder: Path, out: Path, suffix: str, ids: Collection[str] | None) -> 
         if place in taken:
             raise UsageError(f"{folder}: {taken[place]!r} and {utterance.id!r} would both be written to {place}")
         places[utterance.id], taken[place] = place, utterance.id
+    if n_lines != about.n_utterances:
+        raise CodecctlError(
+            f"{folder / 'manifest.jsonl'}: {n_lines} lines, codes.json says {about.n_utterances}; run encode again"
+        )
     return places
 
 

@@ -111,14 +111,15 @@ def read_about(folder: Path) -> About:
     """`codes.json`. Raises `CodecctlError` if it is missing, damaged, or of another version."""
     path = folder / NAME
     try:
-        content = parse_json(path.read_bytes(), str(path))
+        about = as_type(About, parse_json(path.read_bytes(), str(path)), str(path))
     except FileNotFoundError:
         raise CodecctlError(f"{folder}: holds no codes; make some with `codecctl encode DATA --out-dir DIR`") from None
     except OSError as error:
         raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
-    about = as_type(About, content, str(path))
+    except CodecctlError as error:
+        raise CodecctlError(f"{error}; encode into a new folder") from None
     if not all(map(_FILE.fullmatch, (*about.shards, *([about.index] if about.index else [])))):
-        raise CodecctlError(f"{path}: names files that encode does not write; run encode again")
+        raise CodecctlError(f"{path}: names files that encode does not write; encode into a new folder")
     return about
 
 

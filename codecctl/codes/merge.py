@@ -8,10 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.codes.folder import ROW, SPLIT_NUMBERS, About, manifest_line, write_about, write_index
+from codecctl.codes.folder import (
+    ROW,
+    SPLIT_NUMBERS,
+    About,
+    CodedUtterance,
+    manifest_line,
+    write_about,
+    write_index,
+)
 from codecctl.data.prepare.units import UnitFiles
 from codecctl.data.tables import read_records
+from codecctl.errors import CodecctlError
 from codecctl.files import remove_partials, write_lines
+from codecctl.parsing import as_type
 
 _PACKED = 10_000  # rows at a time: as tuples they take ten times the memory
 
@@ -76,9 +86,17 @@ class _Merged:
 
 
 def _records(out: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Raises `CodecctlError` for damaged results; the next run encodes those recordings again."""
     for name in names:
-        for _, record in read_records(UnitFiles(out, name).results):
-            yield record
+        files = UnitFiles(out, name)
+        try:
+            for where, record in read_records(files.results):
+                if "failed" not in record:
+                    as_type(CodedUtterance, record, where)
+                yield record
+        except CodecctlError as error:
+            files.marker.unlink(missing_ok=True)
+            raise CodecctlError(f"{error}; run the same command again") from None
 
 
 def _tidy(out: Path, about: About) -> None:

@@ -14,7 +14,7 @@ from codecctl.bitstream import Codes
 from codecctl.codes.container import check_shard
 from codecctl.codes.containers import CONTAINERS
 from codecctl.codes.folder import About, CodedUtterance, read_complete, read_index, read_manifest
-from codecctl.errors import CodecctlError
+from codecctl.errors import CodecctlError, UsageError
 from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats
 
 Progress = Callable[[int, int], object]  # utterances done, utterances in all
@@ -67,6 +67,8 @@ def check_corpus(folder: Path, on_progress: Progress | None = None) -> CorpusChe
                 for key, seconds in check.seconds_by.items():
                     name = getattr(utterance, key) or "unknown"
                     seconds[name] = seconds.get(name, 0.0) + utterance.seconds
+        except UsageError:  # a package is missing
+            raise
         except CodecctlError as error:
             check.problems.append(str(error))
         n_done += len(utterances)

@@ -32,9 +32,10 @@ class ShardReader:
 
     def codes(self, shard: str, first_frame: int, n_frames: int, n_codebooks: int | None = None) -> Codes:
         """uint16 `[K, T]`. Raises `CodecctlError` for a shard that is missing, damaged or of another model."""
-        rows = self._map(shard)[first_frame : first_frame + n_frames, :n_codebooks]
-        if len(rows) != n_frames:
+        codes = self._map(shard)
+        if first_frame + n_frames > codes.get_shape()[0]:
             raise damaged(self._folder / shard, "it is too short for its index")
+        rows: Codes = codes[first_frame : first_frame + n_frames, :n_codebooks]
         return rows.T
 
     def _open(self, shard: str) -> Any:

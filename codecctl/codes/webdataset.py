@@ -49,7 +49,7 @@ def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
                 if member.name == _HEADER:
                     header = ShardHeader.parse(content, path)
                 elif member.name.endswith(".npy"):
-                    codes.append(np.load(io.BytesIO(content), allow_pickle=False))
+                    codes.append(_load(content))
     except FileNotFoundError:
         raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
     except (tarfile.TarError, OSError, ValueError, EOFError) as error:
@@ -57,6 +57,14 @@ def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
     if header is None:
         raise damaged(path, "it has no header of codecctl")
     return header, codes
+
+
+def _load(content: bytes) -> Codes:
+    try:
+        codes: Codes = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
+        raise ValueError(str(error)) from None
+    return codes
 
 
 WEBDATASET = ShardContainer(".tar", _write, _read)

@@ -19,6 +19,7 @@ from codecctl.data.crops import read_utterance, utterances
 from codecctl.data.manifest import Utterance
 from codecctl.data.prepare.sources import read_folder
 from codecctl.errors import CodecctlError
+from codecctl.text import to_bytes
 
 MAX_CHUNK_SECONDS = 30.0
 
@@ -81,7 +82,7 @@ def choose(utterances: Sequence[ReferenceUtterance], limit: int | None) -> list[
 
 
 def _hash(name: str) -> bytes:
-    return blake2b(name.encode(errors="surrogateescape"), digest_size=8).digest()
+    return blake2b(to_bytes(name), digest_size=8).digest()
 
 
 def _read_file(path: Path, sample_rate: int) -> Iterator[Tensor]:

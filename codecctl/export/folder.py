@@ -20,7 +20,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
     """
     if not folder.absolute().parent.is_dir():
         raise UsageError(f"{folder}: there is no folder {folder.parent}")
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
         raise UsageError(f"{folder}: exists and is not empty; choose another name, or remove it")
     partial = partial_path(folder.absolute())
     partial.mkdir()

@@ -79,6 +79,8 @@ class OnnxCodec:
         except Exception as error:  # its own types, which it does not export
             raise CodecctlError(f"{path}: onnxruntime cannot load it ({str(error).splitlines()[0]})") from None
         facts = session.get_modelmeta().custom_metadata_map
+        if "fingerprint" not in facts:
+            raise CodecctlError(f"{path}: not written by codecctl export; it names no model")
         self._check(facts.get("fingerprint"), str(path))
         self.fingerprint = facts["fingerprint"]
         self.facts = {k: v if k in ("fingerprint", "codecctl") else json.loads(v) for k, v in facts.items()}

@@ -26,6 +26,7 @@ from codecctl.files import replacing, utf8_path
 from codecctl.inference.export import read_export
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.model.codec import Codec
+from codecctl.parsing import shorten
 
 CHECKPOINT_FORMAT = "codecctl.checkpoint"
 CHECKPOINT_VERSION = 1
@@ -60,7 +61,7 @@ class Checkpoint:
         weights = _entry(content, "weights", dict, path)
         for name, weight in weights.items():
             if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.device.type != "cpu":
-                raise CodecctlError(f"{path}: weight '{name}' is not a tensor of floating-point numbers")
+                raise CodecctlError(f"{path}: weight {shorten(name)} is not a tensor of floating-point numbers")
         n_layers = model.transformer.n_layers
         if len(weights) < 2 * n_layers:  # on two sides; even without memory a codec of many layers takes seconds
             raise CodecctlError(
@@ -131,7 +132,7 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
     """Raises `CodecctlError` that names the first weight with a NaN or an infinity."""
     for name, weight in weights.items():
         if not weight.isfinite().all():
-            raise CodecctlError(f"{path}: weight '{name}' is not finite; the training that wrote it had failed")
+            raise CodecctlError(f"{path}: weight {shorten(name)} is not finite; the training that wrote it had failed")
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -184,12 +185,13 @@ def _compare_shapes(codec: Codec, weights: Mapping[str, Tensor], path: Path) -> 
     ours = codec.state_dict()
     for name in sorted(ours.keys() | weights.keys()):
         if name not in weights:
-            raise CodecctlError(f"{path}: weight '{name}' is missing; its config does not describe this model")
+            raise CodecctlError(f"{path}: weight {shorten(name)} is missing; its config does not describe this model")
         if name not in ours:
-            raise CodecctlError(f"{path}: weight '{name}' is foreign; its config does not describe this model")
+            raise CodecctlError(f"{path}: weight {shorten(name)} is foreign; its config does not describe this model")
         if ours[name].shape != weights[name].shape:
             raise CodecctlError(
-                f"{path}: weight '{name}' is {list(weights[name].shape)}, the config asks for {list(ours[name].shape)}"
+                f"{path}: weight {shorten(name)} is {list(weights[name].shape)}, "
+                f"the config asks for {list(ours[name].shape)}"
             )
 
 

@@ -21,7 +21,7 @@ from codecctl.errors import CodecctlError
 from codecctl.files import replacing, utf8_path
 from codecctl.inference.identity import checksum, fingerprint
 from codecctl.model.codebook import with_running_sums
-from codecctl.parsing import parse_json
+from codecctl.parsing import parse_json, shorten
 
 EXPORT_FORMAT = "codecctl.codec"
 EXPORT_VERSION = 1
@@ -94,11 +94,11 @@ def unpacked(packed: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
         if name.endswith(ROW_SCALE):
             continue
         if stored.dtype not in _STORED_TYPES:
-            raise CodecctlError(f"{path}: weight '{name}' is stored as {stored.dtype}, which no export contains")
+            raise CodecctlError(f"{path}: weight {shorten(name)} is stored as {stored.dtype}, which no export contains")
         weights[name] = stored.float()
         if stored.dtype == torch.int8:
             scale = packed.get(name + ROW_SCALE)
             if scale is None or stored.dim() < 2 or scale.shape != stored.shape[:1] or scale.dtype != torch.float32:
-                raise CodecctlError(f"{path}: weight '{name}' has no scale for each of its rows")
+                raise CodecctlError(f"{path}: weight {shorten(name)} has no scale for each of its rows")
             weights[name] = (weights[name].flatten(1) * scale[:, None]).view_as(stored)
     return with_running_sums(weights)

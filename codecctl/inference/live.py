@@ -24,7 +24,9 @@ import numpy as np
 import torch
 
 from codecctl.audio import Audio
-from codecctl.audio.files import to_pcm16
+from codecctl.audio.containers import MISCOUNTED_BYTES, is_live_size
+from codecctl.audio.files import check_sound, to_pcm16
+from codecctl.audio.opening import say_cut_off
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import STREAMED, Codes, PackedHeader, pack_codes, read_header, unpack_codes
 from codecctl.errors import CodecctlError, UsageError
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 _READ_BYTES = 65536  # at most; a pipe gives what it has
 _UNKNOWN_SIZE = 0xFFFFFFFF  # in a WAV header: until the end of the pipe
 _LONGEST_GAP = 50  # frames: concealment is silent long before
+_LATEST = 3000  # frames that one may come behind its place, which was concealed; a number further back is that of a gap
 _LARGEST_CHUNK = 2**20  # bytes before the samples of a WAV
 
 
@@ -46,6 +49,8 @@ class Live:
 
     n_frames: int = 0
     n_lost: int = 0  # frames
+    n_late: int = 0  # frames that came behind their place, or twice
+    is_open: bool = False  # the header was written
     n_samples: int = 0  # at the codec's rate
     is_complete: bool = False  # the end mark was written or seen
     delays: list[float] = field(default_factory=list)  # seconds from each input to its output, the latest thousand
@@ -65,6 +70,7 @@ class _Samples(NamedTuple):
     n_channels: int
     kind: str  # of numpy
     scale: float  # full scale
+    n_bytes: int | None = None  # that a header claims
 
 
 def encode_live(
@@ -79,7 +85,8 @@ def encode_live(
 ) -> None:
     """Encode a WAV, or with `rate` raw 16-bit samples, until the end of `source` or Ctrl-C, which ends the stream too.
 
-    Raises `CodecctlError` if `source` is no WAV.
+    Raises `CodecctlError` if `source` is no WAV, ends before the length in its header, or holds samples that are NaN,
+    infinite or far beyond full scale; what precedes them is written.
     """
     form = CodesFormat.of(codec, n_quantizers)
     if form.fingerprint is None:
@@ -92,6 +99,7 @@ def encode_live(
     encoder = codec.stream_encoder(n_quantizers=n_quantizers, traced=True)
     sink.write(header.to_bytes())
     sink.flush()
+    live.is_open = True
 
     def send(codes: torch.Tensor) -> None:
         for frame in codes[0].cpu().numpy().astype(np.uint16).T:
@@ -116,9 +124,9 @@ def encode_live(
 def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> None:
     """Decode packed frames to a WAV of whole frames until their end mark or the end of `source`.
 
-    Bytes that are no intact frame are skipped. Frames that are missing by the numbers of the others count in
-    `live.n_lost` and are concealed, at most `_LONGEST_GAP` in a gap. Raises `CodecctlError` if `source` does not begin
-    with the header of a stream of this model.
+    Bytes that are no intact frame are skipped, as are frames that come behind their place or twice. Frames that are
+    missing by the numbers of the others count in `live.n_lost` and are concealed, at most `_LONGEST_GAP` in a gap.
+    Raises `CodecctlError` if `source` does not begin with the header of a stream of this model.
     """
     header = read_header(source, "stdin")
     if header.n_samples != STREAMED:
@@ -127,6 +135,7 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
     decoder = codec.stream_decoder(traced=True)
     sink.write(wav_header(codec.sample_rate, None))
     sink.flush()
+    live.is_open = True
     rest = b""
     while not live.is_complete and (data := _read(source)):
         started = time.perf_counter()
@@ -176,6 +185,9 @@ def _intact_frames(header: PackedHeader, data: bytes, live: Live) -> tuple[bytes
             continue
         at = end
         n_seen = live.n_frames + live.n_lost
+        if kind == b"F" and 0 < (n_seen - number) % 2**16 <= min(n_seen, _LATEST):
+            live.n_late += 1
+            continue
         if kind == b"F":
             n_missing = (number - n_seen) % 2**16
             codes = [unpack_codes(content, header.bits, 1)]
@@ -196,14 +208,23 @@ def _read(source: BinaryIO) -> bytes:
 
 
 def _blocks(source: BinaryIO, samples: _Samples) -> Iterator[Audio]:
-    """Mono `[1, L]` as it comes."""
-    n_bytes, rest = np.dtype(samples.kind).itemsize * samples.n_channels, b""
+    """Mono `[1, L]` as it comes; what follows the claimed length is passed over. Raises `CodecctlError` if it is less,
+    or no sound."""
+    n_bytes, rest, n_read = np.dtype(samples.kind).itemsize * samples.n_channels, b"", 0
     while data := _read(source):
+        if samples.n_bytes is not None:
+            data = data[: max(0, samples.n_bytes - n_read)]
+        n_read += len(data)
         data = rest + data
         n_whole = len(data) - len(data) % n_bytes
         rest = data[n_whole:]
         values = np.frombuffer(data[:n_whole], samples.kind).reshape(-1, samples.n_channels)
+        if samples.kind == "<f4":
+            check_sound(values, n_read // n_bytes - len(values), samples.rate, "stdin")
         yield (values.mean(axis=1, dtype=np.float64) / samples.scale).astype(np.float32)[None]
+    if samples.n_bytes is not None and samples.n_bytes - n_read > MISCOUNTED_BYTES:
+        n_second = n_bytes * samples.rate
+        raise CodecctlError(f"stdin: {say_cut_off(n_read / n_second, samples.n_bytes / n_second)}")
 
 
 def _read_wav_header(source: BinaryIO) -> _Samples:
@@ -223,7 +244,7 @@ def _read_wav_header(source: BinaryIO) -> _Samples:
             samples = _wav_samples(content)
     if samples is None or head[:4] != b"data":
         raise CodecctlError("stdin: a WAV whose header is damaged, or not of 16-bit, 32-bit or float samples")
-    return samples
+    return samples if is_live_size(size) else samples._replace(n_bytes=size)
 
 
 def _wav_samples(form: bytes) -> _Samples | None:

@@ -26,6 +26,7 @@ from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint, check_finite, load_weights, write_checkpoint
 from codecctl.lock import Lease, LeaseHeld, is_taken
+from codecctl.parsing import shorten
 from codecctl.train.changes import Change
 from codecctl.train.state import TrainState
 
@@ -268,6 +269,6 @@ def _keep(path: Path, target: Path) -> None:
 def _check_keys(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str) -> None:
     for name in sorted(ours.keys() | theirs.keys()):
         if name not in ours or name not in theirs:
-            raise CodecctlError(f"{where}: weight '{name}' is {'missing' if name in ours else 'foreign'}")
+            raise CodecctlError(f"{where}: weight {shorten(name)} is {'missing' if name in ours else 'foreign'}")
         if ours[name].shape != theirs[name].shape:
-            raise CodecctlError(f"{where}: weight '{name}' has another shape than the config asks for")
+            raise CodecctlError(f"{where}: weight {shorten(name)} has another shape than the config asks for")

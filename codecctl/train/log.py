@@ -167,10 +167,10 @@ def step_values(result: StepResult, throughput: Throughput) -> dict[str, float]:
 
 @torch.inference_mode()
 def _decoded(codec: Codec, audio: Tensor) -> Tensor:
-    """[1, L] -> [1, L] on the CPU, through the codec."""
+    """[1, L] -> [1, L] on the CPU, through the codec, clipped to full scale."""
     device = next(codec.parameters()).device
     decoded: Tensor = codec(audio.to(device)[None]).audio[0].cpu()
-    return decoded
+    return decoded.nan_to_num().clamp(-1, 1)  # a run that fails decodes to NaN, of which no image and no file is made
 
 
 def _tag(name: str) -> str:

@@ -20,16 +20,21 @@ import time
 from multiprocessing.connection import Connection
 
 import numpy as np
-import soundfile
 import torch
 
 from codecctl import Codec
+from codecctl.audio import Audio
+from codecctl.audio.files import AudioWriter, read_audio, to_mono
 from codecctl.bitstream import pack_codes, unpack_codes
+from codecctl.errors import CodecctlError
 from codecctl.inference.precision import set_precision
 
 BUFFERED = 2  # frames that the receiver waits before it plays the first one
 HEAD = struct.Struct("<Hd")  # number of the frame, modulo 65536, and the time of its last sample
 START_SECONDS = 60.0  # in which the first packet arrives
+
+
+Model = tuple[Codec, tuple[int, ...], float]
 
 
 class Network:
@@ -58,7 +63,7 @@ class Network:
         time.sleep(max(0.0, moment - time.monotonic()))
 
 
-def load(model: str) -> tuple[Codec, tuple[int, ...], float]:
+def load(model: str) -> Model:
     """The codec, the bits of its codes, and the seconds of a frame."""
     torch.set_num_threads(1)
     codec = Codec.load(model, "cpu")
@@ -67,13 +72,10 @@ def load(model: str) -> tuple[Codec, tuple[int, ...], float]:
     return codec, bits, codec.hop_length / codec.sample_rate
 
 
-def call(options: argparse.Namespace, address: tuple[str, int], control: Connection) -> None:
-    """Encode and send, a frame every 20 ms."""
+def call(samples: Audio, options: argparse.Namespace, address: tuple[str, int], control: Connection) -> None:
+    """Encode and send, a frame every 20 ms. `samples`: [1, L]."""
     codec, bits, frame_seconds = load(options.model)
-    samples, rate = soundfile.read(options.input, dtype="float32", always_2d=True)
-    if rate != codec.sample_rate:
-        raise SystemExit(f"{options.input}: {rate} Hz; this codec needs {codec.sample_rate} Hz")
-    audio = torch.from_numpy(samples.mean(axis=1))[None, None]
+    audio = torch.from_numpy(samples)[None]
     frames = audio[..., : audio.shape[-1] // codec.hop_length * codec.hop_length].split(codec.hop_length, dim=-1)
     network = Network(address, options.loss / 100, options.jitter / 1000)
     encoder, encode_times = codec.stream_encoder(traced=True), []
@@ -91,9 +93,9 @@ def call(options: argparse.Namespace, address: tuple[str, int], control: Connect
     control.send((network.n_dropped, encode_times))
 
 
-def answer(options: argparse.Namespace, receiver: socket.socket, control: Connection) -> None:
+def answer(model: Model, output: AudioWriter, receiver: socket.socket, control: Connection) -> None:
     """Receive, decode and play, a frame every 20 ms; print what happened."""
-    codec, bits, frame_seconds = load(options.model)
+    codec, bits, frame_seconds = model
     n_frames = control.recv()
     decoder, buffer, played = codec.stream_decoder(traced=True), {}, []
     decode_times, delays, n_late = [], [], 0
@@ -118,10 +120,10 @@ def answer(options: argparse.Namespace, receiver: socket.socket, control: Connec
         started = time.monotonic()
         complete, packed = buffer.pop(number, (None, None))
         codes = None if packed is None else torch.from_numpy(unpack_codes(packed, bits, 1).astype(np.int64))[None]
-        played.append(decoder.push(codes)[0, 0].numpy())  # a sound card would take it here
+        played.append(decoder.push(codes)[0].numpy())  # a sound card would take it here
         decode_times.append(time.monotonic() - started)
         delays += [] if complete is None else [time.monotonic() - complete + frame_seconds]
-    soundfile.write(options.output, np.concatenate(played), codec.sample_rate)
+    output.write(np.concatenate(played, axis=1))
     n_dropped, encode_times = control.recv()
     print(f"{n_frames} frames sent, {n_dropped} dropped on the way, {n_late} late, {n_frames - len(delays)} concealed")
     print(f"encode {in_words(encode_times)}; decode {in_words(decode_times)}")
@@ -143,17 +145,28 @@ def main() -> None:
     parser.add_argument("--jitter", type=float, default=20, help="longest delay of a packet, ms")
     parser.add_argument("--model", default="starter", help="a checkpoint")
     options = parser.parse_args()
+    try:
+        run(options)
+    except CodecctlError as error:
+        raise SystemExit(str(error)) from None
+    except EOFError:
+        raise SystemExit("the caller ended") from None
+
+
+def run(options: argparse.Namespace) -> None:
+    """The caller is a process of its own. Raises `CodecctlError` for files that cannot be read or written."""
+    model, (samples, rate) = load(options.model), read_audio(options.input)
+    if rate != model[0].sample_rate:
+        raise CodecctlError(f"{options.input}: {rate} Hz; this codec needs {model[0].sample_rate} Hz")
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, AudioWriter(options.output, rate) as output:
         receiver.bind(("127.0.0.1", 0))
-        caller = context.Process(target=call, args=(options, receiver.getsockname(), there), daemon=True)
+        arguments = (to_mono(samples), options, receiver.getsockname(), there)
+        caller = context.Process(target=call, args=arguments, daemon=True)
         caller.start()
         there.close()
-        try:
-            answer(options, receiver, here)
-        except EOFError:
-            raise SystemExit("the caller ended") from None
+        answer(model, output, receiver, here)
         caller.join()
 
 

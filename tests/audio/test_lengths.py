@@ -22,7 +22,8 @@ FORMATS = {
     "wav": ("WAV", "PCM_16"), "float.wav": ("WAV", "FLOAT"), "gsm.wav": ("WAV", "GSM610"), "w64": ("W64", "PCM_16"),
     "rf64": ("RF64", "PCM_16"), "aiff": ("AIFF", "PCM_16"), "au": ("AU", "PCM_16"), "caf": ("CAF", "PCM_16"),
     "voc": ("VOC", "PCM_16"), "svx": ("SVX", "PCM_16"), "flac": ("FLAC", "PCM_16"), "sph": ("NIST", "PCM_16"),
-    "mp3": ("MP3", "MPEG_LAYER_III"),
+    "mp3": ("MP3", "MPEG_LAYER_III"), "avr": ("AVR", "PCM_16"), "mpc": ("MPC2K", "PCM_16"), "sds": ("SDS", "PCM_16"),
+    "mat4": ("MAT4", "PCM_16"), "double.mat4": ("MAT4", "DOUBLE"), "mat5": ("MAT5", "PCM_16"),
 }  # fmt: skip
 
 

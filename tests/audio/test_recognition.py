@@ -70,6 +70,19 @@ def test_a_page_named_mp3() -> None:
         AudioReader(INPUTS / "page.mp3")
 
 
+def test_a_file_beside_gives_other_bytes_no_header(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """libsndfile looks for the header of SD2 in `._NAME`; without a name that is `._` in the current folder."""
+    soundfile.write(tmp_path / "a.sd2", SOUND, 16_000, format="SD2", subtype="PCM_16")
+    header = (tmp_path / "._a.sd2").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "._").write_bytes(header)
+    for data in (b"\5" * 12 + header, b"\5" * 1000):
+        with pytest.raises(CodecctlError, match=r"^audio in memory: .* \(the format is not recognised\)$"):
+            AudioReader(data)
+    with pytest.raises(CodecctlError, match=r"^a\.sd2: .* \(the format is not recognised\)$"):
+        AudioReader("a.sd2")
+
+
 def test_a_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.wav")
     with pytest.raises(CodecctlError, match="a pipe or a device"):

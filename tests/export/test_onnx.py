@@ -98,6 +98,16 @@ def test_files_and_codes_of_another_model_are_refused(exported: tuple[Path, Path
         OnnxCodec(mixed).stream_decoder()
 
 
+def test_a_file_of_another_program_is_refused(exported: tuple[Path, Path]) -> None:
+    onnx = pytest.importorskip("onnx")
+    path = exported[1] / "encoder_model.onnx"
+    graph = onnx.load(path)
+    del graph.metadata_props[:]
+    onnx.save(graph, path)
+    with pytest.raises(CodecctlError, match=r"encoder_model\.onnx: not written by codecctl export"):
+        OnnxCodec(exported[1])
+
+
 def test_what_is_missing_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CodecctlError, match=r"encoder_model\.onnx: no such file"):
         OnnxCodec(tmp_path)

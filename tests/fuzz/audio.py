@@ -21,6 +21,9 @@ _FORMATS = {
     "a.ogg": ("OGG", "VORBIS"), "a.opus": ("OGG", "OPUS"),
     "a.mp3": ("MP3", "MPEG_LAYER_III"), "a.sph": ("NIST", "PCM_16"),
     "pcm.voc": ("VOC", "PCM_16"), "pcm.svx": ("SVX", "PCM_16"), "pcm.sf": ("IRCAM", "PCM_16"),
+    "pcm.avr": ("AVR", "PCM_16"), "pcm.mpc": ("MPC2K", "PCM_16"), "pcm.mat4": ("MAT4", "FLOAT"),
+    "pcm.mat5": ("MAT5", "PCM_16"), "pcm.sds": ("SDS", "PCM_16"), "law.wve": ("WVE", "ALAW"), "a.xi": ("XI", "DPCM_16"),
+    "pcm.pvf": ("PVF", "PCM_16"), "pcm.paf": ("PAF", "PCM_16"),
 }  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from codecctl.inference.load import export_codec
 from codecctl.model.codec import Codec
 from tests.fuzz.harness import Target
 
-_MODEL = ModelConfig(
+MODEL = ModelConfig(
     front=StridedConfig(strides=(2, 3), base_channels=2, kernel_size=3, dilations=(1,)),
     transformer=TransformerConfig(width=4, n_layers=1, n_heads=1, feedforward_width=4, look_back_frames=4),
     quantizer=QuantizerConfig(codebook_sizes=(4, 2)),
@@ -28,13 +28,13 @@ _MODEL = ModelConfig(
 @cache
 def _files() -> Mapping[str, bytes]:
     torch.manual_seed(0)
-    weights = Codec(_MODEL).state_dict()
-    run = {"config": Config(model=_MODEL).model_dump(mode="json", by_alias=True), "versions": {}, "n_ranks": 1}
+    weights = Codec(MODEL).state_dict()
+    run = {"config": Config(model=MODEL).model_dump(mode="json", by_alias=True), "versions": {}, "n_ranks": 1}
     training = {"optimizer": {"state": [torch.ones(3), 1.5, None]}, "rng": torch.arange(9, dtype=torch.uint8)}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        write_checkpoint(folder / "codec.pt", _MODEL, weights)
-        write_checkpoint(folder / "last.pt", _MODEL, weights, 7, run=run, training=training)
+        write_checkpoint(folder / "codec.pt", MODEL, weights)
+        write_checkpoint(folder / "last.pt", MODEL, weights, 7, run=run, training=training)
         source = Checkpoint.read(folder / "codec.pt")
         for precision in ("int8", "float32"):
             export_codec(source, folder / f"{precision}.safetensors", precision)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from tests.fuzz import archives, audio, config, http, models, npy, packed, prepared
+from tests.fuzz import archives, audio, config, corpora, http, models, npy, packed, prepared
 
 TARGETS = {
     target.name: target
     for target in (
-        archives.TARGET, audio.TARGET, config.CONFIG, config.SET, http.TARGET, models.PT, models.SAFETENSORS,
+        archives.TARGET, audio.TARGET, config.CONFIG, config.SET, corpora.CORPUS, corpora.STREAM,
+        http.TARGET, models.PT, models.SAFETENSORS,
         npy.TARGET, packed.TARGET,
         prepared.LOG, prepared.MANIFEST, prepared.PREPARED, prepared.ROWS,
     )

@@ -6,6 +6,7 @@ import io
 import os
 import struct
 import threading
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -99,6 +100,61 @@ def test_a_gap_is_concealed_for_a_second_at_most(codec: Codec, packed: bytes) ->
     audio, live = decoded(codec, packed[:-13] + end)
     assert (live.n_frames, live.n_lost, live.is_complete) == (31, 25000 - 31, True)
     assert len(audio) == (31 + 50) * codec.hop_length
+
+
+def frames(packed: bytes) -> list[bytes]:
+    return [packed[at : at + RECORD_BYTES] for at in range(44, len(packed) - 13, RECORD_BYTES)]
+
+
+def swapped(parts: list[bytes]) -> list[bytes]:
+    return [part for pair in zip(parts[1::2], parts[::2], strict=False) for part in pair] + parts[30:]
+
+
+@pytest.mark.parametrize(
+    ("disorder", "n_lost", "n_late"),
+    [
+        (lambda parts: [part for part in parts for _ in range(2)], 0, 31),
+        (lambda parts: [*parts, *parts], 0, 31),
+        (swapped, 15, 15),
+        (lambda parts: parts[::-1], 30, 30),
+    ],
+)
+def test_frames_that_come_late_or_twice_are_skipped(
+    codec: Codec, packed: bytes, disorder: Callable[[list[bytes]], list[bytes]], n_lost: int, n_late: int
+) -> None:
+    audio, live = decoded(codec, packed[:44] + b"".join(disorder(frames(packed))) + packed[-13:])
+    assert (live.n_frames, live.n_lost, live.n_late, live.is_complete) == (31 - n_lost, n_lost, n_late, True)
+    assert len(audio) == 31 * codec.hop_length
+
+
+def test_a_number_starts_anew_after_65536_frames(codec: Codec, packed: bytes) -> None:
+    header, (first, *_) = read_header(io.BytesIO(packed), "stdin"), frames(packed)
+    numbered = [_record(header, b"F", number, first[3:-2]) for number in range(65_530, 65_542)]
+    live = Live(n_frames=65_530)
+    decode_live(codec, io.BytesIO(packed[:44] + b"".join(numbered)), io.BytesIO(), live)
+    assert (live.n_frames, live.n_lost, live.n_late) == (65_542, 0, 0)
+
+
+def test_a_wav_is_coded_up_to_the_length_in_its_header(codec: Codec, samples: np.ndarray, packed: bytes) -> None:
+    data = wav(samples)
+    assert encoded(codec, data + b"LIST" + struct.pack("<I", 4000) + bytes(4000)) == packed
+    for size in (0, 0x7FFFF000, 0xFFFFFFFF):  # of live streams
+        assert encoded(codec, data[:40] + struct.pack("<I", size) + data[44:]) == packed
+
+
+def test_a_wav_that_is_cut_off_is_an_error_at_its_end(codec: Codec, samples: np.ndarray, packed: bytes) -> None:
+    sink = io.BytesIO()
+    with pytest.raises(CodecctlError, match=r"^stdin: cut off \(0\.052 of the 0\.077 s that its header claims"):
+        encode_live(codec, io.BytesIO(wav(samples)[:-800]), sink, Live())
+    assert decoded(codec, sink.getvalue())[1].n_frames == 21
+
+
+@pytest.mark.parametrize(("value", "problem"), [(np.nan, "holds NaN or infinite"), (9800.0, "far beyond full scale")])
+def test_float_samples_that_are_no_sound_are_refused(codec: Codec, value: float, problem: str) -> None:
+    audio = np.zeros(1000, np.float32)
+    audio[800] = value
+    with pytest.raises(CodecctlError, match=rf"^stdin: .*{problem}.* 0\.050 s"):
+        encoded(codec, wav(audio, subtype="FLOAT"))
 
 
 def test_a_stream_that_is_cut_is_decoded_as_far_as_it_goes(codec: Codec, packed: bytes) -> None:

@@ -70,7 +70,7 @@ def kill_often(job: Job, folder: Path, n_kills: int, seed: int) -> Tally:
             time.sleep(0.0005)
         else:  # it is complete; the next kills happen to a new one
             tally.n_ended += 1
-            tally.faults += [f"a start ended with {os.waitstatus_to_exitcode(status[1])}"] * bool(status[1])
+            tally.faults += [f"a start ended with {_say_end(killed, status[1])}"] * bool(status[1])
             _compare(job, killed, straight, tally)
             round_ += 1
             killed = folder / f"killed-{round_}"
@@ -132,5 +132,9 @@ def _finish(job: Job, folder: Path) -> None:
             os.waitpid(child, 0)
             raise AssertionError(f"it did not end within {_WAIT_SECONDS:.0f} s")
         time.sleep(0.01)
+    assert ended[1] == 0, f"it ended with {_say_end(folder, ended[1])}"
+
+
+def _say_end(folder: Path, status: int) -> str:
     log = folder.with_suffix(".log").read_text(errors="replace").strip()
-    assert ended[1] == 0, f"it ended with {os.waitstatus_to_exitcode(ended[1])}: {log[-300:]}"
+    return f"{os.waitstatus_to_exitcode(status)}: {log[-1000:]}"

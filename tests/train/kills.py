@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from codecctl.config.load import load_config
+from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
 from tests.train.forks import fork_ranks
@@ -25,10 +26,12 @@ sync = os.fsync
 
 
 def run_or_resume(config: str, run: Path) -> None:
-    if (run / "last.pt").exists():
+    """Nothing is left to do for a run that was killed behind its last save."""
+    settings = load_config(config)
+    if not (run / "last.pt").exists():
+        train(settings, run, CPU, TrainingCallbacks())
+    elif Checkpoint.read(run / "last.pt").step < settings.train.n_steps:
         resume(run, CPU, TrainingCallbacks())
-    else:
-        train(load_config(config), run, CPU, TrainingCallbacks())
 
 
 def clear_leftovers(run: Path) -> None:

@@ -21,6 +21,7 @@ from codecctl.data.shards import ROW, Index, read_about, write_index
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import remove_partials, write_json, write_lines
+from codecctl.text import to_bytes
 
 _REPORTED = ("split", "dataset", "language", "speaker", "licence")
 _MOST_NAMED = 3  # recordings in a note
@@ -261,5 +262,5 @@ def _move_one(
 
 def _uniform(seed: int, name: str) -> float:
     """A number in [0, 1) that follows from both."""
-    digest = blake2b(f"{seed}\0{name}".encode(errors="surrogateescape"), digest_size=8).digest()
+    digest = blake2b(to_bytes(f"{seed}\0{name}"), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64

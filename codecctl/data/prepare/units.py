@@ -40,9 +40,12 @@ class Unit:
 
     @property
     def root(self) -> Path:
-        """The folder that the items' places are below."""
+        """The folder that the items' places are below. Raises `CodecctlError` if the system cannot say."""
         origin = Path(self.origin)
-        return origin if origin.is_dir() else origin.parent
+        try:
+            return origin if origin.is_dir() else origin.parent
+        except OSError as error:
+            raise CodecctlError(f"{self.origin}: {error.strerror}") from None
 
     def input_hash(self, settings: Any) -> str:
         """Changes with any item, what is known of it, and any setting of `prepare`."""
@@ -83,8 +86,10 @@ def read_unit(out: Path, name: str) -> Unit:
     try:
         spec = parse_json(path.read_bytes(), str(path))
         return Unit(name, spec["source"], spec["origin"], [AudioItem(**item) for item in spec["items"]])
-    except (CodecctlError, OSError, KeyError, TypeError) as error:
-        raise CodecctlError(f"{path}: cannot be read ({error}); remove it and run prepare again") from None
+    except OSError as error:
+        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
+    except (CodecctlError, KeyError, TypeError):
+        raise CodecctlError(f"{path}: damaged; remove it and run the same command again") from None
 
 
 def source_name(out: Path, origin: Path) -> str:
