@@ -1,4 +1,4 @@
-"""Atomic file writes, and JSON and text files written and read whole."""
+"""Atomic writes of files, of text and of JSON."""
 
 from __future__ import annotations
 
@@ -17,12 +17,7 @@ from contextlib import contextmanager, suppress
 from functools import cache
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any, TypeVar
-
-from codecctl.errors import CodecctlError
-from codecctl.parsing import as_type, parse_json
-
-T = TypeVar("T")
+from typing import Any
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk or a quota that is full."""
@@ -149,14 +144,6 @@ def _say_not_durable(reason: str) -> None:
             "fsync of a folder fails on this file system (%s): a power cut may undo the last changes",
             reason,
         )
-
-
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """The object in a JSON file as a `kind`, see `parsing.as_type`; None if there is no such file or it is damaged."""
-    try:
-        return as_type(kind, parse_json(path.read_bytes(), str(path)), str(path))
-    except (OSError, CodecctlError):
-        return None
 
 
 def write_json(path: Path, content: Mapping[str, Any], *, durable: bool = True) -> None:

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from reprlib import Repr
 from typing import Any, NoReturn, TypeVar
 
@@ -79,6 +80,14 @@ def as_type(kind: type[T], value: object, where: str) -> T:
         first = error.errors(include_url=False)[0]
         said = "is missing" if first["type"] == "missing" else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
         raise CodecctlError(f"{where}: {shorten('.'.join(map(str, first['loc'])))}: {said}") from None
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """The object in a JSON file as a `kind`, see `as_type`; None if there is no such file or it is damaged."""
+    try:
+        return as_type(kind, parse_json(path.read_bytes(), str(path)), str(path))
+    except (OSError, CodecctlError):
+        return None
 
 
 # Making one takes a thousand times as long as using it.

@@ -22,7 +22,8 @@ from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import read_json, write_json
+from codecctl.files import write_json
+from codecctl.parsing import read_json
 from codecctl.text import to_bytes
 
 _PR_SET_PDEATHSIG = 1

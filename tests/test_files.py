@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.files import partial_path, read_json, remove_partials, replacing, to_json, write_json
+from codecctl.files import partial_path, remove_partials, replacing, to_json, write_json
+from codecctl.parsing import read_json
 
 
 @pytest.mark.parametrize("durable", [False, True])

@@ -18,19 +18,13 @@ from numpy.typing import NDArray
 
 from codecctl.audio import Audio, pyav
 from codecctl.audio.decoders import Source, reason
-from codecctl.audio.opening import RAW_RATES, CutOffError, open_audio, say_cut_off
+from codecctl.audio.opening import AUDIO_SUFFIXES, CutOffError, open_audio, say_cut_off
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
 
 _CANCELLED = 0.05  # energy of the mean, relative to that of the mean of uncorrelated channels: 13 dB are lost
 _AUDIBLE = 1e-5  # mean square, -50 dBFS
 _ENOUGH_SECONDS = 10  # of audible sound, to decide
-_SNDFILE_SUFFIXES = {
-    ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",
-    ".sph", ".w64", ".wav",
-}  # fmt: skip
-AUDIO_SUFFIXES = frozenset({*_SNDFILE_SUFFIXES, *pyav.SUFFIXES, *RAW_RATES})
-"""Of the files that a search of a folder finds. A file that is named is recognised by its bytes."""
 _WRITTEN_FORMATS = {".wav": "WAV", ".flac": "FLAC"}
 STRETCH = 4096
 """Samples per channel for which `AudioReader` records minimum and maximum, so that a check for clipping scans only

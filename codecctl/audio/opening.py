@@ -39,6 +39,12 @@ _OTHER_MAGIC = {
     b"CCTL": "packed codes (`codecctl decode` reads them)",
 }
 RAW_RATES = {".sln": 8000, ".sln16": 16000}  # headerless mono 16-bit little-endian samples, Hz
+_SNDFILE_SUFFIXES = {
+    ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp2", ".mp3", ".oga", ".ogg", ".opus", ".rf64", ".snd",
+    ".sph", ".w64", ".wav",
+}  # fmt: skip
+AUDIO_SUFFIXES = frozenset({*_SNDFILE_SUFFIXES, *pyav.SUFFIXES, *RAW_RATES})
+"""Of the files that a search of a folder finds. A file that is named is recognised by its bytes."""
 _LOWEST_RATE, _HIGHEST_RATE = 4_000, 768_000  # Hz
 _SAMPLES_PER_BYTE = 2_000  # per channel; digital silence in FLAC or Vorbis has a few hundred
 

@@ -82,7 +82,7 @@ def _write_folder(checkpoint: str, folder: Path, to: str, options: Mapping[str, 
         raise
     say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
     if to == "onnx":
-        from codecctl.export.onnx import OPSET
+        from codecctl.export.graphs import OPSET
 
         files = ", ".join(f"{name} {size(n_bytes)}" for name, n_bytes in sizes.items())
         say(f"opset {OPSET}: {files}")

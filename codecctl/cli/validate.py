@@ -119,10 +119,12 @@ def _check(evaluation: Evaluation) -> None:
     if result.n_missing:
         way = "--continue goes on" if evaluation.report else "with --report DIR it can be continued"
         raise Interrupted(f"interrupted after {result.n_utterances} of {n_planned} recordings; {way}", signal.SIGINT)
+    from codecctl.evaluate.report.sentences import in_sentence
+
     problems = []
     if result.failed:
         problems.append(f"{len(result.failed)} of {n_planned} recordings could not be measured")
-    missed = [requirement.line for requirement in evaluation.requirements if not requirement.passed]
+    missed = [in_sentence(requirement) for requirement in evaluation.requirements if not requirement.passed]
     if missed:
         problems.append(f"validate.require: {'; '.join(missed)}")
     if problems:
@@ -130,11 +132,13 @@ def _check(evaluation: Evaluation) -> None:
 
 
 def _print_tables(evaluation: Evaluation) -> None:
+    from codecctl.evaluate.report.sentences import in_sentences
+
     result = evaluation.result
     of = f" of {result.n_utterances + result.n_missing}" if result.n_missing else ""
     measured = f"{result.n_utterances}{of} recordings, {result.seconds:.1f} s, of {result.source}"
     show(f"{evaluation.checkpoint} on {measured}:")
-    for sentence in evaluation.verdict:
+    for sentence in in_sentences(result, evaluation.verdict):
         show(f"- {sentence}")
     _print_systems(result.systems)
     if result.groups:
@@ -151,7 +155,7 @@ def _print_systems(systems: Sequence[System]) -> None:
     """A row per metric, a column per system; the codec's means with half the width of their interval. The codec with
     some of its codebooks is shown by the report only."""
     from codecctl.evaluate.metrics.table import METRICS
-    from codecctl.evaluate.rendering import UNQUANTIZED, is_part
+    from codecctl.evaluate.systems import UNQUANTIZED, is_part
 
     shown = [system for system in systems if system.name == UNQUANTIZED or not is_part(system.name)]
     rows = [["true kbps", *("" if s.bitrate_kbps is None else f"{s.bitrate_kbps:.2f}" for s in shown)]]

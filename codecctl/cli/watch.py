@@ -3,7 +3,9 @@ validation and save."""
 
 from __future__ import annotations
 
+import math
 import time
+from pathlib import Path
 from typing import Self
 
 import torch
@@ -16,7 +18,9 @@ from codecctl.config.schema import Config
 from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.text import printable
 from codecctl.train.callbacks import TrainingCallbacks
-from codecctl.train.checkpoint import Run
+from codecctl.train.changes import Change
+from codecctl.train.checkpoint import Restored, Run, training_of
+from codecctl.train.preflight import Preflight
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
@@ -54,14 +58,18 @@ class TrainingDisplay(TrainingCallbacks):
     def waiting(self, holder: str) -> None:
         self._say(f"waiting up to a minute, to see whether {holder}, which trained in this folder, still does")
 
-    def restored(self, what: dict[str, str]) -> None:
-        width = max(map(len, what))
-        for name, value in what.items():
+    def restored(self, what: Restored) -> None:
+        lines = describe_restored(what)
+        width = max(map(len, lines))
+        for name, value in lines.items():
             self._say(f"{name:{width}}  {value}")
 
-    def checked(self, what: dict[str, str]) -> None:
-        for name, value in what.items():
+    def checked(self, findings: Preflight) -> None:
+        for name, value in describe_preflight(findings).items():
             self._say(f"{name}: {value}")
+
+    def renewed_decoder(self, start_from: Path) -> None:
+        self._say(f"start: encoder and codebooks are those of {start_from}; the decoder starts anew")
 
     def will_validate(self, validation: ValidationSet) -> None:
         metrics = ", ".join(validation.metrics) or "no perceptual metric"
@@ -118,6 +126,68 @@ class TrainingDisplay(TrainingCallbacks):
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+def describe_preflight(findings: Preflight) -> dict[str, str]:
+    """A line for each subject."""
+    losses = ", ".join(f"{name} {value:.3g}" for name, value in findings.losses.items())
+    times = f"a batch takes {findings.cut_seconds:.3f} s to cut and {findings.step_seconds:.2f} s to learn from"
+    speed = "keeps up" if findings.keeps_up else "is too few; raise it, or use a faster disk"
+    return {
+        "first batch": f"{'teacher there, ' if findings.has_teacher else ''}all finite: {losses}",
+        "loader": f"{times}: data.n_workers={findings.n_workers} {speed}"
+        if findings.n_workers
+        else f"{times}, one after the other: data.n_workers=0",
+        "disk": str(findings.room),
+    }
+
+
+def describe_restored(what: Restored) -> dict[str, str]:
+    """A line for each part of the state, and for each key of the config that changes or was edited."""
+    state, content, run = what.state, training_of(what.checkpoint), what.checkpoint.run or {}
+    mode = "on" if state.step >= state.adversarial_step else f"from step {state.adversarial_step} on"
+    return {
+        "step": f"{state.step}, epoch {state.step / what.steps_per_epoch:.2f}",
+        "place in the data": f"crops of step {state.step}, a function of the seed and the step",
+        "randomness": "a function of the seed and the step: nothing to restore",
+        "processes": _ranks(what, run["n_ranks"]),
+        "codec and its average": f"{len(content['codec'])} tensors each, codebooks and their sums among them",
+        "optimiser": f"AdamW, {len(content['optimizer']['state'])} moments",
+        "discriminators": f"{len(content['discriminators'])} tensors and their AdamW, {mode}"
+        if state.discriminators is not None
+        else "none in this config",
+        "best mel distance": _best(state, content["best_score"], content.get("validated_on", "")),
+        "learning rates": f"x {state.rate_factor:g} after {state.n_rollbacks} roll-backs",
+        "written by": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
+        **{key: _change(key, change) for key, change in what.changes.items()},
+    }
+
+
+def _best(state: TrainState, before: float, recordings: str) -> str:
+    if math.isinf(before):
+        return "none yet"
+    if recordings in ("", state.validated_on):
+        return f"{before:.3f}"
+    return f"none yet: {before:.3f} was measured on other validation recordings; the next validation replaces best.pt"
+
+
+def _ranks(what: Restored, before: int) -> str:
+    now, n_crops = what.n_ranks, what.config.train.n_crops
+    if now == before:
+        return f"{now}, as before"
+    return (
+        f"{now} instead of {before}: a step has {n_crops * now} crops instead of {n_crops * before}, an epoch is "
+        f"{what.steps_per_epoch:.0f} steps instead of {what.steps_per_epoch * now / before:.0f}; crops and dropout "
+        "follow from the seed, the step and the new number; rates, schedule and the start of the discriminators stay; "
+        f"--devices {before} would go on as it was"
+    )
+
+
+def _change(key: str, change: Change) -> str:
+    if change.edited is None:
+        return f"{change.value} instead of {change.before}"
+    way = "it cannot change within a run" if change.is_fixed else f"`--set {key}={change.edited}` changes it"
+    return f"{change.value}, as in the checkpoint; {change.edited} in config.yaml was not used: {way}"
 
 
 class LossTrend:

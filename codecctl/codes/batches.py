@@ -12,19 +12,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from codecctl.audio import Audio
+from codecctl.audio.files import AudioReader
+from codecctl.audio.resample import Resampler
 from codecctl.bitstream import Codes
-from codecctl.codes.sources import mono_blocks
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.opening import ItemOpener
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.inference.load import Codec
 from codecctl.inference.stream import StreamEncoder
+
+if TYPE_CHECKING:
+    from codecctl.inference.load import Codec
 
 _BATCH_SECONDS = {"cpu": 30.0, "cuda": 300.0}  # of padded audio; the CPU gains nothing from more
 _BATCHES_A_WINDOW = 4
@@ -100,7 +104,7 @@ class BatchEncoder:
         blocks, n_samples = [], 0
         try:
             with opener.open(item) as reader:
-                for block in mono_blocks(reader, item, self._codec.sample_rate):
+                for block in _mono_blocks(reader, item, self._codec.sample_rate):
                     blocks.append(block)
                     n_samples += len(block)
                     if n_samples > self._most_samples:
@@ -153,7 +157,7 @@ class BatchEncoder:
         opener = ItemOpener(root, partial=self._partial)
         try:
             with opener.open(item) as reader:
-                blocks = mono_blocks(reader, item, self._codec.sample_rate)
+                blocks = _mono_blocks(reader, item, self._codec.sample_rate)
                 codes = [_to_numpy(stream.push(torch.from_numpy(block)[None, None])) for block in blocks]
             codes.append(_to_numpy(stream.flush()))
         except CodecctlError as error:
@@ -168,3 +172,15 @@ def _reading_order(item: AudioItem) -> tuple[tuple[str, int], float, int]:
 
 def _to_numpy(codes: Tensor) -> Codes:
     return codes.cpu().numpy().astype(np.uint16)
+
+
+def _mono_blocks(reader: AudioReader, item: AudioItem, sample_rate: int) -> Iterator[Audio]:
+    """The recording as `[L]` at `sample_rate`. Raises `CodecctlError` if it ends before its stated length."""
+    resampler, n_read = Resampler(reader.sample_rate, sample_rate), 0
+    for block in reader.blocks(start_seconds=item.start_seconds or 0.0, n_seconds=item.n_seconds):
+        n_read += block.shape[-1]
+        yield resampler.push(reader.to_mono(block))[0]
+    yield resampler.flush()[0]
+    seconds = n_read / reader.sample_rate
+    if item.n_seconds is not None and seconds < item.n_seconds - 0.1:
+        raise CodecctlError(f"ends after {seconds:.2f} of the {item.n_seconds:.2f} s that its list states")

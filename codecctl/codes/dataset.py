@@ -15,7 +15,7 @@ from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
 from codecctl.codes.folder import SPLIT_NUMBERS, CodedUtterance, read_complete, read_index
 from codecctl.codes.shards import ShardReader
-from codecctl.data.manifest import Split
+from codecctl.data import Split
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.parsing import as_type, parse_json
 

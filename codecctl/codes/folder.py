@@ -21,7 +21,7 @@ from pydantic import Field
 
 from codecctl.bitstream import Codes
 from codecctl.config.model import Count, Positive, Section
-from codecctl.data.manifest import Split
+from codecctl.data import Split
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import replacing, write_json

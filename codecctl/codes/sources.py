@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from codecctl.audio import Audio
-from codecctl.audio.files import AudioReader, find_files
-from codecctl.audio.resample import Resampler
+from codecctl.audio.files import find_files
+from codecctl.data import SAMPLE_RATE
 from codecctl.data.download.corpus import find_corpora
-from codecctl.data.manifest import SAMPLE_RATE, read_manifest
+from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.sources import read_source
 from codecctl.data.shards import read_about
@@ -60,15 +59,3 @@ def _prepared_items(folder: Path) -> Iterator[AudioItem]:
             start_seconds=utterance.first_sample / SAMPLE_RATE,
             n_seconds=utterance.seconds,
         )
-
-
-def mono_blocks(reader: AudioReader, item: AudioItem, sample_rate: int) -> Iterator[Audio]:
-    """The recording as `[L]` at `sample_rate`. Raises `CodecctlError` if it ends before its stated length."""
-    resampler, n_read = Resampler(reader.sample_rate, sample_rate), 0
-    for block in reader.blocks(start_seconds=item.start_seconds or 0.0, n_seconds=item.n_seconds):
-        n_read += block.shape[-1]
-        yield resampler.push(reader.to_mono(block))[0]
-    yield resampler.flush()[0]
-    seconds = n_read / reader.sample_rate
-    if item.n_seconds is not None and seconds < item.n_seconds - 0.1:
-        raise CodecctlError(f"ends after {seconds:.2f} of the {item.n_seconds:.2f} s that its list states")

@@ -109,8 +109,8 @@ class SemanticConfig(Section):
     )
 
 
-class LossConfig(Section):
-    """What training minimises: the weight of each loss and the windows of the spectral ones."""
+class LossWeights(Section):
+    """The table of losses: a loss is one row, `NAME_weight`."""
 
     waveform_weight: Weight = Field(1.0, description="L1 of the samples")
     spectral_weight: Weight = Field(1.0, description="multi-scale STFT magnitudes, linear and logarithmic")
@@ -122,30 +122,24 @@ class LossConfig(Section):
     semantic_weight: Weight = Field(10.0, description="first codebook to the teacher's hidden states; 0: no teacher")
     adversarial_weight: Weight = Field(1.0, description="decoded speech judged as real by the discriminators; 0: off")
     feature_weight: Weight = Field(2.0, description="hidden layers of the discriminators; 0: off")
-    spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
-    complex_below_hz: float | None = Field(None, gt=0, description="upper frequency of the complex loss; null: Nyquist")
-    mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
-    n_mels: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
     @property
     def weights(self) -> dict[str, float]:
         """By the name of the loss."""
-        return {
-            "waveform": self.waveform_weight,
-            "spectral": self.spectral_weight,
-            "mel": self.mel_weight,
-            "average_spectrum": self.average_spectrum_weight,
-            "complex": self.complex_weight,
-            "repetition": self.repetition_weight,
-            "commitment": self.commitment_weight,
-            "semantic": self.semantic_weight,
-            "adversarial": self.adversarial_weight,
-            "feature": self.feature_weight,
-        }
+        return {name.removesuffix("_weight"): getattr(self, name) for name in LossWeights.model_fields}
 
     @property
     def is_adversarial(self) -> bool:
         return bool(self.adversarial_weight or self.feature_weight)
+
+
+class LossConfig(LossWeights):
+    """What training minimises: the weight of each loss and the windows of the spectral ones."""
+
+    spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
+    complex_below_hz: float | None = Field(None, gt=0, description="upper frequency of the complex loss; null: Nyquist")
+    mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
+    n_mels: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
     @model_validator(mode="after")
     def _check_mel(self) -> LossConfig:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from codecctl.audio import Audio
 from codecctl.config.schema import DataConfig
-from codecctl.data.manifest import SAMPLE_RATE
+from codecctl.data import SAMPLE_RATE
 
 _LEAST_RMS = 1e-3  # -60 dB; a softer crop is background noise and is not brought to the level of speech
 _LOWEST_HZ = 62.5  # the response of a colour filter below it is that at it

@@ -21,8 +21,9 @@ from codecctl.audio import Audio
 from codecctl.audio.files import to_pcm16
 from codecctl.audio.resample import resample
 from codecctl.config.schema import DataConfig, FilterConfig, MixConfig
+from codecctl.data import SAMPLE_RATE, SPLITS, Split
 from codecctl.data.augment import Speed, augmentations, random_stream
-from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, read_manifest
+from codecctl.data.manifest import Utterance, read_manifest
 from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges, to_float
 from codecctl.errors import CodecctlError, ConfigError
 from codecctl.workers import BoundedPool

@@ -6,16 +6,12 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
+from codecctl.data import SAMPLE_RATE, SPLITS, Split
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 from codecctl.parsing import shorten
-
-SAMPLE_RATE = 16000  # Hz, of all prepared audio
-
-Split = Literal["train", "validation"]
-SPLITS: tuple[Split, ...] = get_args(Split)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codecctl.audio import Audio
-from codecctl.data.manifest import SAMPLE_RATE, SPLITS
+from codecctl.data import SAMPLE_RATE, SPLITS
 from codecctl.errors import CodecctlError
 from codecctl.files import partial_path, replacing, write_json
 from codecctl.parsing import parse_json

@@ -49,10 +49,6 @@ class CodebookCounter:
         """How often each codeword of each codebook was chosen. Reading it waits for the device."""
         return [count.numpy(force=True) for count in self._counts]
 
-    @counts.setter
-    def counts(self, counts: Sequence[Counts]) -> None:
-        self._counts = [torch.from_numpy(count.copy()) for count in counts]
-
     def update(self, codes: Tensor) -> None:
         """Add codes [B, K, T] of the first K codebooks, on their device: the host does not wait for it."""
         chosen = [code.reshape(-1) for code in codes.long().unbind(dim=1)]

@@ -17,13 +17,15 @@ from codecctl.config.load import override_config
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.perceptual import unavailable
-from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer, has_opus, opus_name
+from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer, has_opus
 from codecctl.evaluate.report.page import ModelCard, write_report
+from codecctl.evaluate.report.sentences import in_sentences
 from codecctl.evaluate.result import Tally, Validation
 from codecctl.evaluate.rows import RowFile
 from codecctl.evaluate.scorer import Scorer
+from codecctl.evaluate.systems import opus_name
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
-from codecctl.evaluate.verdict import Requirement, check_requirements, compare_requirements, verdict_of
+from codecctl.evaluate.verdict import Requirement, Verdict, check_requirements, compare_requirements, verdict_of
 from codecctl.files import to_json
 from codecctl.inference import load
 from codecctl.inference.checkpoint import Checkpoint
@@ -60,7 +62,8 @@ class Session:
         check_requirements(config.require)
         self.codec, self.utterances, self.config, self.n_workers = codec, utterances, config, n_workers
         self.renderer = Renderer(codec, Plan.of(codec, config, parts=parts), against)
-        self.renderer.keep = {utterance.id for utterance in choose(utterances, N_KEPT)}
+        self._kept = choose(utterances, N_KEPT)
+        self.renderer.keep = {utterance.id for utterance in self._kept}
         self._rows = RowFile(folder / ROWS_NAME) if folder else None
         about = [astuple(self.renderer.plan), identity, [utterance.id for utterance in utterances]]
         self._settings = {"format": "codecctl.rows", "version": 3, "measured_with": hash_of(*about)}
@@ -83,7 +86,7 @@ class Session:
         try:
             with _threads_beside(self.n_workers if self.renderer.plan.metrics else 0):
                 if delays is None:
-                    delays = self.renderer.find_delays(self.utterances)
+                    delays = self.renderer.find_delays(self._kept)
                     if self._rows:
                         self._rows.start({**self._settings, "delays": delays})
                 scorer = Scorer(self.renderer, delays, n_workers=self.n_workers)
@@ -159,7 +162,7 @@ class Evaluation:
     fingerprint: str
     result: Validation
     requirements: tuple[Requirement, ...]  # of `validate.require`
-    verdict: tuple[str, ...]  # the result in sentences
+    verdict: Verdict  # in sentences: `sentences.in_sentences`
     report: Path | None  # the page, if one was written
 
     def to_json(self) -> str:
@@ -168,7 +171,7 @@ class Evaluation:
             {
                 "checkpoint": str(self.checkpoint),
                 "fingerprint": self.fingerprint,
-                "verdict": self.verdict,
+                "verdict": in_sentences(self.result, self.verdict),
                 "required": [requirement.to_dict() for requirement in self.requirements],
                 **self.result.to_dict(),
             }

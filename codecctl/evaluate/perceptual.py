@@ -13,12 +13,12 @@ from codecctl.errors import ConfigError
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.metrics.words import check_recogniser, transcribe
+from codecctl.evaluate.systems import ORIGINAL
 from codecctl.text import did_you_mean
 
 if TYPE_CHECKING:
     from codecctl.config.schema import ValidateConfig
 
-ORIGINAL = "original"  # the name of the reference where it is scored like a system
 _SHORTEST_SECONDS = 0.5  # below this the metrics are undefined
 
 Scores = dict[str, float]  # by metric

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import soxr
@@ -20,13 +20,14 @@ from codecctl.audio.files import to_pcm16
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.alignment import align, find_delay
-from codecctl.evaluate.perceptual import ORIGINAL, installed, reads_text
+from codecctl.evaluate.perceptual import installed, reads_text
 from codecctl.evaluate.rows import Codes
-from codecctl.evaluate.utterances import ReferenceUtterance, choose
-from codecctl.model.codec import Codec
+from codecctl.evaluate.systems import AGAINST, BAND_LIMITED, CODEC, FEWER, LATER, UNQUANTIZED, is_part, opus_name
 
-CODEC, UNQUANTIZED, BAND_LIMITED, AGAINST = "codec", "unquantized", "lowpass_4khz", "against"
-_FEWER, _LATER, _OPUS = "n_quantizers_", "codebooks_2_to_", "opus_"  # names end with a number
+if TYPE_CHECKING:
+    from codecctl.evaluate.utterances import ReferenceUtterance
+    from codecctl.model.codec import Codec
+
 _BAND_HZ = 4000
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)  # Hz that the encoder takes
 _OPUS_FRAME_SECONDS = 0.02
@@ -40,43 +41,6 @@ class Rendition:
 
     audio: Audio  # [L], not aligned; may be shorter than the original by the system's delay
     n_bits: int | None  # None: the system has no bitrate
-
-
-def label_of(system: str, n_codebooks: int) -> str:
-    """A system's name for people."""
-    if system == CODEC:
-        return f"codec, {n_codebooks} codebooks"
-    if system.startswith(_LATER):
-        return f"codec, codebooks 2 to {system.removeprefix(_LATER)} only"
-    if system.startswith(_FEWER):
-        n = system.removeprefix(_FEWER)
-        return f"codec, {n} codebook" + "s" * (n != "1")
-    if is_opus(system):
-        return f"Opus {system.removeprefix(_OPUS)} kbps"
-    return {
-        UNQUANTIZED: "codec, quantizer off",
-        BAND_LIMITED: "original below 4 kHz",
-        AGAINST: "the other checkpoint",
-        ORIGINAL: "original",
-    }[system]
-
-
-def opus_name(kbps: float) -> str:
-    return f"{_OPUS}{kbps:g}"
-
-
-def is_opus(system: str) -> bool:
-    return system.startswith(_OPUS)
-
-
-def is_fewer_codebooks(system: str) -> bool:
-    """Whether a system is the codec with its first codebooks only: a point of the curve."""
-    return system.startswith(_FEWER)
-
-
-def is_part(system: str) -> bool:
-    """Whether a system is a part of the codec, and so has its delay."""
-    return system == UNQUANTIZED or system.startswith((_FEWER, _LATER))
 
 
 def has_opus() -> bool:
@@ -101,11 +65,11 @@ def render_codec(
     if unquantized:
         made[UNQUANTIZED] = _rendition(codec.decode_latents(latents, length=length), None)
     for n in curve if parts else ():
-        made[f"{_FEWER}{n}"] = _rendition(codec.decode(codes[:, :n], length=length), n_frames * sum(bits[:n]))
+        made[f"{FEWER}{n}"] = _rendition(codec.decode(codes[:, :n], length=length), n_frames * sum(bits[:n]))
     if parts and codec.n_codebooks > 1:
         without_first = codec.dequantize(codes) - codec.dequantize(codes[:, :1])
         rest = codec.decode_latents(without_first, length=length)
-        made[f"{_LATER}{codec.n_codebooks}"] = _rendition(rest, n_frames * sum(bits[1:]))
+        made[f"{LATER}{codec.n_codebooks}"] = _rendition(rest, n_frames * sum(bits[1:]))
     return codes, made
 
 
@@ -239,10 +203,10 @@ class Renderer:
         return Rendering(original, made, codes[0].cpu().numpy().astype(np.uint16), equal)
 
     def find_delays(self, utterances: Sequence[ReferenceUtterance]) -> dict[str, float]:
-        """The delay in samples of each system that has one of its own, found on some of the utterances."""
+        """The delay in samples of each system that has one of its own, found on these utterances."""
         pairs: dict[str, list[tuple[Audio, Audio]]] = defaultdict(list)
         n_samples = _DELAY_SECONDS * self.sample_rate
-        for utterance in choose(utterances, N_KEPT):
+        for utterance in utterances:
             try:
                 rendering = next(self.chunks(utterance))
             except CodecctlError:  # reported when it is scored

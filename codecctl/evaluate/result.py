@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats
 from codecctl.evaluate.intervals import Mean, mean_of_defined, means
 from codecctl.evaluate.metrics.table import METRICS
-from codecctl.evaluate.perceptual import ORIGINAL
 from codecctl.evaluate.probe import ContentProbe, ContentProber, SpeakerProbe, SpeakerProber, latents_of
-from codecctl.evaluate.rendering import AGAINST, CODEC, label_of
 from codecctl.evaluate.rows import Row
+from codecctl.evaluate.systems import AGAINST, CODEC, ORIGINAL, label_of
 from codecctl.model.codec import Codec
 
 N_WORST = 10

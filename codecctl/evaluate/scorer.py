@@ -29,8 +29,9 @@ from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.metrics.table import SIGNAL_METRICS
 from codecctl.evaluate.perceptual import installed, unavailable
 from codecctl.evaluate.probe import envelope
-from codecctl.evaluate.rendering import CODEC, Plan, Renderer, Rendering
+from codecctl.evaluate.rendering import Plan, Renderer, Rendering
 from codecctl.evaluate.rows import Codes, Envelope, Row
+from codecctl.evaluate.systems import CODEC
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
 from codecctl.evaluate.worker import SystemScores, score_systems, start_worker
 from codecctl.model.codec import Codec

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from codecctl.audio.files import AudioReader
 from codecctl.audio.resample import Resampler
+from codecctl.data import SAMPLE_RATE
 from codecctl.data.crops import read_utterance, utterances
-from codecctl.data.manifest import SAMPLE_RATE, Utterance
+from codecctl.data.manifest import Utterance
 from codecctl.data.prepare.sources import read_folder
 from codecctl.errors import CodecctlError
 from codecctl.text import to_bytes

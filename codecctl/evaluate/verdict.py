@@ -1,15 +1,16 @@
-"""The result in sentences, as the report and the command show it, and whether it meets `validate.require`."""
+"""What follows from a result: the codec's place among others, what limits it, whether it meets `validate.require`."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from codecctl.errors import UsageError
 from codecctl.evaluate.metrics.table import METRICS
-from codecctl.evaluate.rendering import UNQUANTIZED, is_opus
 from codecctl.evaluate.result import System, Validation
+from codecctl.evaluate.systems import UNQUANTIZED, is_opus
 from codecctl.text import did_you_mean
 
 _CODEBOOK_SHARES = ("perplexity", "codebook_usage")  # as a share of the best possible value, of the worst codebook
@@ -20,14 +21,35 @@ _RANKING = ("pesq_wb", "visqol", "estoi", "mel_distance")  # the first of these 
 
 
 @dataclass(frozen=True)
+class Rank:
+    """The codec's rank among the Opus rates, by one metric. Both None: Opus was not measured."""
+
+    metric: str
+    beaten: System | None  # the highest rate that is worse
+    unbeaten: System | None  # the lowest rate that is not
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What follows from the numbers of a result. None: they do not tell."""
+
+    rank: Rank | None
+    snr: Literal["low", "good", "excellent"] | None
+    limit: Literal["quantizer", "quantizer and networks", "networks"] | None  # what limits the mel distance
+    weak_codebooks: tuple[int, ...]  # by perplexity, counted from 0
+    better: tuple[str, ...]  # metrics that are certainly better than the other checkpoint's
+    worse: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Requirement:
-    """One line of `validate.require`, checked."""
+    """One key of `validate.require`, checked."""
 
     name: str
     limit: float
     value: float  # NaN: not measured
     passed: bool
-    line: str  # in words
+    codebook: int | None  # the worst one, counted from 0, where it is a share in any codebook
 
     def to_dict(self) -> dict[str, str | float | bool]:
         return {"name": self.name, "limit": self.limit, "value": self.value, "passed": self.passed}
@@ -41,12 +63,6 @@ def check_requirements(require: Mapping[str, float]) -> None:
             raise UsageError(f"validate.require.{name}: no such metric{did_you_mean(name, names)}")
 
 
-def verdict_of(result: Validation) -> tuple[str, ...]:
-    """The result in sentences, the most important first."""
-    sentences = [_rank(result), _noise(result), _quantizer_cost(result), *_codebooks(result), _against(result)]
-    return tuple(sentence for sentence in sentences if sentence)
-
-
 def compare_requirements(result: Validation, require: Mapping[str, float]) -> tuple[Requirement, ...]:
     """Each requirement, compared with the result. A metric that was not measured does not pass."""
     return tuple(_compare(result, name, limit) for name, limit in require.items())
@@ -56,111 +72,60 @@ def _compare(result: Validation, name: str, limit: float) -> Requirement:
     if name in _CODEBOOK_SHARES:
         shares = [getattr(c, name) / (c.codebook_size if name == "perplexity" else 1) for c in result.codebooks]
         worst = min(range(len(shares)), key=lambda k: shares[k])
-        line = f"{name} of codebook {worst + 1} is {shares[worst]:.3f} of its best, required is {limit:g} in every one"
-        return Requirement(name, limit, shares[worst], shares[worst] >= limit, line)
+        return Requirement(name, limit, shares[worst], shares[worst] >= limit, worst)
     value = result.means.get(name, math.nan)
-    higher = METRICS[name].higher_is_better
-    passed = value >= limit if higher else value <= limit  # NaN never passes
-    got = "was not measured" if math.isnan(value) else f"is {value:.4g}"
-    return Requirement(
-        name, limit, value, passed, f"{name} {got}, required is {limit:g} or {'more' if higher else 'less'}"
+    passed = value >= limit if METRICS[name].higher_is_better else value <= limit  # NaN never passes
+    return Requirement(name, limit, value, passed, None)
+
+
+def verdict_of(result: Validation) -> Verdict:
+    better, worse = _against(result)
+    weak = tuple(
+        k
+        for k, codebook in enumerate(result.codebooks)
+        if codebook.perplexity < _WEAK_CODEBOOK * min(codebook.codebook_size, max(1, codebook.n_codes))
     )
+    return Verdict(_rank(result), _snr(result.means["snr_db"]), _limit(result), weak, better, worse)
 
 
-def _rank(result: Validation) -> str:
-    """The codec's rank among the Opus rates, by the best metric that was measured."""
-    codec = result.systems[0]
+def _rank(result: Validation) -> Rank | None:
+    """By the best metric that was measured; None: silence."""
     name = next((n for n in _RANKING if not math.isnan(result.means.get(n, math.nan))), None)
-    if name is None:  # silence
-        return ""
-    metric, ours = METRICS[name], codec.metrics[name]
-    reached = f"{ours.value:.{metric.digits}f}"
-    if not math.isnan(ours.low):
-        reached += f" (95 %: {ours.low:.{metric.digits}f} to {ours.high:.{metric.digits}f})"
-    start = f"At {result.bitrate_kbps:.2f} kbps the codec reaches {metric.label} {reached}"
+    if name is None:
+        return None
     anchors = sorted(
         (s for s in result.systems if is_opus(s.name) and name in s.metrics),
         key=lambda s: s.bitrate_kbps or 0,
     )
-    if not anchors:
-        return f"{start}; Opus was not measured beside it."
-    sense = 1 if metric.higher_is_better else -1
-    beaten = [s for s in anchors if sense * (ours.value - s.metrics[name].value) > 0]
-    if not beaten:
-        return f"{start}: worse than {_named(anchors[0], name)}."
-    if len(beaten) == len(anchors):
-        return f"{start}: better than {_named(anchors[-1], name)}."
-    above = next(s for s in anchors if s not in beaten)
-    return f"{start}: better than {_named(beaten[-1], name)}, not as good as {_named(above, name)}."
+    sense = 1 if METRICS[name].higher_is_better else -1
+    beaten = [s for s in anchors if sense * (result.means[name] - s.metrics[name].value) > 0]
+    return Rank(name, beaten[-1] if beaten else None, next((s for s in anchors if s not in beaten), None))
 
 
-def _noise(result: Validation) -> str:
-    snr, (bound, even) = result.means["snr_db"], result.snr_bounds_db
-    if math.isnan(snr):
-        return ""
+def _snr(value: float) -> Literal["low", "good", "excellent"] | None:
     mark = METRICS["snr_db"]
     assert mark.good is not None
     assert mark.excellent is not None
-    grade = "excellent" if snr > mark.excellent else "good" if snr > mark.good else "low"
-    possible = (
-        f"{mark.good:g} dB is out of reach, and a codec that sounds good need not come near it"
-        if even < mark.good
-        else f"{mark.good:g} dB is possible here"
-    )
-    return (
-        f"SNR {snr:.1f} dB is {grade} (above {mark.good:g} dB is good, above {mark.excellent:g} dB excellent). The "
-        f"Gaussian bound at this bitrate is {bound:.1f} dB, {even:.1f} dB with the same bits in every frame, as the "
-        f"codec sends them: {possible}."
-    )
+    if math.isnan(value):
+        return None
+    return "excellent" if value > mark.excellent else "good" if value > mark.good else "low"
 
 
-def _quantizer_cost(result: Validation) -> str:
-    """How much of the mel distance is the quantizer's, and how much is there without it."""
+def _limit(result: Validation) -> Literal["quantizer", "quantizer and networks", "networks"] | None:
+    """By how much of the mel distance is there without the quantizer."""
     without = result.system(UNQUANTIZED)
     if without is None:
-        return ""
+        return None
     ours, theirs = result.means["mel_distance"], without.metrics["mel_distance"].value
     if math.isnan(ours) or math.isnan(theirs) or ours <= 0:
-        return ""
+        return None
     share = theirs / ours
-    where = (
-        "encoder and decoder limit it, and more bits for the same latents would help little"
-        if share > _MOST
-        else "the quantizer limits it"
-        if share < _HALF
-        else "the quantizer limits it, and so do encoder and decoder"
-    )
-    return f"With the quantizer off the mel distance is {theirs:.3f} instead of {ours:.3f}: {where}."
+    return "networks" if share > _MOST else "quantizer" if share < _HALF else "quantizer and networks"
 
 
-def _codebooks(result: Validation) -> list[str]:
-    weak = [
-        f"codebook {k} ({codebook.perplexity:.0f} of {codebook.codebook_size})"
-        for k, codebook in enumerate(result.codebooks, start=1)
-        if codebook.perplexity < _WEAK_CODEBOOK * min(codebook.codebook_size, max(1, codebook.n_codes))
-    ]
-    coded = (
-        f"Ideal entropy coding of the codes would need {result.entropy_coded_kbps:.2f} kbps instead of "
-        f"{result.bitrate_kbps:.2f}."
-    )
-    return [f"Weakly used, by perplexity: {', '.join(weak)}." if weak else "Every codebook is in use.", coded]
-
-
-def _against(result: Validation) -> str:
-    if result.comparison is None:
-        return ""
-    better: list[str] = []
-    worse: list[str] = []
-    for name, mean in result.comparison.differences.items():
-        if mean.low > _ROUNDING or mean.high < -_ROUNDING:  # NaN is neither
-            good = (mean.value > 0) == METRICS[name].higher_is_better
-            (better if good else worse).append(METRICS[name].label)
-    parts = [f"better in {', '.join(better)}"] * bool(better) + [f"worse in {', '.join(worse)}"] * bool(worse)
-    if not parts:
-        return "Compared with the other checkpoint, no difference is certain."
-    return f"Compared with the other checkpoint it is {' and '.join(parts)}; other differences are not certain."
-
-
-def _named(system: System, metric: str) -> str:
-    value = system.metrics[metric].value
-    return f"{system.label} ({value:.{METRICS[metric].digits}f} at a true {system.bitrate_kbps:.2f} kbps)"
+def _against(result: Validation) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The metrics whose difference to the other checkpoint is certain: better, worse."""
+    differences = result.comparison.differences if result.comparison else {}
+    certain = {name: m.value for name, m in differences.items() if m.low > _ROUNDING or m.high < -_ROUNDING}  # not NaN
+    better = tuple(name for name, value in certain.items() if (value > 0) == METRICS[name].higher_is_better)
+    return better, tuple(name for name in certain if name not in better)

@@ -1,15 +1,11 @@
 """A codec as ONNX files: whole recordings of any length, and one frame of a stream with its states.
 
 The files for recordings run the frames in chunks, in a `Scan` whose body is the step of a stream: memory does not grow
-with the length, and a recording and a stream give the same. The tracer of `torch.onnx` is used, not its exporter by
-`torch.export`, which takes ten times as long for these graphs.
+with the length, and a recording and a stream give the same.
 """
 
 from __future__ import annotations
 
-import io
-import json
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,19 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecctl import __version__
 from codecctl.errors import UsageError
 from codecctl.export.folder import new_folder
-from codecctl.export.steps import DecoderStep, EncoderStep, PlainOperations, Step, in_plain_operations
+from codecctl.export.graphs import CHUNK, INSTALL, labelled, traced, with_int8
+from codecctl.export.steps import DecoderStep, EncoderStep, Step, in_plain_operations
 from codecctl.inference.checkpoint import Checkpoint
-from codecctl.inference.export import SMALL, keeps_16_bits, rounded
 from codecctl.inference.identity import fingerprint
 from codecctl.inference.load import Codec
-
-OPSET = 18
-CHUNK = 32  # frames of a recording that are computed at once
-_NAMES = {EncoderStep: ("input_values", "audio_codes"), DecoderStep: ("audio_codes", "audio_values")}
-INSTALL = 'ONNX files need packages that are not installed: pip install "codecctl[onnx]"'
+from codecctl.inference.rounding import rounded
 
 
 def write_onnx(source: Checkpoint, folder: Path) -> dict[str, int]:
@@ -46,6 +37,7 @@ def write_onnx(source: Checkpoint, folder: Path) -> dict[str, int]:
         raise UsageError(INSTALL) from None
     weights = rounded(source.model, source.weights)
     smaller = replace(source, weights=weights, fingerprint=fingerprint(source.model, weights))
+    few_bits = Codec.of(smaller, torch.device("cpu")).state_dict()
     with new_folder(folder) as partial:
         codec = in_plain_operations(Codec.of(source, torch.device("cpu")))
         for side, kind in (("encoder", EncoderStep), ("decoder", DecoderStep)):
@@ -53,30 +45,8 @@ def write_onnx(source: Checkpoint, folder: Path) -> dict[str, int]:
             graphs = {f"{side}_step": traced(step), f"{side}_model": _over_chunks(traced(chunk), chunk)}
             for name, model in graphs.items():
                 onnx.save(labelled(model, source), partial / f"{name}.onnx")
-                onnx.save(labelled(with_int8(model, smaller), smaller), partial / f"{name}_int8.onnx")
+                onnx.save(labelled(with_int8(model, source.model, few_bits), smaller), partial / f"{name}_int8.onnx")
         return {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-
-
-def traced(step: Step) -> Any:
-    """The step as an ONNX model: its input and `state_in_i`, its output and `state_out_i`."""
-    import onnx
-
-    n_states = len(step.states)
-    first, result = _NAMES[type(step)]
-    file = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad(), PlainOperations():
-        warnings.simplefilter("ignore")  # shapes become constants, as they should; and this exporter is the older one
-        torch.onnx.export(
-            step,
-            (step.example(step.n_frames), *step.states),
-            file,  # type: ignore[arg-type]
-            dynamo=False,
-            opset_version=OPSET,
-            do_constant_folding=False,
-            input_names=[first, *(f"state_in_{i}" for i in range(n_states))],
-            output_names=[result, *(f"state_out_{i}" for i in range(n_states))],
-        )
-    return onnx.load_from_string(file.getvalue())
 
 
 def _over_chunks(model: Any, step: Step) -> Any:
@@ -168,75 +138,3 @@ class _Nodes:
 
         zero = helper.make_tensor("zero", helper.np_dtype_to_tensor_dtype(like.numpy().dtype), [1], [0])
         return self.add("ConstantOfShape", self.constant(list(like.shape)), value=zero)
-
-
-def with_int8(model: Any, source: Checkpoint) -> Any:
-    """The same model with the weights of `source`, which are rounded: as integers and a scale for each row, and those
-    that keep 16 bits as these. Any runtime folds the products with the scales when it loads the file."""
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    values = Codec.of(source, torch.device("cpu")).state_dict()
-    graph = _weights_graph(copy.graph)
-    kept, nodes = [], []
-    for initializer in graph.initializer:
-        name = initializer.name.removeprefix("codec.")
-        value = values.get(name)
-        if value is None or value.dim() < 2 or value.numel() < SMALL:
-            kept.append(initializer if value is None else _array(initializer.name, value))
-        else:
-            stored, made = _in_few_bits(initializer.name, value, keeps_16_bits(source.model, name))
-            kept += stored
-            nodes += made
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    all_nodes = [*nodes, *graph.node]
-    del graph.node[:]
-    graph.node.extend(all_nodes)
-    return copy
-
-
-def _weights_graph(graph: Any) -> Any:
-    """The graph that has the weights: the body of its scan, or itself."""
-    scans = [node for node in graph.node if node.op_type == "Scan"]
-    return next(a.g for a in scans[0].attribute if a.name == "body") if scans else graph
-
-
-def _in_few_bits(name: str, value: Tensor, is_precise: bool) -> tuple[list[Any], list[Any]]:
-    """What is stored of a rounded matrix, and the nodes that make the float32 matrix `name` of it."""
-    from onnx import TensorProto, helper
-
-    stored, made = f"{name}_stored", f"{name}_float"
-    if is_precise:
-        return [_array(stored, value.half())], [helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT)]
-    shape = [-1] + [1] * (value.dim() - 1)
-    scale = value.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    integers = (value / scale.view(shape)).round().to(torch.int8)
-    return [_array(stored, integers), _array(f"{name}_scale", scale.view(shape))], [
-        helper.make_node("Cast", [stored], [made], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [made, f"{name}_scale"], [name]),
-    ]
-
-
-def _array(name: str, value: Tensor) -> Any:
-    from onnx import numpy_helper
-
-    return numpy_helper.from_array(value.detach().contiguous().numpy(), name)
-
-
-def labelled(model: Any, source: Checkpoint) -> Any:
-    """With the identity of the codec, and what a program needs to know of it."""
-    config = source.model
-    facts = {
-        "codecctl": __version__,
-        "fingerprint": source.fingerprint,
-        "sample_rate": config.sample_rate,
-        "hop_length": config.hop_length,
-        "codebook_sizes": list(config.quantizer.codebook_sizes),
-        "delay": config.delay,
-    }
-    del model.metadata_props[:]
-    for name, value in facts.items():
-        model.metadata_props.add(key=name, value=value if isinstance(value, str) else json.dumps(value))
-    return model

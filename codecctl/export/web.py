@@ -13,12 +13,12 @@ from codecctl import __version__
 from codecctl.errors import UsageError
 from codecctl.export import web_runtime
 from codecctl.export.folder import new_folder
-from codecctl.export.onnx import CHUNK, INSTALL, labelled, traced, with_int8
+from codecctl.export.graphs import CHUNK, INSTALL, labelled, traced, with_int8
 from codecctl.export.steps import DecoderStep, EncoderStep, in_plain_operations
 from codecctl.files import write_json
 from codecctl.inference.checkpoint import Checkpoint
-from codecctl.inference.export import rounded
 from codecctl.inference.load import Codec
+from codecctl.inference.rounding import rounded
 
 PAGE = Path(__file__).parent / "page"
 _EXAMPLE = Path(__file__).parents[1] / "assets" / "clips" / "en-allison" / "vm-forward.flac"
@@ -51,11 +51,12 @@ def _models(source: Checkpoint) -> dict[str, Any]:
     codes are those of the command line."""
     few_bits = rounded(source.model, source.weights)
     is_rounded = all(torch.equal(weight, source.weights[name].float()) for name, weight in few_bits.items())
+    weights = Codec.of(source, torch.device("cpu")).state_dict()
     codec = in_plain_operations(Codec.of(source, torch.device("cpu")))
     models = {}
     for name, kind in (("encoder", EncoderStep), ("decoder", DecoderStep)):
         model = traced(kind(codec, CHUNK))
-        models[name] = labelled(with_int8(model, source) if is_rounded else model, source)
+        models[name] = labelled(with_int8(model, source.model, weights) if is_rounded else model, source)
     return models
 
 

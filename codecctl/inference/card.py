@@ -63,7 +63,8 @@ def card_lines(name: str, exported: Checkpoint, source: Checkpoint) -> list[str]
         f"{model.bitrate_kbps:g} kbps.",
         "",
         f"- fingerprint: `{exported.fingerprint}`",
-        f"- trained for {exported.step} steps" + (f" of {_step_seconds(config):g} s of speech" if config else ""),
+        f"- trained for {exported.step} steps"
+        + (f" of {config.train.n_crops * config.data.crop_seconds:g} s of speech" if config else ""),
         f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{_late(model)}; causal",
         "",
         "## Trained on",
@@ -86,10 +87,6 @@ def _sizes(sizes: Iterable[int]) -> str:
 
 def _late(model: ModelConfig) -> str:
     return f", and {1000 * model.delay / model.sample_rate:g} ms of the decoder" if model.delay else ""
-
-
-def _step_seconds(config: Config) -> float:
-    return config.train.batch_size * config.train.accumulate * config.data.crop_seconds
 
 
 def _hours(prepared: Path | None) -> dict[tuple[str, str], float]:

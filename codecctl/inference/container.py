@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError
 
 if TYPE_CHECKING:
+    from codecctl.bitstream import Codes
     from codecctl.inference.load import Codec
 
 FRAMES_PER_CHUNK = 250  # what goes through the model at a time

@@ -1,7 +1,6 @@
 """A model alone: one `.safetensors` file of a few megabytes with the model's config, and no pickle.
 
-Matrices may be stored as 8-bit integers with one float32 scale a row, about a quarter of float32; the codebooks and the
-front's precise weights, whose rounding costs most, are then stored in 16 bits.
+Matrices may be stored as 8-bit integers with one float32 scale a row (see `rounding`).
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -18,55 +17,17 @@ from torch import Tensor
 
 from codecctl import __version__
 from codecctl.config.model import ModelConfig
-from codecctl.errors import CodecctlError, UsageError
+from codecctl.errors import CodecctlError
 from codecctl.files import replacing, utf8_path
 from codecctl.inference.identity import checksum, fingerprint
-from codecctl.model.codebook import with_running_sums, without_running_sums
-from codecctl.model.fronts import FRONTS
+from codecctl.model.codebook import with_running_sums
 from codecctl.parsing import parse_json, shorten
 
 EXPORT_FORMAT = "codecctl.codec"
 EXPORT_VERSION = 1
-Precision = Literal["int8", "float32"]
-_SCALE = ".row_scale"
-SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
+ROW_SCALE = ".row_scale"  # behind the name of an int8 matrix: its scales
 _FACTS = ("model", "step", "fingerprint")
 _STORED_TYPES = (torch.float32, torch.float16, torch.int8)
-
-
-def write_export(
-    path: Path, model: ModelConfig, weights: Mapping[str, Tensor], step: int, precision: Precision
-) -> None:
-    """Write one file atomically. The running sums of the codebooks, which only training uses, are left out.
-
-    Raises `UsageError` for another precision.
-    """
-    write_packed(path, model, _packed(model, weights, precision), step)
-
-
-def rounded(model: ModelConfig, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights as an int8 export has them, in float32."""
-    return _unpacked(_packed(model, weights, "int8"), Path())
-
-
-def keeps_16_bits(model: ModelConfig, name: str) -> bool:
-    """Whether an int8 export has this matrix in 16 bits."""
-    return name in FRONTS[model.front.kind].precise_weights or name.endswith(".codewords")
-
-
-def _packed(model: ModelConfig, weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
-    if precision not in get_args(Precision):
-        raise UsageError(f"--precision {precision}: expected {' or '.join(get_args(Precision))}")
-    packed: dict[str, Tensor] = {}
-    for name, weight in without_running_sums(weights).items():
-        weight = weight.detach().float().cpu().contiguous()
-        if precision == "float32" or weight.dim() < 2 or weight.numel() < SMALL:
-            packed[name] = weight
-        elif keeps_16_bits(model, name):
-            packed[name] = weight.half()
-        else:
-            packed |= _to_int8(name, weight)
-    return packed
 
 
 def write_packed(
@@ -78,12 +39,13 @@ def write_packed(
     container: str = EXPORT_FORMAT,
     tables: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Write tensors in the precision in which they are given, with the identity of what they are read as.
+    """Write one file atomically: tensors in the precision in which they are given, with the identity of what they are
+    read as.
 
     `container`: the metadata's `format`, where another program asks for one of its own. `tables`: tensors for that
     program, which `read_export` leaves out.
     """
-    weights = _unpacked(packed, path)
+    weights = unpacked(packed, path)
     config = model.model_dump(mode="json")
     facts = {"model": config, "step": step, "fingerprint": fingerprint(model, weights)}
     metadata = {
@@ -120,28 +82,22 @@ def read_export(path: Path) -> dict[str, Any]:
             packed = {name: file.get_tensor(name) for name in names}
         facts = parse_json(metadata["facts"], str(path))
         identity = {"codecctl": metadata["codecctl"], "checksum": metadata["checksum"]}
-        return {**identity, **{key: facts[key] for key in _FACTS}, "weights": _unpacked(packed, path)}
+        return {**identity, **{key: facts[key] for key in _FACTS}, "weights": unpacked(packed, path)}
     except (safetensors.SafetensorError, KeyError, ValueError, TypeError, RecursionError):
         raise CodecctlError(f"{path}: not a codec that can be read; was it copied whole?") from None
 
 
-def _to_int8(name: str, weight: Tensor) -> dict[str, Tensor]:
-    rows = weight.flatten(1)
-    scale = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    return {name: (rows / scale[:, None]).round().to(torch.int8).view_as(weight), name + _SCALE: scale}
-
-
-def _unpacked(packed: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+def unpacked(packed: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
     """All weights of a codec in float32. Raises `CodecctlError` for an odd type or scale."""
     weights = {}
     for name, stored in packed.items():
-        if name.endswith(_SCALE):
+        if name.endswith(ROW_SCALE):
             continue
         if stored.dtype not in _STORED_TYPES:
             raise CodecctlError(f"{path}: weight {shorten(name)} is stored as {stored.dtype}, which no export contains")
         weights[name] = stored.float()
         if stored.dtype == torch.int8:
-            scale = packed.get(name + _SCALE)
+            scale = packed.get(name + ROW_SCALE)
             if scale is None or stored.dim() < 2 or scale.shape != stored.shape[:1] or scale.dtype != torch.float32:
                 raise CodecctlError(f"{path}: weight {shorten(name)} has no scale for each of its rows")
             weights[name] = (weights[name].flatten(1) * scale[:, None]).view_as(stored)

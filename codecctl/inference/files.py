@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -21,9 +21,11 @@ from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.container import FRAMES_PER_CHUNK, CodesFormat, StoredCodes, first_bytes
 from codecctl.inference.containers import CONTAINERS, recognise
 from codecctl.inference.live import wav_header
-from codecctl.inference.load import Codec
 from codecctl.inference.outputs import check_output
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
+
+if TYPE_CHECKING:
+    from codecctl.inference.load import Codec
 
 _LARGEST_WAV_SAMPLES = (2**32 - 1 - 36) // 2  # its sizes are 32 bits wide
 
@@ -77,9 +79,9 @@ def encode_blocks(
     path: str | Path,
     sink: Callable[[Codes], object],
     *,
-    n_quantizers: int | None = None,
-    name: str | None = None,
-    partial: bool = False,
+    n_quantizers: int | None,
+    name: str | None,
+    partial: bool,
 ) -> Encoded:
     """Mix down, resample and encode an audio file in constant memory; `sink` is called with codes, uint16 `[K, t]`.
 
@@ -105,21 +107,6 @@ def encode_blocks(
         bits = sum(codec.config.bits_per_code[:n_quantizers])
         seconds = time.perf_counter() - started
         return Encoded(reader.info, stream.n_samples, codec.sample_rate, n_frames, bits, len(sizes), seconds)
-
-
-def encode_array(
-    codec: Codec,
-    path: str | Path,
-    *,
-    n_quantizers: int | None = None,
-    name: str | None = None,
-    partial: bool = False,
-) -> tuple[Codes, Encoded]:
-    """An audio file -> its codes, uint16 `[K, T]`, in memory: with 8 codebooks at 50 frames a second, 800 bytes for a
-    second of audio, 2.9 MB for an hour."""
-    chunks: list[Codes] = []
-    encoded = encode_blocks(codec, path, chunks.append, n_quantizers=n_quantizers, name=name, partial=partial)
-    return np.concatenate(chunks, axis=1), encoded
 
 
 def encode_file(

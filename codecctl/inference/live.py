@@ -18,7 +18,7 @@ import struct
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -31,8 +31,10 @@ from codecctl.audio.resample import Resampler
 from codecctl.bitstream import STREAMED, Codes, PackedHeader, pack_codes, read_header, unpack_codes
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.container import CodesFormat
-from codecctl.inference.load import Codec
 from codecctl.inference.packed import check_model
+
+if TYPE_CHECKING:
+    from codecctl.inference.load import Codec
 
 _READ_BYTES = 65536  # at most; a pipe gives what it has
 _UNKNOWN_SIZE = 0xFFFFFFFF  # in a WAV header: until the end of the pipe

@@ -9,9 +9,10 @@ import torch
 
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.device import find_device
-from codecctl.inference.export import Precision, write_export
+from codecctl.inference.export import write_packed
 from codecctl.inference.find import STARTER, find_checkpoint
 from codecctl.inference.outputs import check_output
+from codecctl.inference.rounding import Precision, packed
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
 from codecctl.model import codec as model
 
@@ -62,7 +63,7 @@ def export_codec(source: Checkpoint, target: str | Path, precision: Precision = 
     """
     target = Path(target)
     check_output(target, (".safetensors",), inputs=[source.path])
-    write_export(target, source.model, source.weights, source.step, precision)
+    write_packed(target, source.model, packed(source.model, source.weights, precision), source.step)
     return Checkpoint.read(target)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -9,7 +11,9 @@ from codecctl.errors import UsageError
 from codecctl.inference.concealment import Concealment
 from codecctl.inference.traced import TracedStep, is_traceable
 from codecctl.model.causal import StreamState
-from codecctl.model.codec import Codec
+
+if TYPE_CHECKING:
+    from codecctl.model.codec import Codec
 
 _LATENTS_FADE = 0.9  # a frame, of those that stand for lost frames
 

@@ -6,12 +6,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from codecctl.model.causal import StreamState
-from codecctl.model.codec import Codec
+
+if TYPE_CHECKING:
+    from codecctl.model.codec import Codec
 
 _WARM_UP = 3  # calls, in which the graph is optimised
 

@@ -35,6 +35,15 @@ class StreamState:
             past[item] = 0
 
 
+class CausalSequential(nn.ModuleList):
+    """Layers of `forward(x, state)`, each of which gets the output of the one before and the same stream state."""
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        for layer in self:
+            x = layer(x, state)
+        return x
+
+
 class CausalConv1d(nn.Module):
     """[B, C, L] -> [B, C', L / stride]: output t sees the input up to sample (t + 1) x stride - 1, and not beyond."""
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecctl.config.model import TransformerConfig
-from codecctl.model.causal import StreamState
-from codecctl.model.sequential import CausalSequential
+from codecctl.model.causal import CausalSequential, StreamState
 
 MAX_CHUNK = 32  # frames of a stream that go through the layers at once
 _LAYER_SCALE = 0.01  # at the start, of each residual branch

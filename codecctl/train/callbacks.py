@@ -5,9 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # what the callbacks receive; the caller has it
+    from pathlib import Path
+
     from codecctl.config.schema import Config
     from codecctl.evaluate.scorer import Scores, ValidationSet
-    from codecctl.train.checkpoint import Run
+    from codecctl.train.checkpoint import Restored, Run
+    from codecctl.train.preflight import Preflight
     from codecctl.train.state import TrainState
     from codecctl.train.step import StepResult
     from codecctl.train.timer import Throughput
@@ -20,9 +23,11 @@ class TrainingCallbacks:
 
     def waiting(self, holder: str) -> None: ...
 
-    def restored(self, what: dict[str, str]) -> None: ...
+    def restored(self, what: Restored) -> None: ...
 
-    def checked(self, what: dict[str, str]) -> None: ...
+    def checked(self, findings: Preflight) -> None: ...
+
+    def renewed_decoder(self, start_from: Path) -> None: ...
 
     def will_validate(self, validation: ValidationSet) -> None: ...
 

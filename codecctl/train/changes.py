@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,20 @@ _FIXED = (  # in the weights, the optimisers' state or the run's counters: a cha
 )
 
 
+@dataclass(frozen=True)
+class Change:
+    """A key of a resumed run's config that changes, or that config.yaml has otherwise; values as JSON."""
+
+    value: str
+    before: str | None = None  # the checkpoint's; None: the same
+    edited: str | None = None  # config.yaml's, which is not used
+    is_fixed: bool = False  # whether the key cannot change within a run
+
+
 def change_config(
     before: Config, file: Path, overrides: Sequence[str], data: str | None
-) -> tuple[Config, dict[str, str]]:
-    """The config with which a run resumes, and in words by key what changes and what `file`, the run's config.yaml, has
+) -> tuple[Config, dict[str, Change]]:
+    """The config with which a run resumes, and by key what changes and what `file`, the run's config.yaml, has
     otherwise than its checkpoint.
 
     The checkpoint's config `before` decides; the file was only written. Raises `ConfigError` for a key that cannot
@@ -39,15 +50,14 @@ def change_config(
     """
     config = override_config(before, overrides, source=str(file))
     config = with_data(config, data) if data is not None else config
-    lines: dict[str, str] = {}
+    changes: dict[str, Change] = {}
     for key, old, new in _differences(before, config):
         if _is_fixed(key):
             raise ConfigError(f"--set {key}: cannot change within a run; start another with `codecctl train --from`")
-        lines[key] = f"{new} instead of {old}"
+        changes[key] = Change(new, before=old)
     for key, used, edited in _differences(config, _read(file, config)):
-        way = "it cannot change within a run" if _is_fixed(key) else f"`--set {key}={edited}` changes it"
-        lines.setdefault(key, f"{used}, as in the checkpoint; {edited} in config.yaml was not used: {way}")
-    return config, lines
+        changes.setdefault(key, Change(used, edited=edited, is_fixed=_is_fixed(key)))
+    return config, changes
 
 
 def _read(file: Path, default: Config) -> Config:

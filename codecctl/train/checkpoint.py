@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import os
 import platform
 import shutil
@@ -28,6 +27,7 @@ from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint, check_finite, load_weights, write_checkpoint
 from codecctl.lock import Lease, LeaseHeld, is_taken
 from codecctl.parsing import shorten
+from codecctl.train.changes import Change
 from codecctl.train.state import TrainState
 
 _LATENT_KEYS = ("first_band", "level_prediction")  # of a front: they change latents, but no shape of a weight
@@ -191,12 +191,12 @@ def training_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return checkpoint.training
 
 
-def take_weights(state: TrainState, path: Path, frozen: Sequence[str]) -> str | None:
+def take_weights(state: TrainState, path: Path, frozen: Sequence[str]) -> bool:
     """Start with the weights and codebooks of a checkpoint's model, and with nothing else of it.
 
-    Where only the decoder is of another front, it starts anew, and this returns so in words. Raises `UsageError` if
-    encoder and quantizer, whose codes a new decoder would change, are not among the `frozen` parts then;
-    `CodecctlError` if the weights do not fit the codec, or the latents have another meaning.
+    Returns whether the decoder starts anew, because it alone is of another front. Raises `UsageError` if encoder and
+    quantizer, whose codes a new decoder would change, are not among the `frozen` parts then; `CodecctlError` if the
+    weights do not fit the codec, or the latents have another meaning.
     """
     checkpoint = Checkpoint.read(path)
     theirs, ours = checkpoint.model.front, state.codec.config.front
@@ -214,7 +214,7 @@ def take_weights(state: TrainState, path: Path, frozen: Sequence[str]) -> str | 
         weights |= {name: weight for name, weight in own.items() if name.startswith("decoder.")}
     for codec in (state.codec, state.ema):
         load_weights(codec, weights, path)
-    return f"encoder and codebooks are those of {path}; the decoder starts anew" if has_new_decoder else None
+    return has_new_decoder
 
 
 def read_run_config(run: Run) -> tuple[Checkpoint, Config]:
@@ -226,26 +226,16 @@ def read_run_config(run: Run) -> tuple[Checkpoint, Config]:
     return checkpoint, checkpoint.config()
 
 
-def restored(
-    state: TrainState, checkpoint: Checkpoint, config: Config, steps_per_epoch: float, n_ranks: int
-) -> dict[str, str]:
-    """What a resumed run restores, in words, and what has changed."""
-    content, run = training_of(checkpoint), checkpoint.run or {}
-    mode = "on" if state.step >= state.adversarial_step else f"from step {state.adversarial_step} on"
-    return {
-        "step": f"{state.step}, epoch {state.step / steps_per_epoch:.2f}",
-        "place in the data": f"crops of step {state.step}, a function of the seed and the step",
-        "randomness": "a function of the seed and the step: nothing to restore",
-        "processes": _ranks_in_words(n_ranks, run["n_ranks"], config, steps_per_epoch),
-        "codec and its average": f"{len(content['codec'])} tensors each, codebooks and their sums among them",
-        "optimiser": f"AdamW, {len(content['optimizer']['state'])} moments",
-        "discriminators": f"{len(content['discriminators'])} tensors and their AdamW, {mode}"
-        if state.discriminators is not None
-        else "none in this config",
-        "best mel distance": _best_in_words(state, content["best_score"], content.get("validated_on", "")),
-        "learning rates": f"x {state.rate_factor:g} after {state.n_rollbacks} roll-backs",
-        "written by": ", ".join(f"{name} {version}" for name, version in run["versions"].items()),
-    }
+@dataclass(frozen=True)
+class Restored:
+    """What a resumed run restores, and what has changed."""
+
+    checkpoint: Checkpoint
+    state: TrainState  # loaded from it
+    config: Config
+    steps_per_epoch: float
+    n_ranks: int
+    changes: Mapping[str, Change]  # by key of the config
 
 
 def _resumed(state: TrainState) -> dict[str, Any]:
@@ -256,26 +246,6 @@ def _resumed(state: TrainState) -> dict[str, Any]:
 
 def _group_sizes(optimizer: dict[str, Any]) -> list[int]:
     return [len(group["params"]) for group in optimizer["param_groups"]]
-
-
-def _best_in_words(state: TrainState, before: float, recordings: str) -> str:
-    if math.isinf(before):
-        return "none yet"
-    if recordings in ("", state.validated_on):
-        return f"{before:.3f}"
-    return f"none yet: {before:.3f} was measured on other validation recordings; the next validation replaces best.pt"
-
-
-def _ranks_in_words(now: int, before: int, config: Config, steps_per_epoch: float) -> str:
-    if now == before:
-        return f"{now}, as before"
-    n_crops = config.train.n_crops
-    return (
-        f"{now} instead of {before}: a step has {n_crops * now} crops instead of {n_crops * before}, an epoch is "
-        f"{steps_per_epoch:.0f} steps instead of {steps_per_epoch * now / before:.0f}; crops and dropout follow from "
-        "the seed, the step and the new number; rates, schedule and the start of the discriminators stay; "
-        f"--devices {before} would go on as it was"
-    )
 
 
 def _check_latents(theirs: ModelConfig, ours: ModelConfig, path: Path) -> None:

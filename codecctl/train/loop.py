@@ -26,10 +26,11 @@ from codecctl.train import alarms, launch
 from codecctl.train.alarms import trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import change_config
-from codecctl.train.checkpoint import Run, load_state, read_run_config, restored, save_last, save_state, take_weights
+from codecctl.train.checkpoint import Restored, Run, load_state, read_run_config, save_last, save_state, take_weights
 from codecctl.train.device import make_fabric, pinned, sent, sum_counts
 from codecctl.train.log import SCORE, RunLog, step_values
-from codecctl.train.setup import assemble, fit_codebooks, open_crops, preflight
+from codecctl.train.preflight import preflight
+from codecctl.train.setup import assemble, fit_codebooks, open_crops
 from codecctl.train.signals import TIME_IS_OVER, StopAsked, StopSignals, TimeLimit, UntilStopped
 from codecctl.train.state import validate_on
 from codecctl.train.step import StepResult, train_step
@@ -71,8 +72,8 @@ def train(
         training.check()
         if start_from is None:
             fit_codebooks(training.state, config, crops, fabric)
-        elif note := take_weights(training.state, start_from, config.train.freeze):
-            training.callbacks.checked({"start": note})
+        elif take_weights(training.state, start_from, config.train.freeze):
+            training.callbacks.renewed_decoder(start_from)
         training.check_time()
         with _held(run, fabric, callbacks):
             if fabric.is_global_zero:
@@ -120,8 +121,9 @@ def resume(
             training.load(checkpoint)
             training.check()
             training.check_time()
-            table = restored(training.state, checkpoint, config, training.steps_per_epoch, fabric.world_size)
-            training.callbacks.restored({**table, **changes})
+            training.callbacks.restored(
+                Restored(checkpoint, training.state, config, training.steps_per_epoch, fabric.world_size, changes)
+            )
             if fabric.is_global_zero:
                 run.write_config(config)
             training.go(stop_step)

@@ -12,7 +12,7 @@ from torch import nn
 from codecctl.config.schema import Config
 from codecctl.train.counting import Amount, Counter
 from codecctl.train.device import make_fabric
-from codecctl.train.setup import checkpoint_bytes, make_state, make_teacher, wrap
+from codecctl.train.setup import checkpoint_bytes, make_teacher, start_state, wrap
 from codecctl.train.state import TrainState, follow, make_optimizer
 from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step
 from codecctl.train.teacher import Teacher
@@ -75,7 +75,7 @@ def measure_costs(config: Config, n_crops: int | None = None) -> Costs:
     config = config.model_copy(update={"train": config.train.model_copy(update={"compile": False})})
     with torch.device(_META):
         teacher = make_teacher(config, load=False)
-        state = make_state(config, _META, teacher)
+        state = start_state(config, _META, teacher, steps_per_epoch=1.0)
     n_crops, n_bytes, early = n_crops or _indivisible(state), checkpoint_bytes(state), None
     with warnings.catch_warnings(), Counter(n_crops) as counter:
         warnings.filterwarnings("ignore", "Mismatch dtype between input and weight")  # which kernel a norm takes

@@ -1,35 +1,30 @@
-"""One assembly of a training, for everything that runs its steps: train, resume, explain, bench, and the dry run; and
-checks before the first step: the losses and gradients of one batch, the loader's speed, the room on the disk."""
+"""One assembly of a training, for everything that runs its steps: train, resume, explain, bench, and the dry run."""
 
 from __future__ import annotations
 
-import time
+import copy
+import math
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
-from torch import Tensor
 
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.data.crops import Crops
-from codecctl.data.download.disk import free_bytes
-from codecctl.errors import CodecctlError
-from codecctl.model.codec import Codec
-from codecctl.model.fronts import FRONTS
+from codecctl.model.codec import FRONTS, Codec
 from codecctl.model.transformer import TransformerLayer
-from codecctl.train.device import cannot_compile, check_compiler, does_not_fit, sent
+from codecctl.train.device import check_compiler
+from codecctl.train.discriminators import Discriminators
 from codecctl.train.graphs import StepGraphs
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.state import TrainState, start_state, step_generator
-from codecctl.train.step import Adversary, StepContext, at_full_weight, gradients, plan_step, zero_gradients
-from codecctl.train.teacher import SemanticHead, Teacher
+from codecctl.train.state import TrainState, clear_counts, make_optimizer, step_generator
+from codecctl.train.step import Adversary, StepContext
+from codecctl.train.teacher import Generator, SemanticHead, Teacher
 
 _KMEANS = 2  # a purpose of randomness, see step.py
 _MAX_COMPILED = 256  # parts of one class: each width and dilation is compiled for itself
-_N_CUT = 3  # batches, to time the loader
 
 
 def open_crops(config: Config) -> Crops:
@@ -52,7 +47,7 @@ def assemble(
     something is to be compiled and this machine has no compiler. `warn`: see `wrap`.
     """
     teacher = make_teacher(config, load=load_teacher)
-    state = make_state(config, fabric.device, teacher, steps_per_epoch)
+    state = start_state(config, fabric.device, teacher, steps_per_epoch)
     return state, wrap(state, teacher, config, fabric, warn)
 
 
@@ -64,12 +59,30 @@ def make_teacher(config: Config, *, load: bool) -> Teacher | None:
     return Teacher.load(settings, config.model) if load else Teacher.without_weights(settings)
 
 
-def make_state(
-    config: Config, device: torch.device, teacher: Teacher | None, steps_per_epoch: float = 1.0
+def start_state(
+    config: Config, device: torch.device, teacher: Teacher | None = None, steps_per_epoch: float = math.inf
 ) -> TrainState:
-    """`start_state` with a head for the teacher."""
-    head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
-    return start_state(config, device, head, steps_per_epoch)
+    """New networks, drawn from the seed, on `device`. `steps_per_epoch` determines `adversarial_step`."""
+    settings = config.train
+    semantic_head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
+    with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same start on every device
+        torch.manual_seed(settings.seed)
+        codec = Codec(config.model)
+        discriminators = Discriminators(settings.adversarial) if config.loss.is_adversarial else None
+    for part in settings.freeze:
+        getattr(codec, part).requires_grad_(False)
+    generator = Generator(codec, semantic_head).to(device).train()
+    optimizer = make_optimizer(generator, settings, settings.learning_rate)
+    discriminator_optimizer = None
+    if discriminators is not None:
+        discriminators.to(device).train()
+        discriminator_optimizer = make_optimizer(discriminators, settings, settings.adversarial.learning_rate)
+    start = settings.adversarial.start_epoch * steps_per_epoch
+    adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
+    ema = copy.deepcopy(codec).requires_grad_(False).eval()
+    state = TrainState(codec, semantic_head, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
+    clear_counts(state)
+    return state
 
 
 def wrap(
@@ -137,63 +150,3 @@ def checkpoint_bytes(state: TrainState) -> int:
 def n_files(settings: TrainConfig) -> int:
     """Checkpoints that are on the disk at once: the newest, the best, and one that is being written."""
     return settings.keep_checkpoints + 2
-
-
-def preflight(state: TrainState, context: StepContext, config: Config, crops: Crops, folder: Path) -> dict[str, str]:
-    """The findings, in words, by subject. Changes neither `state` nor any randomness, and writes nothing.
-
-    Raises `CodecctlError`, on all ranks, if the losses or gradients of a batch are not finite, a card's memory does not
-    hold it, or the disk of `folder` has no room for the checkpoints.
-    """
-    disk = _room(state, config, folder, context)
-    n_crops, fabric, start = config.train.n_crops, context.fabric, time.perf_counter()
-    cut = [crops.batch(state.step + i, n_crops, fabric.global_rank, fabric.world_size) for i in range(_N_CUT)]
-    cut_seconds = (time.perf_counter() - start) / _N_CUT  # that one thread takes for this rank's crops of a step
-    batch, step_seconds = _one_batch(state, context, config, cut[0])
-    return {"first batch": batch, "loader": _loader(cut_seconds, step_seconds, config.data.n_workers), "disk": disk}
-
-
-def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> str:
-    """Measured by the first rank for all."""
-    size = checkpoint_bytes(state)
-    wanted = size * n_files(config.train)
-    there = sum(path.stat().st_size for path in folder.glob("*.pt"))
-    free: int = context.fabric.broadcast(free_bytes(folder))
-    need: int = context.fabric.broadcast(max(0, wanted - there))
-    words = (
-        f"{n_files(config.train)} checkpoints of {size / 1e6:,.1f} MB need {need / 1e6:,.1f} MB more, "
-        f"{free / 1e6:,.1f} MB are free"
-    )
-    if free < need:
-        raise CodecctlError(f"{folder}: {words}; make room, or name a folder on another disk with --run")
-    return words
-
-
-def _one_batch(state: TrainState, context: StepContext, config: Config, audio: Tensor) -> tuple[str, float]:
-    """The losses of one batch, all that the config has, and the seconds that its gradients took."""
-    batches = [sent(part, context.fabric.device) for part in audio.chunk(config.train.accumulate)]
-    start = time.perf_counter()
-    try:
-        plan = plan_step(at_full_weight(state, config), batches, context, config)
-        _, result = gradients(plan, batches, context, config)
-        losses = {name: float(value) for name, value in result.losses.items()}
-    except torch.OutOfMemoryError:
-        raise does_not_fit(config) from None
-    except torch._dynamo.exc.TorchDynamoException as error:  # only where something is compiled
-        raise cannot_compile(error) from None
-    seconds = time.perf_counter() - start
-    zero_gradients(context)
-    words = ", ".join(f"{name} {value:.3g}" for name, value in losses.items())
-    if result.skipped:
-        raise CodecctlError(f"step {state.step + 1}: the gradient of its batch is not finite ({words}); check the data")
-    teacher = "teacher there, " if context.teacher is not None else ""
-    return f"{teacher}all finite: {words}", seconds
-
-
-def _loader(cut_seconds: float, step_seconds: float, n_workers: int) -> str:
-    """Whether the loader keeps up."""
-    words = f"a batch takes {cut_seconds:.3f} s to cut and {step_seconds:.2f} s to learn from"
-    if n_workers == 0:
-        return f"{words}, one after the other: data.n_workers=0"
-    slow = cut_seconds / n_workers > step_seconds
-    return f"{words}: data.n_workers={n_workers} {'is too few; raise it, or use a faster disk' if slow else 'keeps up'}"

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from codecctl.config.schema import Config, TrainConfig
-from codecctl.model.codec import Codec
-from codecctl.train.discriminators import Discriminators
+from codecctl.config.schema import TrainConfig
 from codecctl.train.teacher import Generator
+
+if TYPE_CHECKING:
+    from codecctl.model.codec import Codec
+    from codecctl.train.discriminators import Discriminators
 
 Number = float | Tensor  # a tensor [] on the device: a recorded step can read another value at each replay
 
@@ -58,31 +60,6 @@ class TrainState:
     @property
     def device(self) -> torch.device:
         return next(self.codec.parameters()).device
-
-
-def start_state(
-    config: Config, device: torch.device, semantic_head: nn.Module | None = None, steps_per_epoch: float = math.inf
-) -> TrainState:
-    """New networks, drawn from the seed, on `device`. `steps_per_epoch` determines `adversarial_step`."""
-    settings = config.train
-    with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same start on every device
-        torch.manual_seed(settings.seed)
-        codec = Codec(config.model)
-        discriminators = Discriminators(settings.adversarial) if config.loss.is_adversarial else None
-    for part in settings.freeze:
-        getattr(codec, part).requires_grad_(False)
-    generator = Generator(codec, semantic_head).to(device).train()
-    optimizer = make_optimizer(generator, settings, settings.learning_rate)
-    discriminator_optimizer = None
-    if discriminators is not None:
-        discriminators.to(device).train()
-        discriminator_optimizer = make_optimizer(discriminators, settings, settings.adversarial.learning_rate)
-    start = settings.adversarial.start_epoch * steps_per_epoch
-    adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
-    ema = copy.deepcopy(codec).requires_grad_(False).eval()
-    state = TrainState(codec, semantic_head, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
-    clear_counts(state)
-    return state
 
 
 def validate_on(state: TrainState, digest: str) -> None:

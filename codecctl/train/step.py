@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from lightning_fabric import Fabric
@@ -12,7 +12,6 @@ from lightning_fabric.wrappers import _FabricModule, _FabricOptimizer
 from torch import Tensor, nn
 
 from codecctl.config.schema import Config
-from codecctl.model.codec import CodecOutput
 from codecctl.train.device import pinned, sent
 from codecctl.train.discriminators import (
     Discriminators,
@@ -22,9 +21,7 @@ from codecctl.train.discriminators import (
     feature_loss,
     frozen,
 )
-from codecctl.train.graphs import StepGraphs
 from codecctl.train.launch import largest_on_device
-from codecctl.train.losses import ReconstructionLosses
 from codecctl.train.state import (
     Number,
     TrainState,
@@ -37,6 +34,11 @@ from codecctl.train.state import (
 )
 from codecctl.train.teacher import Teacher, semantic_loss
 from codecctl.train.timer import BACKWARD, DISCRIMINATORS, backward_part, part
+
+if TYPE_CHECKING:
+    from codecctl.model.codec import CodecOutput
+    from codecctl.train.graphs import StepGraphs
+    from codecctl.train.losses import ReconstructionLosses
 
 _DROPOUT, _REVIVAL, _STRETCH = range(3)  # purposes of a step's randomness
 _ADVERSARIAL = {"adversarial", "feature"}

@@ -18,14 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from codecctl.config.model import ModelConfig
-from codecctl.config.schema import SemanticConfig
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.model.quantizer import ResidualVectorQuantizer
 from codecctl.train.timer import part
 
 if TYPE_CHECKING:
+    from codecctl.config.model import ModelConfig
+    from codecctl.config.schema import SemanticConfig
     from codecctl.model.codec import Codec, CodecOutput
+    from codecctl.model.quantizer import ResidualVectorQuantizer
 
 _KEY = "train.semantic.teacher"
 _WITHOUT = "--set loss.semantic_weight=0 trains without a teacher"

@@ -14,8 +14,7 @@ import torch
 from codecctl.config.load import load_config
 from codecctl.train.checkpoint import Run, save_last
 from codecctl.train.device import make_fabric
-from codecctl.train.setup import wrap
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state, wrap
 from codecctl.train.step import train_step
 
 pytestmark = pytest.mark.bench

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from codecctl.config.schema import Config
 from codecctl.train.device import make_fabric, sent
-from codecctl.train.setup import wrap
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state, wrap
 from codecctl.train.step import StepResult, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config
 

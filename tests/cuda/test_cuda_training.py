@@ -23,7 +23,7 @@ from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.loop import resume, train
 from codecctl.train.plan import predict
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
 from tests.cuda.card import CARD, CPU, MODEL, Record, config_of, largest_difference, run_steps

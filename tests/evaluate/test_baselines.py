@@ -4,7 +4,8 @@ import torch
 
 from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.alignment import align, find_delay
-from codecctl.evaluate.rendering import Plan, band_limit, has_opus, label_of, opus, render_codec
+from codecctl.evaluate.rendering import Plan, band_limit, has_opus, opus, render_codec
+from codecctl.evaluate.systems import label_of
 from codecctl.model.codec import Codec
 
 

@@ -196,7 +196,9 @@ def full_page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory
         systems=tuple(replace(s, metrics={**wide, **s.metrics}) for s in result.systems),
         groups=tuple(replace(g, metrics={**wide, **g.metrics}) for g in result.groups),
     )
-    return write_report(tmp_path_factory.mktemp("full"), result, [], [], CARD, session.renderer, clips[:1])
+    return write_report(
+        tmp_path_factory.mktemp("full"), result, [], verdict_of(result), CARD, session.renderer, clips[:1]
+    )
 
 
 @pytest.mark.parametrize(("width", "fits"), [(1300, True), (390, False)])

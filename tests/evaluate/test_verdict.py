@@ -8,6 +8,7 @@ from codecctl.errors import UsageError
 from codecctl.evaluate.evaluation import Session
 from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.rendering import has_opus
+from codecctl.evaluate.report.sentences import in_sentence, in_sentences
 from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import check_requirements, compare_requirements, verdict_of
@@ -34,7 +35,8 @@ def test_the_quantizers_share_is_told_as_it_is(result: Validation, without: floa
     distance = Mean(without * result.means["mel_distance"], math.nan, math.nan, 1)
     changed = replace(off, metrics={**off.metrics, "mel_distance": distance})
     systems = tuple(changed if system is off else system for system in result.systems)
-    text = " ".join(verdict_of(replace(result, systems=systems)))
+    changed_result = replace(result, systems=systems)
+    text = " ".join(in_sentences(changed_result, verdict_of(changed_result)))
     assert words in text
 
 
@@ -43,8 +45,8 @@ def test_requirements_are_limits_in_the_metrics_direction(result: Validation) ->
     require = {"snr_db": snr - 1, "si_sdr_db": 99.0, "mel_distance": distance + 1, "pesq_wb": 1.0, "perplexity": 0.999}
     compared = {requirement.name: requirement for requirement in compare_requirements(result, require)}
     assert [name for name, requirement in compared.items() if requirement.passed] == ["snr_db", "mel_distance"]
-    assert "was not measured" in compared["pesq_wb"].line
-    assert "of codebook" in compared["perplexity"].line
+    assert "was not measured" in in_sentence(compared["pesq_wb"])
+    assert "of codebook" in in_sentence(compared["perplexity"])
 
 
 def test_a_requirement_on_an_unknown_metric_is_refused() -> None:
@@ -53,7 +55,7 @@ def test_a_requirement_on_an_unknown_metric_is_refused() -> None:
 
 
 def test_the_verdict_ranks_the_codec_among_opus_rates_and_names_the_bound(result: Validation) -> None:
-    text = " ".join(verdict_of(result))
+    text = " ".join(in_sentences(result, verdict_of(result)))
     assert f"At {result.bitrate_kbps:.2f} kbps" in text
     assert ("better than Opus" in text) == has_opus()
     assert "Gaussian bound" in text

@@ -11,8 +11,9 @@ from typing import cast
 import numpy as np
 
 from codecctl.config.schema import DataConfig
+from codecctl.data import SPLITS
 from codecctl.data.crops import Crops
-from codecctl.data.manifest import SPLITS, Utterance, read_manifest, to_line
+from codecctl.data.manifest import Utterance, read_manifest, to_line
 from codecctl.data.shards import ROW, Index, write_index
 from codecctl.evaluate.rows import Row, RowFile
 from codecctl.train.checkpoint import Run

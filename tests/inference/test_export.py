@@ -16,7 +16,7 @@ from codecctl.inference.describe import describe
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec, export_codec, save_codec
 from codecctl.model import codec as model
-from codecctl.model.fronts import FRONTS
+from codecctl.model.codec import FRONTS
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
 from codecctl.inference.containers import find_codes
-from codecctl.inference.files import decode_file, encode_array, encode_file
+from codecctl.inference.files import decode_file, encode_file
 from codecctl.inference.load import Codec, save_codec
 from codecctl.inference.npy import npy_bytes
 from codecctl.inference.outputs import plan_outputs
@@ -60,8 +60,8 @@ def test_both_formats_hold_the_codes_of_the_whole_signal(codec: Codec, tmp_path:
 
 
 def test_codes_in_npy_decode_to_whole_frames(codec: Codec, tmp_path: Path) -> None:
-    codes, encoded = encode_array(codec, write_noise(tmp_path / "in.wav", 12_345))
-    (tmp_path / "x.npy").write_bytes(npy_bytes(codes))
+    encoded = encode_file(codec, write_noise(tmp_path / "in.wav", 12_345), tmp_path / "x.npy")
+    codes = np.load(tmp_path / "x.npy")
     decode_file(codec, tmp_path / "x.npy", tmp_path / "out.wav")
     audio, sample_rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
     whole = codec.decode(torch.from_numpy(codes.astype(np.int64))[None])[0, 0].numpy()
@@ -76,7 +76,8 @@ def test_any_rate_and_channels_are_resampled_and_mixed_down(
     codec: Codec, tmp_path: Path, sample_rate: int, n_channels: int
 ) -> None:
     wav = write_noise(tmp_path / "in.wav", sample_rate * 2 + 7, sample_rate, n_channels)
-    codes, encoded = encode_array(codec, wav)
+    encoded = encode_file(codec, wav, tmp_path / "x.npy")
+    codes = np.load(tmp_path / "x.npy")
     audio = resample(to_mono(read_audio(wav)[0]), sample_rate, 16000)
     assert encoded.n_samples == audio.shape[1]
     assert (encoded.source.sample_rate, encoded.source.n_channels) == (sample_rate, n_channels)
@@ -88,9 +89,10 @@ def test_the_size_of_the_model_chunk_does_not_change_the_codes(
     codec: Codec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wav = write_noise(tmp_path / "in.wav", 20_000)
-    expected = encode_array(codec, wav)[0]
+    encode_file(codec, wav, tmp_path / "whole.npy")
     monkeypatch.setattr(files, "FRAMES_PER_CHUNK", 7)
-    assert np.mean(encode_array(codec, wav)[0] != expected) < 1e-3
+    encode_file(codec, wav, tmp_path / "parts.npy")
+    assert np.mean(np.load(tmp_path / "parts.npy") != np.load(tmp_path / "whole.npy")) < 1e-3
 
 
 def test_real_speech_keeps_its_length(codec: Codec, tmp_path: Path, speech_files: list[Path]) -> None:

@@ -17,12 +17,14 @@ import numpy as np
 import torch
 
 from codecctl.audio import Audio
+from codecctl.cli.watch import describe_restored
 from codecctl.config.load import load_config
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
 from codecctl.model.quantizer import ResidualVectorQuantizer
 from codecctl.train import alarms, launch, loop
 from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.checkpoint import Restored
 from codecctl.train.loop import resume, train
 from codecctl.train.signals import TimeLimit
 from codecctl.train.state import TrainState
@@ -163,8 +165,8 @@ def resume_to(run: Path, n_ranks: int, stop_step: int, rank: int) -> None:
     """FOLDER/restored-N_RANKS.json is the table."""
 
     class Table(TrainingCallbacks):
-        def restored(self, what: dict[str, str]) -> None:
-            (run.parent / f"restored-{n_ranks}.json").write_text(json.dumps(what))
+        def restored(self, what: Restored) -> None:
+            (run.parent / f"restored-{n_ranks}.json").write_text(json.dumps(describe_restored(what)))
 
     resume(run, CPU, Table(), stop_step)
 

@@ -24,7 +24,8 @@ from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.load import Codec
 from codecctl.train.checkpoint import Run, load_state, save_last, save_state
-from codecctl.train.state import TrainState, start_state
+from codecctl.train.setup import start_state
+from codecctl.train.state import TrainState
 from codecctl.train.step import train_step
 from tests.train.tiny import tiny_config, tiny_context
 
@@ -34,7 +35,7 @@ SAVE_FOREVER = """
 import sys, torch
 from pathlib import Path
 from codecctl.train.checkpoint import save_state
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from tests.train.tiny import tiny_config
 config = tiny_config(Path("unused"))
 state = start_state(config, torch.device("cpu"))

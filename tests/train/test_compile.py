@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codecctl.errors import CodecctlError
 from codecctl.train.device import check_compiler
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from codecctl.train.step import gradients, plan_step
 from tests.train.tiny import tiny_config, tiny_context, tiny_yaml
 

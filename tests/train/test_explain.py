@@ -9,7 +9,7 @@ import torch
 
 from codecctl.config.schema import Config
 from codecctl.train.explain import Explained, explain
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from codecctl.train.step import at_full_weight, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 

@@ -17,8 +17,8 @@ from codecctl.config.load import load_config
 from codecctl.config.schema import Config
 from codecctl.train.device import make_fabric
 from codecctl.train.graphs import Inputs, StepGraphs, copied, recordable
-from codecctl.train.setup import make_state, make_teacher, wrap
-from codecctl.train.state import TrainState, follow, start_state
+from codecctl.train.setup import make_teacher, start_state, wrap
+from codecctl.train.state import TrainState, follow
 from codecctl.train.step import (
     StepContext,
     StepPlan,
@@ -191,7 +191,7 @@ def test_a_step_moves_nothing_between_host_and_card(config: str) -> None:
     settings = load_config(config, overrides=["data.crop_seconds=1", "train.batch_size=2"])
     with torch.device("meta"):
         teacher = make_teacher(settings, load=False)
-        state = make_state(settings, torch.device("meta"), teacher)
+        state = start_state(settings, torch.device("meta"), teacher, steps_per_epoch=1.0)
     with FakeTensorMode(allow_non_fake_inputs=True):
         for module in (*state.modules, *([teacher.module] if teacher else [])):
             module.to_empty(device="cuda")

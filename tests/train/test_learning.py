@@ -20,7 +20,7 @@ from codecctl.train import alarms, loop
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import train
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from codecctl.train.step import StepResult, loss_weights, train_step
 from codecctl.train.timer import Throughput
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context, tiny_yaml
@@ -98,8 +98,8 @@ def test_a_new_decoder_keeps_the_codes_of_another_and_its_own_start(tmp_path: Pa
     other = tiny_config(Path("unused"), f"model.front={{kind: vocoder, {front}, {sizes}, level_prediction: 0}}")
     with pytest.raises(CodecctlError, match=r"level_prediction is 0\.4 there"):
         take_weights(start_state(other, CPU), path, ("encoder", "quantizer"))
-    said = take_weights(state, path, ("encoder", "quantizer"))
-    assert said == f"encoder and codebooks are those of {path}; the decoder starts anew"
+    has_new_decoder = take_weights(state, path, ("encoder", "quantizer"))
+    assert has_new_decoder
     save_codec(state.codec, tmp_path / "new.pt")
     assert Codec.load(path, "cpu").fingerprint == Codec.load(tmp_path / "new.pt", "cpu").fingerprint
     assert torch.equal(drawn, state.codec.decoder.first.weight)

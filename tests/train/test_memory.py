@@ -13,7 +13,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from codecctl.config.schema import Config
 from codecctl.train.memory import Costs, Footprint, measure_costs
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from codecctl.train.step import at_full_weight, train_step
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context
 
@@ -115,7 +115,7 @@ import sys
 from pathlib import Path
 import torch
 from codecctl.config import load_config
-from codecctl.train.state import start_state
+from codecctl.train.setup import start_state
 from codecctl.train.step import train_step
 from tests.train.tiny import tiny_context
 def of_system(key):

@@ -17,8 +17,7 @@ from codecctl.config.load import configs_folder, load_config
 from codecctl.config.model import Section
 from codecctl.train.memory import Costs, measure_costs
 from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
-from codecctl.train.setup import checkpoint_bytes, open_crops
-from codecctl.train.state import start_state
+from codecctl.train.setup import checkpoint_bytes, open_crops, start_state
 from tests.train.tiny import ADVERSARIAL, FEW_FRAMES, tiny_config
 
 pytestmark = pytest.mark.slow

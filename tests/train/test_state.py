@@ -9,7 +9,8 @@ from codecctl.config.load import parse_config
 from codecctl.config.model import ModelConfig
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
-from codecctl.train.state import follow, make_optimizer, schedule, start_state, step_generator
+from codecctl.train.setup import start_state
+from codecctl.train.state import follow, make_optimizer, schedule, step_generator
 
 CPU = torch.device("cpu")
 SETTINGS = TrainConfig(n_steps=100, warmup_steps=10, final_rate_share=0.01)

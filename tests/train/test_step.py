@@ -17,7 +17,8 @@ from codecctl.config.schema import Config
 from codecctl.evaluate.codebooks import CodebookCounter
 from codecctl.train import step
 from codecctl.train.discriminators import Discriminators
-from codecctl.train.state import TrainState, start_state
+from codecctl.train.setup import start_state
+from codecctl.train.state import TrainState
 from codecctl.train.step import (
     StepContext,
     adversarial_losses,

@@ -15,8 +15,8 @@ from codecctl.data.download.disk import free_bytes
 from codecctl.data.download.recipes import Corpus, Licence
 from codecctl.data.download.remote import FetchedFile
 from codecctl.errors import CodecctlError
-from codecctl.files import read_json, write_json
-from codecctl.parsing import as_type, parse_json
+from codecctl.files import write_json
+from codecctl.parsing import as_type, parse_json, read_json
 
 MARKER_NAME = "corpus.json"
 

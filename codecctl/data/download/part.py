@@ -19,7 +19,8 @@ import httpx2
 
 from codecctl.config.model import Count
 from codecctl.data.download.remote import Address, RemoteFile
-from codecctl.files import read_json, sync, write_json
+from codecctl.files import sync, write_json
+from codecctl.parsing import read_json
 
 BLOCK_BYTES = 1 << 20
 SYNC_SECONDS = 2.0  # between two writes of the sidecar

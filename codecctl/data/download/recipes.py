@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from codecctl.audio.files import AUDIO_SUFFIXES
+from codecctl.audio.opening import AUDIO_SUFFIXES
 from codecctl.config.load import configs_folder, first_problem, read_yaml
 from codecctl.config.model import Section
 from codecctl.data.download.sources import ALGORITHMS, File, HttpSource, HubSource, ManualSource, MdcSource

@@ -25,8 +25,9 @@ from codecctl.data.download.remote import FetchedFile, PermanentError, RemoteFil
 from codecctl.data.download.sources import Listing, Query
 from codecctl.data.download.web import RetryPolicy
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import read_json, write_json
+from codecctl.files import write_json
 from codecctl.lock import Lease, LeaseTiming
+from codecctl.parsing import read_json
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from codecctl.audio import Audio
 from codecctl.audio.files import STRETCH
 from codecctl.config.schema import DataConfig
-from codecctl.data.manifest import SAMPLE_RATE
+from codecctl.data import SAMPLE_RATE
 
 _FULL_SCALE = 0.999  # a sample at or beyond this counts as clipped
 _FLAT, _FLAT_LEAST = 3, 0.01  # equal samples at the recording's own peak that make a flat top, and its least level

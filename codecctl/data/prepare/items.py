@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from codecctl.data.manifest import Split
+from codecctl.data import Split
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

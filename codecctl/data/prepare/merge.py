@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from codecctl.config.schema import DataConfig
-from codecctl.data.manifest import SAMPLE_RATE, SPLITS, Split, Utterance, parse_utterance, read_manifest, to_line
+from codecctl.data import SAMPLE_RATE, SPLITS, Split
+from codecctl.data.manifest import Utterance, parse_utterance, read_manifest, to_line
 from codecctl.data.prepare.units import UnitFiles
 from codecctl.data.shards import ROW, Index, read_about, write_index
 from codecctl.data.tables import read_records

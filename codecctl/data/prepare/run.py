@@ -18,8 +18,8 @@ from codecctl.audio import Audio, pyav
 from codecctl.audio.files import AudioReader, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.config.schema import DataConfig
+from codecctl.data import SAMPLE_RATE
 from codecctl.data.download.corpus import find_corpora
-from codecctl.data.manifest import SAMPLE_RATE
 from codecctl.data.prepare.checks import Measurement, find_fault
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.merge import PrepareReport, merge_units

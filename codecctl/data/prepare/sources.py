@@ -26,7 +26,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from codecctl.audio.files import AUDIO_SUFFIXES, find_audio, find_files, left_out
+from codecctl.audio.files import find_audio, find_files, left_out
+from codecctl.audio.opening import AUDIO_SUFFIXES
 from codecctl.data.download.corpus import is_unfinished, read_marker
 from codecctl.data.download.recipes import Corpus, Layout, Table, glob_files
 from codecctl.data.prepare.items import AudioItem, in_order, item_of_file

@@ -17,8 +17,8 @@ from typing import Any
 from codecctl.audio import pyav
 from codecctl.data.prepare.items import AudioItem
 from codecctl.errors import CodecctlError
-from codecctl.files import read_json, write_lines
-from codecctl.parsing import parse_json
+from codecctl.files import write_lines
+from codecctl.parsing import parse_json, read_json
 from codecctl.workers import hash_of, is_done
 
 _MOST_FILES = 250

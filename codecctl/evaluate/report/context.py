@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from codecctl.evaluate.metrics.table import METRIC_GROUPS, METRICS
-from codecctl.evaluate.perceptual import ORIGINAL
-from codecctl.evaluate.rendering import CODEC, UNQUANTIZED, is_fewer_codebooks, is_opus, label_of
 from codecctl.evaluate.report.charts import Point, histogram, rate_chart
+from codecctl.evaluate.report.sentences import in_sentence, in_sentences
+from codecctl.evaluate.systems import CODEC, FEWER, ORIGINAL, UNQUANTIZED, is_opus, label_of
 from codecctl.text import number
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codecctl.evaluate.metrics.metric import Metric
     from codecctl.evaluate.result import System, Validation
     from codecctl.evaluate.utterances import ReferenceUtterance
-    from codecctl.evaluate.verdict import Requirement
+    from codecctl.evaluate.verdict import Requirement, Verdict
     from codecctl.model.codec import Codec
 
 Context = dict[str, Any]  # the variables of one section's template; a section whose variables are all empty is left out
@@ -67,14 +67,15 @@ class Player:
     spectrograms: tuple[str, str]  # of original and codec, as data URIs
 
 
-def summary(result: Validation, requirements: Sequence[Requirement], verdict: Sequence[str]) -> Context:
+def summary(result: Validation, requirements: Sequence[Requirement], verdict: Verdict) -> Context:
     cards = [("true bitrate", f"{result.bitrate_kbps:.2f} kbps", "all codes, over all seconds")]
     cards += [
         (METRICS[n].label, number(result.means[n], METRICS[n].digits), _direction(METRICS[n]))
         for n in _IN_SUMMARY
         if n in result.means
     ]
-    return {"cards": cards, "verdict": verdict, "requirements": requirements}
+    required = [(requirement.passed, in_sentence(requirement)) for requirement in requirements]
+    return {"cards": cards, "verdict": in_sentences(result, verdict), "requirements": required}
 
 
 def systems(result: Validation) -> Context:
@@ -116,7 +117,7 @@ def blind_test(examples: Sequence[Player]) -> Context:
 
 def curve(result: Validation) -> Context:
     ours = sorted(
-        (s for s in result.systems if s.name == CODEC or is_fewer_codebooks(s.name)), key=lambda s: s.bitrate_kbps or 0
+        (s for s in result.systems if s.name == CODEC or s.name.startswith(FEWER)), key=lambda s: s.bitrate_kbps or 0
     )
     opus = [s for s in result.systems if is_opus(s.name)]
     without = result.system(UNQUANTIZED)

@@ -18,18 +18,18 @@ from markupsafe import Markup
 from codecctl.audio import Audio
 from codecctl.audio.files import to_pcm16
 from codecctl.errors import CodecctlError
-from codecctl.evaluate.perceptual import ORIGINAL
-from codecctl.evaluate.rendering import CODEC, N_KEPT, Plan, Renderer, label_of
+from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer
 from codecctl.evaluate.report import context
 from codecctl.evaluate.report.charts import spectrogram_png
 from codecctl.evaluate.report.context import Player
+from codecctl.evaluate.systems import CODEC, ORIGINAL, label_of
 from codecctl.evaluate.utterances import ReferenceUtterance, choose
 from codecctl.files import replacing
 from codecctl.text import number, printable
 
 if TYPE_CHECKING:
     from codecctl.evaluate.result import Validation
-    from codecctl.evaluate.verdict import Requirement
+    from codecctl.evaluate.verdict import Requirement, Verdict
 
 N_EXAMPLES = 6
 _MAX_WORST = 24  # a page of 20 MB still opens at once
@@ -95,7 +95,7 @@ def write_report(
     folder: Path,
     result: Validation,
     requirements: Sequence[Requirement],
-    verdict: Sequence[str],
+    verdict: Verdict,
     card: ModelCard,
     renderer: Renderer,
     utterances: Sequence[ReferenceUtterance],

@@ -7,9 +7,8 @@ from typing import cast
 from torch import Tensor, nn
 
 from codecctl.config.model import ModelConfig, StridedConfig
-from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d, StreamState, in_blocks
+from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d, CausalSequential, StreamState, in_blocks
 from codecctl.model.fronts.front import Front
-from codecctl.model.sequential import CausalSequential
 from codecctl.model.snake import Snake
 from codecctl.model.transformer import Transformer
 

@@ -17,11 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from codecctl.config.model import ModelConfig, VocoderConfig
-from codecctl.model.causal import StreamState, prepend_past
+from codecctl.model.causal import CausalSequential, StreamState, prepend_past
 from codecctl.model.cosine import CosineTransform, LevelPrediction, expand, table
 from codecctl.model.fronts.front import Front
 from codecctl.model.fronts.transform import FrameUnit, TransformEncoder
-from codecctl.model.sequential import CausalSequential
 
 _KERNEL_SIZE, _EXPANSION = 7, 3  # of the blocks (Liu et al. 2022)
 _START_LEVEL = -4.0  # logarithm of all magnitudes before the first step: soft speech

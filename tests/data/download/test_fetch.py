@@ -24,7 +24,7 @@ from codecctl.data.download.fetch import Fetcher
 from codecctl.data.download.remote import Address, Checksum, FetchedFile, PermanentError, RemoteFile, Stopped
 from codecctl.data.download.web import RetryPolicy, send
 from codecctl.errors import CodecctlError
-from codecctl.files import read_json
+from codecctl.parsing import read_json
 from tests.data.server import Fault, FaultyServer, Resource, tls_context
 
 DATA = random.Random(0).randbytes(300_000)
