@@ -127,11 +127,11 @@ def in_blocks(
 ) -> Tensor:
     """`run(x, state)` of causal layers. On the CPU, where no gradient is needed, a whole signal goes through in blocks
     of `size` samples: their activations stay in the processor's cache."""
-    is_recorded = torch.compiler.is_compiling() or torch.jit.is_tracing()  # for signals of any length
-    if state is not None or x.is_cuda or torch.is_grad_enabled() or is_recorded or x.shape[-1] <= size:
+    is_plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    if state is not None or not is_plain or x.shape[-1] <= size:
         return run(x, state)
     state = StreamState()
-    return torch.cat([run(block, state) for block in x.split(size, dim=-1)], dim=-1)
+    return torch.cat([run(block, state) for block in torch.split(x, size, dim=-1)], dim=-1)
 
 
 def with_channels_last(weight: Tensor) -> Tensor:
