@@ -7,6 +7,7 @@ the codec does not read gigabytes of optimiser state.
 
 from __future__ import annotations
 
+import math
 import stat
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,7 +132,8 @@ def load_weights(codec: Codec, weights: Mapping[str, Tensor], path: Path) -> Non
 def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
     """Raises `CodecctlError` that names the first weight with a NaN or an infinity."""
     for name, weight in weights.items():
-        if not weight.isfinite().all():
+        # The sum takes one pass instead of four.
+        if not math.isfinite(weight.sum(dtype=torch.float64)) and not weight.isfinite().all():
             raise CodecctlError(f"{path}: weight {shorten(name)} is not finite; the training that wrote it had failed")
 
 
