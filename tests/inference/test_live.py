@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import struct
@@ -85,6 +86,7 @@ def test_frames_come_out_before_the_input_ends(codec: Codec) -> None:
 
 
 def test_damage_costs_the_damaged_frames_only(codec: Codec, packed: bytes) -> None:
+    codec = copy.deepcopy(codec).double()  # in float32 a chunk that is cut elsewhere may differ in the last bit
     start = 44 + 10 * RECORD_BYTES
     without = packed[: start + 3] + packed[start + 2 * RECORD_BYTES :]  # the rest of a frame and the next one
     flipped = packed[: start + 4] + bytes([packed[start + 4] ^ 1]) + packed[start + 5 :]
