@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import socket
@@ -127,6 +128,16 @@ def is_taken(folder: Path) -> bool:
     number, content = _highest(folder)
     holder, own = _parse(content), _identity()
     return number > 0 and not holder.get("released") and any(holder.get(key) != own[key] for key in own)
+
+
+def living_holder(folder: Path) -> str | None:
+    """The name of another process of this machine that works in the folder now; None if there is none or it is not
+    known, as of one on another machine. Writes nothing."""
+    number, content = _highest(folder)
+    watch = _Watch(math.inf, time.monotonic)
+    if not number or watch.is_over(number, content) or not watch.is_alive:
+        return None
+    return watch.holder if _parse(content).get("pid") != os.getpid() else None
 
 
 class _Watch:

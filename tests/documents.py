@@ -118,16 +118,15 @@ def _redirected(stdout: io.BytesIO, stderr: io.BytesIO) -> Iterator[None]:
 
 
 def is_printed(shown: str, output: str, *, exactly: bool) -> bool:
-    """Whether a line of a document is one of the output's. `...` stands for the rest of a line or for any lines.
+    """Whether a line of a document is one of the output's. `...` stands for a part of a line or for any lines.
 
     Frames of tables are not compared, and numbers only if `exactly`.
     """
-    start, cut, _ = shown.partition("...")
-    wanted = _plain(start, exactly)
-    if not wanted:
+    parts = [_plain(part, exactly) for part in shown.split("...")]
+    if not any(parts):
         return True
-    lines = [_plain(line, exactly) for line in output.splitlines()]
-    return any(line.startswith(wanted) if cut else line == wanted for line in lines)
+    wanted = re.compile(".*".join(map(re.escape, parts)))
+    return any(wanted.fullmatch(_plain(line, exactly)) for line in output.splitlines())
 
 
 def _plain(line: str, exactly: bool) -> str:

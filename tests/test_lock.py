@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.lock import Lease, LeaseHeld, LeaseTiming, is_taken
+from codecctl.lock import Lease, LeaseHeld, LeaseTiming, is_taken, living_holder
 
 QUICK = LeaseTiming(renew_seconds=0.1, stale_seconds=1.0, poll_seconds=0.02)
 HOLD = textwrap.dedent(
@@ -99,6 +99,17 @@ def test_is_taken_while_another_process_holds_the_lease(tmp_path: Path) -> None:
     assert is_taken(tmp_path)
     process.kill()
     process.wait()
+
+
+def test_the_living_holder_is_another_process_of_this_machine(tmp_path: Path) -> None:
+    assert living_holder(tmp_path) is None
+    with Lease(tmp_path):
+        assert living_holder(tmp_path) is None
+    process = hold(tmp_path, 60)
+    assert living_holder(tmp_path) == f"process {process.pid} on {os.uname().nodename}"
+    process.kill()
+    process.wait()
+    assert living_holder(tmp_path) is None
 
 
 def test_lease_of_a_killed_process_is_taken_at_once(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from pathlib import Path
 
 from codecctl.errors import UsageError
 from codecctl.files import partial_path
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -27,5 +30,9 @@ def new_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         os.replace(partial, folder)
+    except OSError as error:  # a full disk gives no name, or that of a temporary file
+        if error.errno in _NO_ROOM:
+            error.filename = str(folder)
+        raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)

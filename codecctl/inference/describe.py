@@ -30,7 +30,8 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
 
     checkpoint = Checkpoint.read(path)
     model = checkpoint.model
-    codec, shipped = shell(model), sorted(configs_folder().glob("*.yaml"))
+    codec = shell(model)
+    shipped = sorted(configs_folder().glob("*.yaml"), key=lambda path: path.stem)  # starter before its variants
     norms = [weight for name, weight in codec.named_parameters() if name.endswith(".weight.original0")]  # folded in use
     return {
         "kind": "checkpoint",

@@ -25,7 +25,7 @@ from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint, check_finite, load_weights, write_checkpoint
-from codecctl.lock import Lease, LeaseHeld, is_taken
+from codecctl.lock import Lease, LeaseHeld, is_taken, living_holder
 from codecctl.parsing import shorten
 from codecctl.train.changes import Change
 from codecctl.train.state import TrainState
@@ -90,9 +90,17 @@ class Run:
                     partial.unlink(missing_ok=True)
                 yield
         except LeaseHeld as holder:
-            raise UsageError(
-                f"{self.folder}: another process trains there ({holder}); wait for it, or --run names another"
-            ) from None
+            raise self._in_use(str(holder)) from None
+
+    def refuse_running(self) -> None:
+        """Raises `UsageError` if another process of this machine trains here; writes nothing."""
+        if holder := living_holder(self.folder):
+            raise self._in_use(holder)
+
+    def _in_use(self, holder: str) -> UsageError:
+        return UsageError(
+            f"{self.folder}: another process trains there ({holder}); wait for it, or --run names another"
+        )
 
     def create(self, config: Config) -> None:
         """Make the folder, with its config. Raises `UsageError` if it holds a training already."""
@@ -105,6 +113,7 @@ class Run:
 
     def refuse_taken(self) -> None:
         """Raises `UsageError` if the folder holds a training already, or anything of one."""
+        self.refuse_running()  # before its first checkpoint it would look like what is left of another run
         if self.last.exists():
             raise UsageError(
                 f"{self.folder}: holds a run; `codecctl resume {self.folder}` goes on, --run names another"
@@ -220,6 +229,7 @@ def take_weights(state: TrainState, path: Path, frozen: Sequence[str]) -> bool:
 def read_run_config(run: Run) -> tuple[Checkpoint, Config]:
     """The last checkpoint of a run and its config. Raises `CodecctlError` if there is none that can be resumed."""
     if not run.last.exists():
+        run.refuse_running()
         raise CodecctlError(f"{run.last}: no such file; start the run with `codecctl train --run {run.folder}`")
     checkpoint = Checkpoint.read(run.last, with_training=True)
     training_of(checkpoint)

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec
 
 Command = Callable[..., Any]
@@ -27,6 +28,10 @@ def test_checkpoint(codecctl: Command, model: Path) -> None:
     assert told["fingerprint"] == codec.fingerprint
     assert told["n_parameters"] == sum(weight.numel() for weight in codec.parameters())
     assert (told["codebook_sizes"], told["bitrate_kbps"]) == ([64, 16, 8], 5.2)
+
+
+def test_the_starter_is_named_by_its_config_and_not_by_a_variant(codecctl: Command) -> None:
+    assert facts(codecctl, find_checkpoint("starter"))["model"] == "starter"
 
 
 @pytest.mark.slow

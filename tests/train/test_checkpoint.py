@@ -23,7 +23,7 @@ from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.load import Codec
-from codecctl.train.checkpoint import Run, load_state, save_last, save_state
+from codecctl.train.checkpoint import Run, load_state, read_run_config, save_last, save_state
 from codecctl.train.setup import start_state
 from codecctl.train.state import TrainState
 from codecctl.train.step import train_step
@@ -149,6 +149,25 @@ def test_older_checkpoints_are_kept_where_files_have_one_name_only(
         save_last(Run(tmp_path), state, config, 1)
     kept = {path.name: Checkpoint.read(path).step for path in tmp_path.iterdir()}
     assert kept == {"last.pt": 6, "step-000000004.pt": 4}
+
+
+def test_a_run_before_its_first_checkpoint_is_not_taken_for_what_is_left_of_another(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    hold = "import sys, pathlib; from codecctl.train.checkpoint import Run\n"
+    hold += "with Run(pathlib.Path(sys.argv[1])).held(): print('held', flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", hold, run.folder]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        run.write_config(load_config("smoke"))
+        for refused in (run.refuse_taken, lambda: read_run_config(run)):
+            with pytest.raises(UsageError, match=f"run: another process trains there .process {other.pid} on"):
+                refused()
+        other.communicate()
+    with pytest.raises(UsageError, match=r"config.yaml: is of another run, which has no last.pt"):
+        run.refuse_taken()
+    with pytest.raises(CodecctlError, match=r"last.pt: no such file; start the run with"):
+        read_run_config(run)
 
 
 def test_a_run_folder_is_made_once(state: TrainState, tmp_path: Path) -> None:
