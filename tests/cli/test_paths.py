@@ -152,7 +152,7 @@ def test_an_output_of_another_kind_is_one_line(codecctl: Program, model: Path, w
     folder.mkdir()
     for code, arguments in (
         (2, ["encode", wav, "--out-dir", file, *use]),
-        (1, ["encode", wav, "--out-dir", file / "sub", *use]),
+        (2, ["encode", wav, "--out-dir", file / "sub", *use]),
         (2, ["encode", wav, "-o", folder, *use]),
         (2, ["encode", wav, "-o", tmp_path / "gone" / "x.npy", *use]),
         (1, ["encode", wav, "-o", tmp_path / f"{long}.npy", *use]),
