@@ -63,7 +63,7 @@ def decode(
     from codecctl.inference.containers import find_codes
     from codecctl.inference.outputs import plan_outputs
 
-    pairs = plan_outputs(inputs, out_dir, f".{form or 'wav'}", find_codes) if out_dir else []
+    pairs = plan_outputs(inputs, out_dir, f".{form or 'wav'}", find_codes, "files of codes") if out_dir else []
 
     from codecctl.inference.files import decode_file
     from codecctl.inference.load import Codec

@@ -145,7 +145,7 @@ def _plan(inputs: list[Path], out_dir: Path, suffix: str) -> list[tuple[Path, Pa
     from codecctl.inference.outputs import plan_outputs
 
     skipped: Counter[str] = Counter()
-    pairs = plan_outputs(inputs, out_dir, suffix, lambda folder: find_audio([folder], skipped))
+    pairs = plan_outputs(inputs, out_dir, suffix, lambda folder: find_audio([folder], skipped), "audio files")
     if skipped:
         say(left_out(skipped))
     return pairs

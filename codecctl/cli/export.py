@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from codecctl.cli.console import say, size
+from codecctl.cli.pipes import naming
 from codecctl.errors import UsageError
 from codecctl.inference.find import find_checkpoint
 
@@ -64,8 +65,9 @@ def _write_file(checkpoint: str, output: Path, precision: Literal["int8", "float
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
     card_path(output)  # before anything is written
-    exported = export_codec(source, output, precision)
-    card = write_card(exported, source)
+    with naming(output):
+        exported = export_codec(source, output, precision)
+        card = write_card(exported, source)
     before, after = (size(path.stat().st_size) for path in (source.path, output))
     say(f"{source.path} -> {output}: {before} -> {after}, fingerprint {exported.fingerprint}; card: {card}")
 

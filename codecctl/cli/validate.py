@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import signal
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ import typer
 from codecctl.cli.console import progress_bar, say, show, show_table
 from codecctl.cli.corpus import holds_codes, validate_corpus
 from codecctl.cli.options import CheckpointOption, DeviceOption, JsonOption, SetOption
+from codecctl.cli.pipes import naming
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.inference.find import find_checkpoint
 from codecctl.text import number
@@ -80,7 +82,7 @@ def validate(
 
     from codecctl import evaluate
 
-    with progress_bar("validate") as progress:
+    with progress_bar("validate") as progress, naming(report) if report else nullcontext():
         evaluation = evaluate.run(
             path,
             data=data,

@@ -24,9 +24,10 @@ def check_output(output: Path, suffixes: Collection[str], *, inputs: Iterable[st
 
 
 def plan_outputs(
-    inputs: Iterable[Path], out_dir: Path, suffix: str, find: Callable[[Path], Iterable[Path]]
+    inputs: Iterable[Path], out_dir: Path, suffix: str, find: Callable[[Path], Iterable[Path]], kind: str
 ) -> list[tuple[Path, Path]]:
-    """Each input with its output, NAME.suffix; a folder stands for what `find` returns, and its tree is kept.
+    """Each input with its output, NAME.suffix; a folder stands for what `find` returns, files of that `kind`,
+    and its tree is kept.
 
     Files that differ by their suffix alone keep it: x.wav and x.aiff -> x.wav.npy and x.aiff.npy. Raises
     `CodecctlError` for a folder in which nothing is found, `UsageError` if two inputs have the same name.
@@ -35,7 +36,7 @@ def plan_outputs(
     for path in inputs:
         found = {file: file.relative_to(path) for file in find(path)} if path.is_dir() else {path: Path(path.name)}
         if not found:
-            raise CodecctlError(f"{path}: holds no files of this kind")
+            raise CodecctlError(f"{path}: holds no {kind}")
         places |= found
     n_alike = Counter(place.with_suffix(suffix) for place in places.values())
     pairs: dict[Path, Path] = {}

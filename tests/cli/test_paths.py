@@ -120,7 +120,7 @@ def test_several_files_need_a_folder(codecctl: Program, codes: Path) -> None:
     assert error_line(wrong, 2) == "--format mp3: expected wav or flac"
     empty = codes.parent / "empty"
     empty.mkdir()
-    assert "holds no files of this kind" in error_line(codecctl("decode", empty, "--out-dir", codes.parent / "o"), 1)
+    assert "holds no files of codes" in error_line(codecctl("decode", empty, "--out-dir", codes.parent / "o"), 1)
 
 
 @pytest.mark.slow

@@ -242,13 +242,14 @@ def test_outputs_keep_the_tree_and_tell_files_apart_that_differ_by_their_suffix(
     for name in ("a.wav", "deep/c.flac", "deep/c.wav", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    pairs = plan_outputs([tmp_path, Path("gone.wav")], Path("out"), ".npy", lambda folder: find_audio([folder]))
+    inputs = [tmp_path, Path("gone.wav")]
+    pairs = plan_outputs(inputs, Path("out"), ".npy", lambda folder: find_audio([folder]), "audio")
     outputs = {str(output) for _, output in pairs}
     assert outputs == {"out/a.npy", "out/deep/c.flac.npy", "out/deep/c.wav.npy", "out/gone.npy"}
 
 
 def test_two_inputs_for_one_output_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"a/x\.wav and b/x\.wav would both be written to out/x\.wav\.npy"):
-        plan_outputs([Path("a/x.wav"), Path("b/x.wav")], Path("out"), ".npy", find_codes)
-    with pytest.raises(CodecctlError, match="holds no files of this kind"):
-        plan_outputs([tmp_path], Path("out"), ".wav", find_codes)
+        plan_outputs([Path("a/x.wav"), Path("b/x.wav")], Path("out"), ".npy", find_codes, "codes")
+    with pytest.raises(CodecctlError, match="holds no codes"):
+        plan_outputs([tmp_path], Path("out"), ".wav", find_codes, "codes")
