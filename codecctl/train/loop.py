@@ -23,7 +23,6 @@ from codecctl.evaluate.codebooks import CodebookCounter, codebook_stats
 from codecctl.evaluate.scorer import ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import alarms, launch
-from codecctl.train.alarms import trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import change_config
 from codecctl.train.checkpoint import Restored, Run, load_state, read_run_config, save_last, save_state, take_weights
@@ -151,7 +150,9 @@ class _Training:
         self.callbacks = callbacks if fabric.is_global_zero else TrainingCallbacks()
         self.step_samples = config.train.n_crops * config.crop_samples * fabric.world_size  # of audio, on all ranks
         self.steps_per_epoch = crops.n_samples / self.step_samples
-        self.state, self.context = assemble(config, fabric, self.steps_per_epoch, warn=self._warn)
+        self.state, self.context = assemble(
+            config, fabric, self.steps_per_epoch, warn=lambda text: self.callbacks.warned(self.state.step, text)
+        )
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank, since the last `_gather`
         self.skips = alarms.Skips()
         self.validation = ValidationSet.open(config.data.path, config.validation)
@@ -164,12 +165,8 @@ class _Training:
         validate_on(self.state, self.validation.digest)
         self._saved_step = self.state.step
         self.counter.reset()
-        if self.context.graphs is not None:
-            self.context.graphs.forget()
+        self.context.forget_graphs()
         launch.check_same_codebooks(self.fabric, self.state, self.run.folder)
-
-    def _warn(self, message: str) -> None:
-        self.callbacks.warned(self.state.step, message)
 
     def check(self) -> None:
         """Raises `CodecctlError` if a first batch, or the disk, shows that this run would fail."""
@@ -222,11 +219,9 @@ class _Training:
     def _batches(self, first_step: int, stop_step: int) -> Iterator[list[Tensor]]:
         """This rank's crops of each step: `accumulate` batches [B, 1, L] on the device."""
         settings, fabric, n_workers = self.config.train, self.fabric, self.config.data.n_workers
-        share = {"batch_size": settings.n_crops, "rank": fabric.global_rank, "n_ranks": fabric.world_size}
+        cut = partial(self.crops.array, batch_size=settings.n_crops, rank=fabric.global_rank, n_ranks=fabric.world_size)
         in_processes = self.crops.are_augmented and n_workers > 1
-        with Prefetcher(
-            partial(self.crops.array, **share), first_step, n_workers, in_processes=in_processes
-        ) as prefetched:
+        with Prefetcher(cut, first_step, n_workers, in_processes=in_processes) as prefetched:
             for step, array in prefetched:
                 audio = pinned(torch.from_numpy(array), fabric.device)
                 yield [sent(batch, fabric.device) for batch in audio.chunk(settings.accumulate)]
@@ -281,7 +276,8 @@ class _Training:
                 utterances = UntilStopped(self.validation.utterances, signals)
                 scores = replace(self.validation, utterances=utterances).score(state.ema)
                 state.validated_step = state.step
-                words = f"{SCORE} {trend(self.log.earlier(state.step, state.validated_on), scores.values[SCORE])}"
+                earlier = self.log.earlier(state.step, state.validated_on)
+                words = f"{SCORE} {alarms.trend(earlier, scores.values[SCORE])}"
                 about = {"trend": words, "validated_on": state.validated_on}
                 self._write("validation", scores.values, scores.codebooks, about)
                 self._try("NOT LOGGED", partial(self.log.examples, state, self.validation.utterances, scores.counts))
