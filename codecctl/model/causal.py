@@ -125,8 +125,8 @@ def prepend_past(layer: nn.Module, x: Tensor, n_past: int, state: StreamState | 
 def in_blocks(
     run: Callable[[Tensor, StreamState | None], Tensor], x: Tensor, state: StreamState | None, size: int
 ) -> Tensor:
-    """`run(x, state)` of causal layers. On the CPU, where no gradient is needed, a whole signal goes through in blocks
-    of `size` samples: their activations stay in the processor's cache."""
+    """`run(x, state)` of causal layers for [B, C, L]. On the CPU, where no gradient is needed, a whole signal goes
+    through in blocks [B, C, `size`]: their activations stay in the processor's cache."""
     is_plain = x.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling()
     if state is not None or not is_plain or x.shape[-1] <= size:
         return run(x, state)
