@@ -84,7 +84,6 @@ def test_ten_minutes_of_a_call(record: Callable[[str], None]) -> None:
     )
 
 
-@torch.inference_mode()
 def test_whole_signals_beside_mimi(record: Callable[[str], None]) -> None:
     """Ten seconds, by processor time; all take turns."""
     torch.set_num_threads(1)
@@ -95,6 +94,7 @@ def test_whole_signals_beside_mimi(record: Callable[[str], None]) -> None:
     audio, at_24_khz = speech(16_000, 320, 10), torch.randn(1, 1, 240_000) / 10
     times: dict[str, list[float]] = {}
 
+    @torch.inference_mode()
     def run(name: str, work: Callable[[], Result]) -> Result:
         start = time.process_time()
         result = work()
