@@ -1,9 +1,10 @@
 """One process at a time in a folder, also across machines: a lease made with O_EXCL, which works where flock fails.
 
 Leases are numbered files `.lease-NNNNNN`, and numbers only grow. The highest one counts: its holder rewrites it at
-intervals and marks it as released at the end. When it is released, or its holder is dead or has stopped rewriting it,
-whoever creates the next number takes over; of two processes that try, O_EXCL lets one. Numbers are never reused, so a
-suspended process cannot mistake the current lease for the stale one that it saw.
+intervals, in place and with one call, so that a killed holder leaves no other file, and marks it as released at the
+end. When it is released, or its holder is dead or has stopped rewriting it, whoever creates the next number takes over;
+of two processes that try, O_EXCL lets one. Numbers are never reused, so a suspended process cannot mistake the current
+lease for the stale one that it saw.
 """
 
 from __future__ import annotations
@@ -23,10 +24,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from codecctl.errors import CodecctlError
-from codecctl.files import machine, write_json
+from codecctl.files import machine
 from codecctl.parsing import parse_json
 
 _FILE = re.compile(r"\.lease-(\d{6})")
+_RECORD_BYTES = 512  # each record covers the one before
 
 
 @dataclass(frozen=True)
@@ -86,9 +88,7 @@ class Lease:
     ) -> None:
         self._closing.set()
         self._renewing.join()
-        if self._path is not None and self._path.exists():
-            with contextlib.suppress(OSError):  # a full disk: others see that this process has ended
-                write_json(self._path, {**_identity(), "released": True}, durable=False)
+        self._write(released=True)
 
     def _try(self, watch: _Watch) -> bool:
         """Create the next number if the highest one is free, released or stale."""
@@ -100,8 +100,7 @@ class Lease:
             descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
         except FileExistsError:
             return False
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(_identity(), file)
+        _record(descriptor)
         if _highest(self._folder)[0] != number + 1:
             path.unlink(missing_ok=True)  # this process was suspended meanwhile, and others took higher numbers
             return False
@@ -119,8 +118,13 @@ class Lease:
                 self._path = None
                 self._on_lost()
                 return
-            with contextlib.suppress(OSError):  # a full disk is reported by the work itself
-                write_json(self._path, {**_identity(), "renewed": count}, durable=False)
+            self._write(renewed=count)
+
+    def _write(self, **state: Any) -> None:
+        """Rewrite the lease, if it is there and can be written: others see also without it that a process has ended."""
+        if self._path is not None:
+            with contextlib.suppress(OSError):
+                _record(os.open(self._path, os.O_WRONLY), **state)
 
 
 def is_taken(folder: Path) -> bool:
@@ -164,6 +168,13 @@ class _Watch:
             if not self.is_alive:
                 return True
         return self._clock() - self._since > self._stale_seconds
+
+
+def _record(descriptor: int, **state: Any) -> None:
+    try:
+        os.write(descriptor, json.dumps({**_identity(), **state}).encode().ljust(_RECORD_BYTES))
+    finally:
+        os.close(descriptor)
 
 
 def _number(path: Path) -> int:

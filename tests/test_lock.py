@@ -176,3 +176,17 @@ def test_lease_is_released_after_an_error(tmp_path: Path) -> None:
     start = time.monotonic()
     with Lease(tmp_path, timing=LeaseTiming(stale_seconds=3600)):
         assert time.monotonic() - start < 5
+
+
+def test_a_lease_is_rewritten_in_place_so_that_a_kill_leaves_no_second_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "replace", None)
+    lease = tmp_path / ".lease-000001"
+    with Lease(tmp_path, timing=QUICK):
+        until = time.monotonic() + 10
+        while '"renewed"' not in lease.read_text() and time.monotonic() < until:
+            time.sleep(0.02)
+        assert '"renewed"' in lease.read_text()
+    assert '"released": true' in lease.read_text()
+    assert list(tmp_path.iterdir()) == [lease]
