@@ -1,4 +1,4 @@
-"""A bounded pool of workers; independent units of work, here or on a Ray cluster, and markers of finished ones."""
+"""A bounded pool of workers, and independent units of work, here or on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,13 +17,10 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from multiprocessing import resource_tracker
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.files import write_json
-from codecctl.parsing import read_json
 from codecctl.text import to_bytes
 
 _PR_SET_PDEATHSIG = 1
@@ -192,16 +189,6 @@ def hash_of(*values: Any) -> str:
     """A short hash of values that JSON can hold, the same on every machine."""
     text = json.dumps(values, sort_keys=True, ensure_ascii=False)
     return hashlib.blake2b(to_bytes(text), digest_size=16).hexdigest()
-
-
-def is_done(marker: Path, input_hash: str) -> bool:
-    """Whether `mark_done` was called with this hash."""
-    return (read_json(marker, dict) or {}).get("input") == input_hash
-
-
-def mark_done(marker: Path, input_hash: str, **facts: Any) -> None:
-    """Record that all outputs of a unit are in place; written last. The file holds the hash (`input`) and `facts`."""
-    write_json(marker, {"input": input_hash, **facts}, durable=False)
 
 
 def _run_in_processes(

@@ -19,11 +19,9 @@ import torch
 from torch import Tensor
 
 from codecctl.audio import Audio
-from codecctl.audio.files import AudioReader
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import Codes
-from codecctl.data.prepare.items import AudioItem
-from codecctl.data.prepare.opening import ItemOpener
+from codecctl.data.prepare.items import AudioItem, ItemOpener
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.stream import StreamEncoder
 
@@ -34,7 +32,7 @@ _BATCH_SECONDS = {"cpu": 30.0, "cuda": 300.0}  # of padded audio; the CPU gains 
 _BATCHES_A_WINDOW = 4
 _FRAMES_A_PUSH = 1000  # of a recording that is longer than a batch
 
-Read = Audio | CodecctlError | None
+Read = Audio | str | None
 """Samples `[L]`, why there are none, or None for a recording that is too long to be held in memory."""
 
 
@@ -48,14 +46,6 @@ class Encoded:
     failure: str = ""
 
 
-@dataclass
-class Times:
-    """Where the wall time went, in seconds."""
-
-    waiting: float = 0.0  # for reading and resampling
-    encoding: float = 0.0
-
-
 class BatchEncoder:
     """Encodes the recordings of a unit. `partial` takes what is there of audio that is cut off."""
 
@@ -64,7 +54,7 @@ class BatchEncoder:
         parameter = next(codec.parameters())
         self._device, self._dtype = parameter.device, parameter.dtype
         self._most_samples = round(_BATCH_SECONDS[self._device.type] * codec.sample_rate)
-        self.times = Times()
+        self.wait_seconds = self.encode_seconds = 0.0  # of wall time; `wait` for reading and resampling
 
     def encode(self, root: Path, items: Sequence[AudioItem]) -> Iterator[Encoded]:
         """The recordings below `root`, each once, in the order in which they are done."""
@@ -74,13 +64,13 @@ class BatchEncoder:
             while True:
                 start = time.perf_counter()
                 window = reading.result()
-                self.times.waiting += time.perf_counter() - start
+                self.wait_seconds += time.perf_counter() - start
                 if window is None:
                     return
                 reading = thread.submit(next, windows, None)
                 start = time.perf_counter()
                 yield from self._encode_window(window, root, items)
-                self.times.encoding += time.perf_counter() - start
+                self.encode_seconds += time.perf_counter() - start
 
     def _windows(self, root: Path, items: Sequence[AudioItem]) -> Iterator[list[tuple[int, Read]]]:
         """(number, what was read) of some recordings at a time.
@@ -103,25 +93,24 @@ class BatchEncoder:
     def _read(self, opener: ItemOpener, item: AudioItem) -> Read:
         blocks, n_samples = [], 0
         try:
-            with opener.open(item) as reader:
-                for block in _mono_blocks(reader, item, self._codec.sample_rate):
-                    blocks.append(block)
-                    n_samples += len(block)
-                    if n_samples > self._most_samples:
-                        return None
+            for block in _mono_blocks(opener, item, self._codec.sample_rate):
+                blocks.append(block)
+                n_samples += len(block)
+                if n_samples > self._most_samples:
+                    return None
         except UsageError:
             raise  # a package is missing
         except CodecctlError as error:
-            return CodecctlError(str(error).removeprefix(opener.name).lstrip(": "))
-        return np.concatenate(blocks) if n_samples else CodecctlError("holds no audio")
+            return opener.reason(error)
+        return np.concatenate(blocks) if n_samples else "holds no audio"
 
     def _encode_window(
         self, window: list[tuple[int, Read]], root: Path, items: Sequence[AudioItem]
     ) -> Iterator[Encoded]:
         short = []
         for number, audio in window:
-            if isinstance(audio, CodecctlError):
-                yield Encoded(number, failure=str(audio))
+            if isinstance(audio, str):
+                yield Encoded(number, failure=audio)
             elif audio is None:
                 yield self._encode_long(number, root, items[number])
             else:
@@ -156,12 +145,11 @@ class BatchEncoder:
         stream = StreamEncoder(self._codec, self._n_quantizers, frames_per_push=_FRAMES_A_PUSH)
         opener = ItemOpener(root, partial=self._partial)
         try:
-            with opener.open(item) as reader:
-                blocks = _mono_blocks(reader, item, self._codec.sample_rate)
-                codes = [_to_numpy(stream.push(torch.from_numpy(block)[None, None])) for block in blocks]
+            blocks = _mono_blocks(opener, item, self._codec.sample_rate)
+            codes = [_to_numpy(stream.push(torch.from_numpy(block)[None, None])) for block in blocks]
             codes.append(_to_numpy(stream.flush()))
         except CodecctlError as error:
-            return Encoded(number, failure=str(error).removeprefix(opener.name).lstrip(": "))
+            return Encoded(number, failure=opener.reason(error))
         return Encoded(number, np.concatenate(codes, axis=-1)[0], stream.n_samples)
 
 
@@ -174,13 +162,14 @@ def _to_numpy(codes: Tensor) -> Codes:
     return codes.cpu().numpy().astype(np.uint16)
 
 
-def _mono_blocks(reader: AudioReader, item: AudioItem, sample_rate: int) -> Iterator[Audio]:
+def _mono_blocks(opener: ItemOpener, item: AudioItem, sample_rate: int) -> Iterator[Audio]:
     """The recording as `[L]` at `sample_rate`. Raises `CodecctlError` if it ends before its stated length."""
-    resampler, n_read = Resampler(reader.sample_rate, sample_rate), 0
-    for block in reader.blocks(start_seconds=item.start_seconds or 0.0, n_seconds=item.n_seconds):
-        n_read += block.shape[-1]
-        yield resampler.push(reader.to_mono(block))[0]
-    yield resampler.flush()[0]
+    with opener.open(item) as reader:
+        resampler, n_read = Resampler(reader.sample_rate, sample_rate), 0
+        for block in reader.blocks(start_seconds=item.start_seconds or 0.0, n_seconds=item.n_seconds):
+            n_read += block.shape[-1]
+            yield resampler.push(reader.to_mono(block))[0]
+        yield resampler.flush()[0]
     seconds = n_read / reader.sample_rate
     if item.n_seconds is not None and seconds < item.n_seconds - 0.1:
         raise CodecctlError(f"ends after {seconds:.2f} of the {item.n_seconds:.2f} s that its list states")

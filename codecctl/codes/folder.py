@@ -11,20 +11,19 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import Field
 
 from codecctl.bitstream import Codes
 from codecctl.config.model import Count, Positive, Section
 from codecctl.data import Split
+from codecctl.data.shards import Rows, map_rows
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
-from codecctl.files import replacing, write_json
+from codecctl.files import write_json
 from codecctl.inference.container import CodesFormat
 from codecctl.parsing import as_type, parse_json
 
@@ -36,7 +35,6 @@ ROW = np.dtype([
     ("line", "<u8"), ("split", "u1"),
 ])  # fmt: skip
 """An utterance: its shard, its number and its first frame there, and the byte of the manifest where its line starts."""
-Rows = NDArray[np.void]
 
 Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
 Sizes = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=255)]
@@ -145,23 +143,12 @@ def manifest_line(record: dict[str, Any]) -> str:
     return json.dumps(record, ensure_ascii=False) + "\n"
 
 
-def write_index(folder: Path, rows: Rows) -> str:
-    """Write an index under a name that follows from its content; returns that."""
-    name = f"index-{blake2b(rows.tobytes(), digest_size=6).hexdigest()}.npy"
-    with replacing(folder / name) as partial, open(partial, "wb") as file:
-        np.save(file, rows, allow_pickle=False)
-    return name
-
-
 def read_index(folder: Path, about: About) -> Rows:
     """The rows of the index, memory-mapped. Raises `CodecctlError` if there is none or it is damaged."""
     path = folder / (about.index or "")
     if about.index is None:
         raise CodecctlError(f"{folder}: written with --format {about.container}; encode with --format shards")
-    try:
-        rows: Rows = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
-        raise CodecctlError(f"{path}: cannot be read ({' '.join(str(error).split())}); run encode again") from None
+    rows = map_rows(path, redo="encode")
     if rows.dtype != ROW or rows.shape != (about.n_utterances,):
         raise CodecctlError(f"{path}: does not fit {NAME}; run encode again")
     return rows

@@ -27,7 +27,7 @@ from codecctl.codes.merge import merge_units
 from codecctl.codes.sources import is_prepared, read_items
 from codecctl.data.download.corpus import find_corpora
 from codecctl.data.prepare.items import AudioItem
-from codecctl.data.prepare.units import UnitFiles, plan_units, read_unit, source_name, unit_names
+from codecctl.data.prepare.units import Plan, UnitFiles, plan_units, read_unit, source_name
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint
@@ -35,7 +35,7 @@ from codecctl.inference.device import find_device
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import Codec
 from codecctl.lock import Lease, LeaseHeld
-from codecctl.workers import hash_of, mark_done, run_units
+from codecctl.workers import hash_of, run_units
 
 _RULES = 1  # raised when the same input is to give another output: then everything is encoded anew
 _OURS = ("units", "shards", "manifest.jsonl", "prepared.json")
@@ -58,27 +58,22 @@ class Job:
         return [_RULES, about.fingerprint, about.container, len(about.codebook_sizes), self.partial]
 
 
-@dataclass(frozen=True)
-class UnitResult:
-    """What the encoding of one unit took."""
+@dataclass
+class Work:
+    """What was encoded, and what it took."""
 
-    n_recordings: int
-    n_failed: int
-    seconds: float  # of audio
-    wait_seconds: float  # of the time of its worker, for reading and resampling
-    encode_seconds: float
+    n_done: int = 0  # recordings, failed ones included
+    n_failed: int = 0
+    seconds: float = 0.0  # of audio
+    wait_seconds: float = 0.0  # of the time of all workers, for reading and resampling
+    encode_seconds: float = 0.0
 
 
 @dataclass
-class CorpusReport:
+class CorpusReport(Work):
     """What a run did, and what the folder holds in the end."""
 
     n_recordings: int = 0  # to do in this run
-    n_done: int = 0  # of these, failed ones included
-    n_failed: int = 0
-    seconds: float = 0.0  # of audio, encoded in this run
-    wait_seconds: float = 0.0  # of all workers
-    encode_seconds: float = 0.0
     n_units_left: int = 0  # for other jobs; until they are done the manifest is not written
     about: About | None = None  # of the complete folder
     notes: list[str] = field(default_factory=list)
@@ -88,12 +83,9 @@ class CorpusReport:
         """The share of the workers' time spent waiting for reading and resampling."""
         return self.wait_seconds / max(self.wait_seconds + self.encode_seconds, 1e-9)
 
-    def add(self, result: UnitResult) -> None:
-        self.n_done += result.n_recordings
-        self.n_failed += result.n_failed
-        self.seconds += result.seconds
-        self.wait_seconds += result.wait_seconds
-        self.encode_seconds += result.encode_seconds
+    def add(self, work: Work) -> None:
+        for key, value in vars(work).items():
+            setattr(self, key, getattr(self, key) + value)
 
 
 def encode_corpus(
@@ -125,27 +117,26 @@ def encode_corpus(
     n_workers = max(n_workers, n_devices)
     with _held(out, shard) as lost:
         report = CorpusReport()
-        names, hashes, counts = _plan_units(sources, out, job, report)
-        own = names[shard[0] - 1 :: shard[1]]
-        todo = [(name, hashes[name]) for name in own if not UnitFiles(out, name).is_done(hashes[name])]
-        report.n_recordings = sum(counts[name] for name, _ in todo)
+        _plan_units(sources, out, job, report)
+        plan = Plan(out, job.settings, shard)
+        report.n_recordings = plan.n_items_todo
         work = partial(encode_unit, out=out, job=job)
         n_gpus = 0.0 if find_device(device).type == "cpu" else n_devices / n_workers
-        for _, result in run_units(work, todo, n_workers=n_workers, executor=executor, n_gpus=n_gpus):
+        for _, result in run_units(work, plan.todo, n_workers=n_workers, executor=executor, n_gpus=n_gpus):
             report.add(result)
             if on_progress:
                 on_progress(report)
             if lost.is_set():
                 raise CodecctlError(f"{out}: another process took over; run the same command again")
-        report.n_units_left = sum(not UnitFiles(out, name).is_done(hashes[name]) for name in names)
+        report.n_units_left = plan.count_left()
         if not report.n_units_left:
-            report.about = merge_units(out, names, job.about)
+            report.about = merge_units(out, plan.names, job.about)
     if report.about and not report.about.n_utterances:
         raise CodecctlError(f"{out}: every recording failed; see {out / 'failed.jsonl'} for the reasons")
     return report
 
 
-def encode_unit(todo: tuple[str, str], *, out: Path, job: Job) -> UnitResult:
+def encode_unit(todo: tuple[str, str], *, out: Path, job: Job) -> Work:
     """Encode the recordings of one unit into its shard, then mark it as done; `todo` is its name and input hash."""
     name, input_hash = todo
     unit, files = read_unit(out, name), UnitFiles(out, name)
@@ -165,10 +156,9 @@ def encode_unit(todo: tuple[str, str], *, out: Path, job: Job) -> UnitResult:
     for record, _ in coded:
         record["shard"] = shard
     write_lines(files.results, map(manifest_line, lines))
-    mark_done(files.marker, input_hash, shard=shard)
+    files.mark_done(input_hash, shard=shard)
     seconds = sum(each.n_samples for each in encoded) / codec.sample_rate
-    times = encoder.times
-    return UnitResult(len(encoded), len(encoded) - len(coded), seconds, times.waiting, times.encoding)
+    return Work(len(encoded), len(encoded) - len(coded), seconds, encoder.wait_seconds, encoder.encode_seconds)
 
 
 def _plan(
@@ -218,10 +208,7 @@ def _check_folder(out: Path, about: About) -> None:
             raise UsageError(f"{out}: holds {what} {there}, and these would be {ours}; --out-dir needs a new folder")
 
 
-def _plan_units(
-    sources: Sequence[str | Path], out: Path, job: Job, report: CorpusReport
-) -> tuple[list[str], dict[str, str], dict[str, int]]:
-    """All units of the folder, their input hashes and their numbers of recordings."""
+def _plan_units(sources: Sequence[str | Path], out: Path, job: Job, report: CorpusReport) -> None:
     for source in map(Path, sources):
         # A folder that holds downloaded corpora stands for each of them.
         for path in (source.is_dir() and not is_prepared(source) and find_corpora(source)) or [source]:
@@ -230,11 +217,6 @@ def _plan_units(
             if not is_corpus(out):
                 write_about(out, job.about)  # from now on the folder is this model's
             plan_units(out, name, path, items)
-    names, hashes, counts = unit_names(out), {}, {}
-    for name in names:
-        unit = read_unit(out, name)
-        hashes[name], counts[name] = unit.input_hash(job.settings), len(unit.items)
-    return names, hashes, counts
 
 
 @contextmanager

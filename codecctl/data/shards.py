@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import blake2b, sha256
 from pathlib import Path
-from types import NoneType, TracebackType
+from types import NoneType
 from typing import Any, Self
 
 import numpy as np
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from codecctl.audio import Audio
 from codecctl.data import SAMPLE_RATE, SPLITS
 from codecctl.errors import CodecctlError
-from codecctl.files import partial_path, replacing, write_json
+from codecctl.files import partial_path, replacing, sync, write_json
 from codecctl.parsing import parse_json
 
 FORMAT = "codecctl.prepared"
@@ -53,7 +53,7 @@ class Index:
 class ShardWriter:
     """Appends mono audio as 16-bit samples to a new shard, which appears when the `with` block succeeds.
 
-    `start` begins an utterance and `drop` removes the current one; a shard without utterances is not written.
+    `keep` or `drop` ends an utterance; a shard without utterances is not written.
     """
 
     def __init__(self, path_without_suffix: Path) -> None:
@@ -61,13 +61,9 @@ class ShardWriter:
         self._temporary = partial_path(self._base)
         self._file = open(self._temporary, "wb")  # noqa: SIM115  closed in __exit__
         self._names = blake2b(digest_size=6)
-        self.n_samples = self.first_sample = 0
+        self.n_samples = self.first_sample = 0  # `first_sample` is of the current utterance
         self._digest = sha256()
         self.path: Path | None = None  # set at the end, since the name contains a hash of the content
-
-    def start(self) -> None:
-        self.first_sample = self.n_samples
-        self._digest = sha256()
 
     def append(self, samples: NDArray[np.int16]) -> None:
         """`[L]`, the next samples of the current utterance."""
@@ -77,32 +73,28 @@ class ShardWriter:
         self.n_samples += len(samples)
 
     def keep(self) -> str:
-        """Finish the current utterance; returns a hash of its samples."""
+        """Returns a hash of the utterance's samples."""
         digest = self._digest.hexdigest()[:32]
         self._names.update(digest.encode())
+        self.first_sample, self._digest = self.n_samples, sha256()
         return digest
 
     def drop(self) -> None:
         self._file.seek(self.first_sample * _PCM.itemsize)
         self._file.truncate()
-        self.n_samples = self.first_sample
+        self.n_samples, self._digest = self.first_sample, sha256()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            if kind is None and self.n_samples:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self.path = self._base.with_name(f"{self._base.name}-{self._names.hexdigest()}.pcm")
             self._file.close()
-            if self.path:
+            if kind is None and self.n_samples:
+                sync(self._temporary)
+                self.path = self._base.with_name(f"{self._base.name}-{self._names.hexdigest()}.pcm")
                 os.replace(self._temporary, self.path)
         finally:
-            self._file.close()
             self._temporary.unlink(missing_ok=True)
 
 
@@ -135,17 +127,30 @@ def to_float(samples: NDArray[np.int16]) -> Audio:
     return samples.astype(np.float32) * np.float32(1 / 32768)
 
 
-def write_index(folder: Path, index: Index, **facts: Any) -> None:
-    """Write the index, then `prepared.json`, so that a reader sees the old index or the new one."""
-    name = f"index-{blake2b(index.rows.tobytes(), digest_size=6).hexdigest()}.npy"
+def write_rows(folder: Path, rows: Rows) -> str:
+    """Write a structured `.npy` under a name that follows from its content; returns that."""
+    name = f"index-{blake2b(rows.tobytes(), digest_size=6).hexdigest()}.npy"
     with replacing(folder / name) as partial, open(partial, "wb") as file:
-        np.save(file, index.rows, allow_pickle=False)
+        np.save(file, rows, allow_pickle=False)
+    return name
+
+
+def map_rows(path: Path, *, redo: str) -> Rows:
+    """Such a file, memory-mapped. Raises `CodecctlError` that says to run `redo` again."""
+    try:
+        rows: Rows = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
+        raise CodecctlError(f"{path}: cannot be read ({' '.join(str(error).split())}); run {redo} again") from None
+    return rows
+
+
+def write_index(folder: Path, index: Index, **facts: Any) -> str:
+    """Write the index, then `prepared.json`, so that a reader sees the old index or the new one; returns its name."""
+    name = write_rows(folder, index.rows)
     names = {key: getattr(index, key) for key in ("shards", "datasets", "languages", "licences")}
     about = {"format": FORMAT, "version": VERSION, "sample_rate": SAMPLE_RATE, "index": name, **facts, **names}
     write_json(folder / "prepared.json", about)
-    for old in folder.glob("index-*.npy"):
-        if old.name != name:
-            old.unlink(missing_ok=True)
+    return name
 
 
 def read_index(folder: str | Path) -> Index:
@@ -155,10 +160,7 @@ def read_index(folder: str | Path) -> Index:
     names = {key: _names(about.get(key), key, where) for key in ("shards", "datasets", "languages", "licences")}
     (name,) = _names([about.get("index")], "index", where)
     path = where.with_name(name)
-    try:
-        rows = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy passes on whatever Python's parser raises for a broken header
-        raise CodecctlError(f"{path}: cannot be read ({' '.join(str(error).split())}); run prepare again") from None
+    rows = map_rows(path, redo="prepare")
     if rows.dtype != ROW or rows.ndim != 1:
         raise CodecctlError(f"{path}: is no index of this version of codecctl; run prepare again")
     index = Index(np.array(rows), **names)

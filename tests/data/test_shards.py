@@ -17,7 +17,6 @@ def test_dropped_utterance_is_not_in_the_shard(tmp_path: Path) -> None:
     def write(name: str, parts: list[tuple[np.ndarray, bool]]) -> Path:
         with ShardWriter(tmp_path / name) as writer:
             for part, kept in parts:
-                writer.start()
                 writer.append(part[:100])
                 writer.append(part[100:])
                 writer.keep() if kept else writer.drop()
@@ -35,7 +34,6 @@ def test_failed_or_empty_shard_is_not_written(tmp_path: Path) -> None:
 
     def write_and_fail() -> None:
         with ShardWriter(tmp_path / "a") as writer:
-            writer.start()
             writer.append(SAMPLES)
             raise KeyError
 

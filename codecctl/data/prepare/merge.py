@@ -16,11 +16,11 @@ import numpy as np
 from codecctl.config.schema import DataConfig
 from codecctl.data import SAMPLE_RATE, SPLITS, Split
 from codecctl.data.manifest import Utterance, parse_utterance, read_manifest, to_line
-from codecctl.data.prepare.units import UnitFiles
+from codecctl.data.prepare.units import UnitFiles, tidy
 from codecctl.data.shards import ROW, Index, read_about, write_index
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
-from codecctl.files import remove_partials, write_json, write_lines
+from codecctl.files import write_json, write_lines
 from codecctl.text import to_bytes
 
 _REPORTED = ("split", "dataset", "language", "speaker", "licence")
@@ -76,12 +76,12 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
             f"{', '.join(picked[:_MOST_NAMED])}{more}"
         )
     index = rows.index()
-    write_index(out, index, split_seed=config.split_seed, validation_share=config.validation_share)
+    name = write_index(out, index, split_seed=config.split_seed, validation_share=config.validation_share)
     for key in ("bandwidth", "level"):
         ranges = sorted(report.seconds_by[key].items(), key=lambda item: int(item[0].split()[0]))
         report.seconds_by[key] = dict(ranges)
     write_json(out / "report.json", {key: getattr(report, key) for key in _LASTING})
-    _tidy(out, set(index.shards))
+    tidy(out, {*index.shards, name})
     return report
 
 
@@ -165,15 +165,6 @@ def kind_of(reason: str) -> str:
     return "duplicate" if reason.startswith("same sound as ") else reason.partition(" (")[0].partition(":")[0]
 
 
-def _tidy(out: Path, shards: set[str]) -> None:
-    """Remove shards that the index does not name, and temporary files of processes that have ended."""
-    for shard in (out / "shards").glob("*.pcm"):
-        if f"shards/{shard.name}" not in shards:
-            shard.unlink(missing_ok=True)
-    for folder in (out, out / "shards", out / "units"):
-        remove_partials(folder)
-
-
 def _count(report: PrepareReport, utterance: Utterance) -> None:
     report.seconds += utterance.seconds
     for key in _REPORTED:
@@ -190,8 +181,7 @@ class _RowCollector:
         names = ("shard", "dataset", "language", "licence", "speaker")
         # Each name is numbered when it first comes.
         self._names: dict[str, dict[Any, int]] = {key: defaultdict(itertools.count().__next__) for key in names}
-        self._parts: list[np.ndarray[Any, np.dtype[np.void]]] = []
-        self._rows: list[tuple[Any, ...]] = []
+        self._rows = bytearray()  # as tuples they would take ten times the memory
 
     def add(self, utterance: Utterance) -> None:
         numbers = {
@@ -199,18 +189,12 @@ class _RowCollector:
         }
         speaker = (utterance.dataset, utterance.speaker, utterance.speaker or utterance.id)
         numbers |= {"speaker": self._names["speaker"][speaker], "split": SPLITS.index(utterance.split)}
-        self._rows.append(tuple(numbers[key] if key in numbers else getattr(utterance, key) for key in ROW.names or ()))
-        if len(self._rows) == 10_000:
-            self._pack()
-
-    def _pack(self) -> None:
-        self._parts.append(np.array(self._rows, ROW))
-        self._rows = []
+        row = tuple(numbers[key] if key in numbers else getattr(utterance, key) for key in ROW.names or ())
+        self._rows += np.array(row, ROW).tobytes()
 
     def index(self) -> Index:
-        self._pack()
-        names = {key: tuple(numbers) for key, numbers in self._names.items()}
-        return Index(np.concatenate(self._parts), names["shard"], names["dataset"], names["language"], names["licence"])
+        shards, datasets, languages, licences, _ = (tuple(numbers) for numbers in self._names.values())
+        return Index(np.frombuffer(self._rows, ROW), shards, datasets, languages, licences)
 
 
 @dataclass

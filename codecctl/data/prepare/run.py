@@ -21,15 +21,14 @@ from codecctl.config.schema import DataConfig
 from codecctl.data import SAMPLE_RATE
 from codecctl.data.download.corpus import find_corpora
 from codecctl.data.prepare.checks import Measurement, find_fault
-from codecctl.data.prepare.items import AudioItem
+from codecctl.data.prepare.items import AudioItem, ItemOpener
 from codecctl.data.prepare.merge import PrepareReport, merge_units
-from codecctl.data.prepare.opening import ItemOpener
 from codecctl.data.prepare.sources import read_source
-from codecctl.data.prepare.units import UnitFiles, plan_units, read_unit, source_name, unit_names
+from codecctl.data.prepare.units import Plan, UnitFiles, plan_units, read_unit, source_name
 from codecctl.data.shards import ShardWriter, read_about
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import write_lines
-from codecctl.workers import mark_done, run_units
+from codecctl.workers import run_units
 
 Progress = Callable[[int, int], None]  # items done, items in all
 
@@ -61,24 +60,15 @@ def prepare(
         for path in (source.is_dir() and find_corpora(source)) or [source]:
             name = source_name(out, path)  # depends on the sources that are planned already
             plan_units(out, name, path, read_source(path, name, note=notes.append))
-    names = unit_names(out)
-    hashes, counts = {}, {}
-    for name in names:
-        unit = read_unit(out, name)
-        # What a unit's result depends on besides its items.
-        hashes[name] = unit.input_hash([_RULES, config.min_seconds, config.max_clipping])
-        counts[name] = len(unit.items)
-    own = names[shard[0] - 1 :: shard[1]]
-    todo = [(name, hashes[name]) for name in own if not UnitFiles(out, name).is_done(hashes[name])]
-    n_all, n_done = sum(counts[name] for name, _ in todo), 0
-    work = partial(prepare_unit, out=out, config=config)
-    for (name, _), _ in run_units(work, todo, n_workers=n_workers, executor=executor):
-        n_done += counts[name]
+    plan = Plan(out, [_RULES, config.min_seconds, config.max_clipping], shard)
+    n_done, work = 0, partial(prepare_unit, out=out, config=config)
+    for (name, _), _ in run_units(work, plan.todo, n_workers=n_workers, executor=executor):
+        n_done += plan.n_items[name]
         if on_progress:
-            on_progress(n_done, n_all)
-    n_left = sum(not UnitFiles(out, name).is_done(hashes[name]) for name in names)
-    report = PrepareReport() if n_left else merge_units(out, names, config)
-    report.n_units_done, report.n_units_left = len(todo), n_left
+            on_progress(n_done, plan.n_items_todo)
+    n_left = plan.count_left()
+    report = PrepareReport() if n_left else merge_units(out, plan.names, config)
+    report.n_units_done, report.n_units_left = len(plan.todo), n_left
     report.notes[:0] = notes
     if not n_left and not report.n_utterances:
         raise CodecctlError(f"{out}: every recording was rejected; see {out / 'rejected.jsonl'} for the reasons")
@@ -101,13 +91,12 @@ def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> Non
             record["shard"] = shard
     write_lines(files.results, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
     lacked_av = not pyav.is_installed() and any("rejected" in record for record in records)
-    mark_done(files.marker, input_hash, shard=shard, lacked_av=lacked_av)
+    files.mark_done(input_hash, shard=shard, lacked_av=lacked_av)
 
 
 def _prepare_item(item: AudioItem, opener: ItemOpener, writer: ShardWriter, config: DataConfig) -> dict[str, Any]:
     """Write one item to the shard; returns its line of the unit's results."""
     about = {"id": item.id, "source": item.place, "dataset": item.dataset}
-    writer.start()
     try:
         with opener.open(item) as reader:
             measured, info = _copy(reader, item, writer), reader.info
@@ -115,7 +104,7 @@ def _prepare_item(item: AudioItem, opener: ItemOpener, writer: ShardWriter, conf
         raise  # a package is missing
     except CodecctlError as error:
         writer.drop()
-        return {**about, "rejected": str(error).removeprefix(opener.name).lstrip(": ")}
+        return {**about, "rejected": opener.reason(error)}
     if fault := find_fault(measured, config):
         writer.drop()
         return {**about, "rejected": fault}

@@ -30,8 +30,7 @@ from codecctl.audio.files import find_audio, find_files, left_out
 from codecctl.audio.opening import AUDIO_SUFFIXES
 from codecctl.data.download.corpus import is_unfinished, read_marker
 from codecctl.data.download.recipes import Corpus, Layout, Table, glob_files
-from codecctl.data.prepare.items import AudioItem, in_order, item_of_file
-from codecctl.data.prepare.parquet import items_of_parquet
+from codecctl.data.prepare.items import AudioItem, in_order, item_of_file, items_of_parquet
 from codecctl.data.tables import COLUMNS, find_column, read_delimited, read_records, read_table
 from codecctl.errors import CodecctlError
 

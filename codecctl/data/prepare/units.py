@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from operator import attrgetter
 from pathlib import Path
@@ -17,9 +17,9 @@ from typing import Any
 from codecctl.audio import pyav
 from codecctl.data.prepare.items import AudioItem
 from codecctl.errors import CodecctlError
-from codecctl.files import write_lines
+from codecctl.files import remove_partials, write_json, write_lines
 from codecctl.parsing import parse_json, read_json
-from codecctl.workers import hash_of, is_done
+from codecctl.workers import hash_of
 
 _MOST_FILES = 250
 _MOST_BYTES = 128 * 2**20
@@ -33,9 +33,7 @@ _values = attrgetter(*_FIELDS)
 class Unit:
     """Items of one source that are prepared into one shard."""
 
-    name: str
-    source: str  # its name
-    origin: str  # its path
+    origin: str  # the source's path
     items: list[AudioItem]
 
     @property
@@ -47,10 +45,6 @@ class Unit:
         except OSError as error:
             raise CodecctlError(f"{self.origin}: {error.strerror}") from None
 
-    def input_hash(self, settings: Any) -> str:
-        """Changes with any item, what is known of it, and any setting of `prepare`."""
-        return hash_of(list(map(_as_json, self.items)), settings)
-
 
 class UnitFiles:
     """The paths of a unit's files: `spec`, `results`, `marker`, and `shard`, which gets a hash and a suffix."""
@@ -60,12 +54,14 @@ class UnitFiles:
         self.spec, self.results, self.marker = (out / "units" / f"{name}.{kind}" for kind in ("json", "jsonl", "done"))
         self.shard = out / "shards" / name
 
+    def mark_done(self, input_hash: str, **facts: Any) -> None:
+        """Record that all outputs of the unit are in place; written last."""
+        write_json(self.marker, {"input": input_hash, **facts}, durable=False)
+
     def is_done(self, input_hash: str) -> bool:
         """Whether the unit's results are there, and a decoder installed since then cannot add to them."""
-        if not is_done(self.marker, input_hash):
-            return False
         facts = read_json(self.marker, dict) or {}
-        if facts.get("lacked_av") and pyav.is_installed():
+        if facts.get("input") != input_hash or (facts.get("lacked_av") and pyav.is_installed()):
             return False
         shard = facts.get("shard")
         return shard is None or (self._out / str(shard)).is_file()
@@ -73,6 +69,34 @@ class UnitFiles:
     def remove(self) -> None:
         for path in (self.marker, self.results, self.spec):
             path.unlink(missing_ok=True)
+
+
+class Plan:
+    """All units of a folder, and those among them that this job has to do: every n-th one, with `shard` = (i, n).
+
+    `settings` are what a unit's result depends on besides its items.
+    """
+
+    def __init__(self, out: Path, settings: Sequence[Any], shard: tuple[int, int]) -> None:
+        self._out, self.names = out, unit_names(out)
+        self._hashes: dict[str, str] = {}
+        self.n_items: dict[str, int] = {}
+        for name in self.names:
+            items = read_unit(out, name).items
+            self._hashes[name], self.n_items[name] = hash_of(list(map(_as_json, items)), settings), len(items)
+        own = self.names[shard[0] - 1 :: shard[1]]
+        self.todo = [(name, self._hashes[name]) for name in own if not self._is_done(name)]
+
+    @property
+    def n_items_todo(self) -> int:
+        return sum(self.n_items[name] for name, _ in self.todo)
+
+    def count_left(self) -> int:
+        """Units that are not done now, of all jobs."""
+        return sum(not self._is_done(name) for name in self.names)
+
+    def _is_done(self, name: str) -> bool:
+        return UnitFiles(self._out, name).is_done(self._hashes[name])
 
 
 def unit_names(out: Path) -> list[str]:
@@ -85,7 +109,7 @@ def read_unit(out: Path, name: str) -> Unit:
     path = UnitFiles(out, name).spec
     try:
         spec = parse_json(path.read_bytes(), str(path))
-        return Unit(name, spec["source"], spec["origin"], [AudioItem(**item) for item in spec["items"]])
+        return Unit(spec["origin"], [AudioItem(**item) for item in spec["items"]])
     except OSError as error:
         raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
     except (CodecctlError, KeyError, TypeError):
@@ -106,27 +130,24 @@ def source_name(out: Path, origin: Path) -> str:
     raise CodecctlError(f"{origin}: another source of this name was prepared into {out}; rename the folder")
 
 
-def plan_units(out: Path, source: str, origin: Path, items: Iterable[AudioItem]) -> list[str]:
-    """Assign every item of a source to a unit and write the units' specs; returns their names.
+def plan_units(out: Path, source: str, origin: Path, items: Iterable[AudioItem]) -> None:
+    """Assign every item of a source to a unit and write the units' specs.
 
     Items that are gone leave their unit; a unit without items is removed.
     """
     (out / "units").mkdir(parents=True, exist_ok=True)
     (out / "shards").mkdir(exist_ok=True)
     new = {item.place: item for item in items}
-    names = []
+    last = 0
     for name in [name for name in unit_names(out) if name.rpartition("-")[0] == source]:
         known = [new.pop(old.place) for old in read_unit(out, name).items if old.place in new]
         if known:
-            _write_unit(out, Unit(name, source, str(origin.resolve()), known))
-            names.append(name)
+            _write_unit(out, name, origin, known)
+            last = max(last, int(name.rpartition("-")[2]))
         else:
             UnitFiles(out, name).remove()
-    last = max((int(name.rpartition("-")[2]) for name in names), default=0)
     for number, part in enumerate(_parts(new.values()), start=last + 1):
-        names.append(f"{source}-{number:05d}")
-        _write_unit(out, Unit(names[-1], source, str(origin.resolve()), part))
-    return names
+        _write_unit(out, f"{source}-{number:05d}", origin, part)
 
 
 def _parts(items: Iterable[AudioItem]) -> Iterator[list[AudioItem]]:
@@ -148,9 +169,17 @@ def _as_json(item: AudioItem) -> dict[str, Any]:
     return {name: value for name, value in zip(_FIELDS, _values(item), strict=True) if value is not None}
 
 
-def _write_unit(out: Path, unit: Unit) -> None:
-    spec = {"source": unit.source, "origin": unit.origin, "items": list(map(_as_json, unit.items))}
-    path = UnitFiles(out, unit.name).spec
-    text = json.dumps(spec) + "\n"
+def _write_unit(out: Path, name: str, origin: Path, items: Iterable[AudioItem]) -> None:
+    path = UnitFiles(out, name).spec
+    text = json.dumps({"origin": str(origin.resolve()), "items": list(map(_as_json, items))}) + "\n"
     if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_lines(path, [text])
+
+
+def tidy(out: Path, named: Collection[str | None]) -> None:
+    """Remove shards and indices that are not `named`, and temporary files of processes that have ended."""
+    for path in (*(out / "shards").iterdir(), *out.glob("index-*.npy")):
+        if path.relative_to(out).as_posix() not in named and not path.name.startswith("."):
+            path.unlink(missing_ok=True)
+    for folder in (out, out / "shards", out / "units"):
+        remove_partials(folder)

@@ -15,6 +15,7 @@ import soundfile
 
 from codecctl.config.schema import DataConfig
 from codecctl.data.prepare import prepare
+from codecctl.data.prepare.units import UnitFiles
 
 CONFIG = DataConfig()
 
@@ -101,3 +102,16 @@ def test_changed_setting_prepares_everything_again(raw: Path, tmp_path: Path) ->
     prepare([raw], tmp_path, CONFIG)
     assert prepare([raw], tmp_path, DataConfig(min_seconds=0.1)).n_units_done == 3
     assert prepare([raw], tmp_path, DataConfig(min_seconds=0.1, split_seed=5)).n_units_done == 0
+
+
+def test_marker_is_valid_for_its_input_only(tmp_path: Path) -> None:
+    files = UnitFiles(tmp_path, "a")
+    files.marker.parent.mkdir()
+    assert not files.is_done("first")
+    files.mark_done("first", shard=None)
+    assert files.is_done("first")
+    assert not files.is_done("second")
+    files.mark_done("first", shard="shards/gone.pcm")
+    assert not files.is_done("first")
+    files.marker.write_text('{"input": "first", "shard": nu')
+    assert not files.is_done("first")
