@@ -78,15 +78,31 @@ def as_type(kind: type[T], value: object, where: str) -> T:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        said = "is missing" if first["type"] == "missing" else f"{first['msg'][:1].lower()}{first['msg'][1:]}"
+        said = f"{first['msg'][:1].lower()}{first['msg'][1:]} (it is {shorten(first['input'])})"
+        said = "is missing" if first["type"] == "missing" else said
         raise CodecctlError(f"{where}: {shorten('.'.join(map(str, first['loc'])))}: {said}") from None
 
 
-def read_json(path: Path, kind: type[T]) -> T | None:
-    """The object in a JSON file as a `kind`, see `as_type`; None if there is no such file or it is damaged."""
+def load_json(path: Path, kind: type[T], *, missing: str, hint: str) -> T:
+    """The object in a JSON file as a `kind`, see `as_type`.
+
+    Raises `CodecctlError`: `missing` if there is no such file; one that ends with `hint` if it is damaged.
+    """
     try:
         return as_type(kind, parse_json(path.read_bytes(), str(path)), str(path))
-    except (OSError, CodecctlError):
+    except FileNotFoundError:
+        raise CodecctlError(missing) from None
+    except OSError as error:
+        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
+    except CodecctlError as error:
+        raise CodecctlError(f"{error}; {hint}") from None
+
+
+def read_json(path: Path, kind: type[T]) -> T | None:
+    """As `load_json`; None if there is no such file or it is damaged."""
+    try:
+        return load_json(path, kind, missing="", hint="")
+    except CodecctlError:
         return None
 
 

@@ -17,7 +17,6 @@ from contextlib import contextmanager
 from functools import partial
 from importlib import import_module
 from multiprocessing import resource_tracker
-from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
@@ -70,18 +69,12 @@ class BoundedPool:
         future.add_done_callback(lambda _: self._free.release())
         return future
 
-    def close(self) -> None:
-        """Cancel what has not started and wait for the rest."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
             raise CodecctlError(
                 "a worker process was killed, perhaps for lack of memory; run the same command again with fewer workers"
@@ -91,8 +84,7 @@ class BoundedPool:
 def _start_worker(initializer: Callable[[], None] | None) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, _interrupt)
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if initializer is not None:
         initializer()
 
@@ -100,9 +92,6 @@ def _start_worker(initializer: Callable[[], None] | None) -> None:
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Within: Ctrl-C waits."""
-    if sys.platform == "win32":
-        yield
-        return
     resource_tracker.ensure_running()  # by the first process that starts, and then it lets interrupts through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:
@@ -162,10 +151,9 @@ def run_units(
         yield from _run_on_ray(work, units, n_workers, n_gpus)
     elif executor != "processes":
         raise UsageError(f"executor '{executor}': expected 'processes' or 'ray'")
-    elif n_workers <= 1 or len(units) <= 1:
-        yield from ((unit, work(unit)) for unit in units)
     else:
-        yield from _run_in_processes(work, units, min(n_workers, len(units)))
+        n_workers = min(n_workers, len(units))
+        yield from _run_in_pool(work, units, n_workers if n_workers > 1 else 0)
 
 
 def end_with_parent() -> None:
@@ -191,7 +179,7 @@ def hash_of(*values: Any) -> str:
     return hashlib.blake2b(to_bytes(text), digest_size=16).hexdigest()
 
 
-def _run_in_processes(
+def _run_in_pool(
     work: Callable[[Unit], Result], units: Sequence[Unit], n_workers: int
 ) -> Iterator[tuple[Unit, Result]]:
     running: dict[Future[Result], Unit] = {}

@@ -28,17 +28,32 @@ class _ChunkForm:
     size: str  # of the content, for `struct`
     alignment: int  # bytes
     counts_head: bool = False  # the size counts name and size, too
+    n_least: int = 0  # bytes of a chunk of audio that holds no sample
+
+    @property
+    def n_size(self) -> int:
+        return struct.calcsize(self.size)
 
     @property
     def n_head(self) -> int:
-        return self.n_name + struct.calcsize(self.size)
+        return self.n_name + self.n_size
+
+    def is_claim(self, size: int) -> bool:
+        """Whether a chunk of audio states its size."""
+        is_live = is_live_size(size) if self.n_size == 4 else size >= 2**63 - 25
+        return size > self.n_least and not is_live
+
+    def fix(self, position: int, n_bytes: int) -> dict[int, bytes]:
+        """Writes a size before the content that begins at `position`."""
+        size = min(n_bytes + (self.n_head if self.counts_head else 0), 256**self.n_size - 1)
+        return {position - self.n_size: struct.pack(self.size, size)}
 
     def padded(self, size: int) -> int:
         return max(0, size) + -max(0, size) % self.alignment
 
 
-_RIFF, _IFF = _ChunkForm(4, "<I", 2), _ChunkForm(4, ">I", 2)
-_CAF, _W64 = _ChunkForm(4, ">q", 1), _ChunkForm(16, "<Q", 8, counts_head=True)
+_RIFF, _IFF, _AIFF = _ChunkForm(4, "<I", 2), _ChunkForm(4, ">I", 2), _ChunkForm(4, ">I", 2, n_least=8)
+_CAF, _W64 = _ChunkForm(4, ">q", 1, n_least=4), _ChunkForm(16, "<Q", 8, counts_head=True)
 
 
 def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
@@ -49,17 +64,28 @@ def inspect(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     if head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"):
         return _inspect_aiff(file, start, n_file)
     if head[:4] == b"riff" and head[4:] == b".\x91\xcf\x11\xa5\xd6(\xdb\x04\xc1\x00\x00":
-        return _inspect_w64(file, start, n_file)
+        return _inspect_chunks("W64", file, start, n_file, 40, b"data", _W64)
     if head[:4] in (b".snd", b"dns.") and len(head) == 16:
         return _inspect_au(file, start, n_file, head)
     if head[:6] == b"caff\x00\x01":
-        return _inspect_caf(file, start, n_file)
+        return _inspect_chunks("CAF", file, start, n_file, 8, b"data", _CAF)
     if head[:8] == b"NIST_1A\n":
         return _inspect_sphere(file, start, n_file)
     if head == b"Creative Voice F":
         return _inspect_voc(file, start, n_file)
     if head[:4] == b"FORM" and head[8:12] in (b"8SVX", b"16SV"):
-        return _inspect_svx(file, start, n_file)
+        return _inspect_chunks("SVX", file, start, n_file, 12, b"BODY", _IFF)
+    return None
+
+
+def _inspect_chunks(
+    name: str, file: BinaryIO, start: int, n_file: int, n_head: int, audio: bytes, form: _ChunkForm
+) -> Segment | None:
+    """A head of the file, then chunks, one of which, named `audio`, is the audio."""
+    for chunk, position, size in _chunks(file, start + n_head, form):
+        if chunk == audio:
+            claimed, fix = size if form.is_claim(size) else None, form.fix(position, n_file - position)
+            return _segment(name, file, start, n_file, position, claimed, fix, form)
     return None
 
 
@@ -77,11 +103,11 @@ def _inspect_wav(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segmen
         else:
             n_left = n_file - position
             # Behind 4 GB of more bytes than claimed stands a writer whose 32 bits did not hold the size.
-            is_claim = not is_live_size(size) and n_left - size < 2**32
+            is_claim = form.is_claim(size) and n_left - size < 2**32
             is_claim = is_claim or (not size and _is_chunk_list(file, position, n_file, form))
             if not is_claim and n_left > 0xFFFFFFFF and form is _RIFF:
                 return Segment("WAV", start, n_file, None, n_left, False, _as_rf64(start, position, n_file))
-            fix = {position - 4: struct.pack(form.size, max(0, min(n_left, 0xFFFFFFFF)))}
+            fix = form.fix(position, n_left)
         return _segment("WAV", file, start, n_file, position, size if is_claim else None, fix, form)
     return None
 
@@ -95,24 +121,15 @@ def _as_rf64(start: int, position: int, n_file: int) -> tuple[Piece, ...]:
 
 def _inspect_aiff(file: BinaryIO, start: int, n_file: int) -> Segment | None:
     n_claimed = 0  # bytes, by the number of samples
-    for name, position, size in _chunks(file, start + 12, _IFF):
+    for name, position, size in _chunks(file, start + 12, _AIFF):
         if name == b"COMM":
             n_channels, n_frames, n_bits = struct.unpack(">HIH", read_at(file, position, 8).ljust(8, b"\0"))
             n_claimed = 0 if is_live_size(n_frames) else 8 + n_frames * n_channels * -(-n_bits // 8)
         if name == b"SSND":
-            is_claim = not is_live_size(size) and size > 8
+            is_claim = _AIFF.is_claim(size)
             claimed = size if is_claim else n_claimed or None
-            fix = {} if is_claim else {position - 4: struct.pack(">I", min(n_file - position, 0xFFFFFFFF))}
-            return _segment("AIFF", file, start, n_file, position, claimed, fix, _IFF)
-    return None
-
-
-def _inspect_w64(file: BinaryIO, start: int, n_file: int) -> Segment | None:
-    for name, position, size in _chunks(file, start + 40, _W64):
-        if name == b"data":
-            fix = {position - 8: struct.pack("<Q", n_file - position + 24)}
-            claimed = size if 0 < size < 2**63 - 25 else None
-            return _segment("W64", file, start, n_file, position, claimed, fix, _W64)
+            fix = {} if is_claim else _AIFF.fix(position, n_file - position)
+            return _segment("AIFF", file, start, n_file, position, claimed, fix, _AIFF)
     return None
 
 
@@ -120,14 +137,6 @@ def _inspect_au(file: BinaryIO, start: int, n_file: int, head: bytes) -> Segment
     offset, size = struct.unpack(">II" if head[:4] == b".snd" else "<II", head[4:12])
     claimed = None if is_live_size(size) else size
     return _segment("AU", file, start, n_file, start + offset, claimed, {start + 8: b"\xff\xff\xff\xff"})
-
-
-def _inspect_caf(file: BinaryIO, start: int, n_file: int) -> Segment | None:
-    for name, position, size in _chunks(file, start + 8, _CAF):
-        if name == b"data":
-            fix = {position - 8: struct.pack(">q", n_file - position)}
-            return _segment("CAF", file, start, n_file, position, size if size > 4 else None, fix, _CAF)
-    return None
 
 
 def _inspect_sphere(file: BinaryIO, start: int, n_file: int) -> Segment | None:
@@ -150,14 +159,6 @@ def _inspect_voc(file: BinaryIO, start: int, n_file: int) -> Segment:
             break
         position += 4 + int.from_bytes(head[1:], "little")
     return _segment("VOC", file, start, n_file, first, position - first, {})
-
-
-def _inspect_svx(file: BinaryIO, start: int, n_file: int) -> Segment | None:
-    for name, position, size in _chunks(file, start + 12, _IFF):
-        if name == b"BODY":
-            fix = {position - 4: struct.pack(">I", min(n_file - position, 0xFFFFFFFF))}
-            return _segment("SVX", file, start, n_file, position, None if is_live_size(size) else size, fix, _IFF)
-    return None
 
 
 def _segment(

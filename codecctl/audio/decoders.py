@@ -122,18 +122,16 @@ class ChainDecoder:
 
     def read(self, n_samples: int) -> NDArray[np.float32]:
         blocks = [np.zeros((0, self.n_channels), np.float32)]
-        while n_samples and self._advance():
-            assert self._now is not None
-            blocks.append(self._now.read(min(n_samples, self._n_left)))
+        while n_samples and (decoder := self._advance()):
+            blocks.append(decoder.read(min(n_samples, self._n_left)))
             n_samples -= len(blocks[-1])
             self._n_left = self._n_left - len(blocks[-1]) if len(blocks[-1]) else 0
         return np.concatenate(blocks)
 
     def skip(self, n_samples: int) -> None:
-        while n_samples and self._advance():
-            assert self._now is not None
+        while n_samples and (decoder := self._advance()):
             n_skipped = min(n_samples, self._n_left)
-            self._now.skip(n_skipped)
+            decoder.skip(n_skipped)
             n_samples -= n_skipped
             self._n_left -= n_skipped
 
@@ -142,15 +140,15 @@ class ChainDecoder:
             self._now.close()
             self._now = None
 
-    def _advance(self) -> bool:
-        """Make sure that `_now` has samples left; False at the end."""
+    def _advance(self) -> Decoder | None:
+        """The decoder of the recording that has samples left; None at the end."""
         while not self._n_left:
             self.close()
             open_next, self._n_left = next(self._parts, (None, 0))
             if open_next is None:
-                return False
+                return None
             self._now = open_next()
-        return True
+        return self._now
 
 
 def open_segments(source: Source, segments: Sequence[Segment]) -> Decoder:

@@ -101,12 +101,7 @@ class AvDecoder:
 
     def _count_samples(self, container: Any, stream: Any) -> int:
         """From the lengths of the packets, without decoding them."""
-        total = 0
-        try:
-            for packet in container.demux(stream):
-                total += packet.duration or 0
-        except (self._av.FFmpegError, ValueError):
-            pass  # the packets before the damage count; decoding reports it
+        total = self._sum(packet.duration or 0 for packet in container.demux(stream))
         n_counted = round(total * stream.time_base * self.sample_rate)
         if self.n_claimed is None:
             return n_counted or self._count_decoded()
@@ -116,13 +111,17 @@ class AvDecoder:
     def _count_decoded(self) -> int:
         """By decoding, where neither the header nor the packets have lengths."""
         container, stream = self._open()
-        total = 0
         with container:
-            try:
-                for frame in container.decode(stream):
-                    total += frame.samples
-            except (self._av.FFmpegError, ValueError):
-                pass
+            return self._sum(frame.samples for frame in container.decode(stream))
+
+    def _sum(self, lengths: Iterator[int]) -> int:
+        """Of what precedes the damage, if there is any, which `read` reports."""
+        total = 0
+        try:
+            for length in lengths:
+                total += length
+        except (self._av.FFmpegError, ValueError):
+            pass
         return total
 
     def _decode(self) -> Iterator[NDArray[np.float32]]:

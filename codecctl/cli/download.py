@@ -211,7 +211,7 @@ def _show_corpora(corpora: Sequence[Corpus]) -> None:
                 name,
                 ", ".join(languages) if len(languages) < 6 else f"{len(languages)} languages",
                 _mark(_span([corpus.hours for corpus in group], "{:,.1f}".format), first.verified.hours),
-                _mark(_span([corpus.n_bytes for corpus in group], size), first.verified.bytes),
+                _mark(_span([corpus.source.n_bytes for corpus in group], size), first.verified.bytes),
                 first.licence.name + (" (asks)" if first.licence.consent else ""),
                 first.gate.needs if first.gate else "",
                 " ".join(sorted({str(c.tier) if c.tier and c.enabled else "by name" for c in group})),

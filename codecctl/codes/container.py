@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from codecctl.bitstream import Codes, check_codes
-from codecctl.codes.folder import About, Coded, Fingerprint, Sizes
-from codecctl.config.model import Count, Positive, Section
+from codecctl.codes.folder import About, Coded, CodesModel
+from codecctl.config.model import Count
 from codecctl.errors import CodecctlError
-from codecctl.inference.container import CodesFormat
 from codecctl.parsing import as_type, parse_json
 
 FACTS = (
@@ -23,34 +22,24 @@ FACTS = (
 """Keys of the manifest that containers for other programs keep with each utterance."""
 
 
-class ShardHeader(Section):
+class ShardHeader(CodesModel):
     """The model that made a shard, and what its codes are compared with."""
 
-    format: Literal["codecctl.codes"] = "codecctl.codes"
-    version: Literal[1] = 1
-    fingerprint: Fingerprint
-    sample_rate: Positive
-    hop_length: Positive
-    codebook_sizes: Sizes
     n_utterances: Count
     n_frames: Count
     checksum: str  # CRC32 of the codes as little-endian uint16: utterance by utterance, frame by frame
 
     @classmethod
-    def of(cls, form: CodesFormat, codes: Sequence[Codes]) -> ShardHeader:
-        return cls(
-            fingerprint=form.fingerprint or "",
-            sample_rate=form.sample_rate,
-            hop_length=form.hop_length,
-            codebook_sizes=form.codebook_sizes,
-            n_utterances=len(codes),
-            n_frames=sum(each.shape[1] for each in codes),
-            checksum=_checksum(codes),
-        )
+    def of(cls, about: About, codes: Sequence[Codes]) -> ShardHeader:
+        n_frames, checksum = sum(each.shape[1] for each in codes), _checksum(codes)
+        model = about.model_dump(include=set(CodesModel.model_fields))
+        return cls(**model, n_utterances=len(codes), n_frames=n_frames, checksum=checksum)
 
     @classmethod
-    def parse(cls, text: str | bytes, path: Path) -> ShardHeader:
+    def parse(cls, text: str | bytes | None, path: Path) -> ShardHeader:
         """Raises `CodecctlError` for what is no header."""
+        if text is None:
+            raise damaged(path, "it has no header of codecctl")
         return as_type(cls, parse_json(text, str(path)), str(path))
 
 
@@ -68,12 +57,29 @@ def damaged(path: Path, why: str) -> CodecctlError:
     return CodecctlError(f"{path}: damaged ({why}); remove it and run the same `codecctl encode` again")
 
 
-def check_shard(path: Path, header: ShardHeader, codes: Sequence[Codes], about: About) -> None:
-    """Raises `CodecctlError` unless the codes are intact and of the model of their folder."""
+@contextmanager
+def reading(path: Path, *errors: type[Exception]) -> Iterator[None]:
+    """Within: what the system and a library raise for a shard that is missing or damaged becomes a `CodecctlError`."""
+    expected: tuple[type[Exception], ...] = (OSError, ValueError, *errors)
+    try:
+        yield
+    except FileNotFoundError:
+        raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
+    except expected as error:
+        raise damaged(path, " ".join(str(error).split())) from None
+
+
+def check_model(path: Path, header: ShardHeader, about: About) -> None:
+    """Raises `CodecctlError` unless a shard is of the model of its folder."""
     if header.fingerprint != about.fingerprint:
         raise CodecctlError(
             f"{path}: made by the model {header.fingerprint}, but its folder holds codes of {about.fingerprint}"
         )
+
+
+def check_shard(path: Path, header: ShardHeader, codes: Sequence[Codes], about: About) -> None:
+    """Raises `CodecctlError` unless the codes are intact and of the model of their folder."""
+    check_model(path, header, about)
     if (header.n_utterances, header.checksum) != (len(codes), _checksum(codes)):
         raise damaged(path, "its checksum does not fit its codes")
     if codes:

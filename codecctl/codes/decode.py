@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path, PurePosixPath
 
-from codecctl.bitstream import Codes
-from codecctl.codes.folder import About, CodedUtterance, read_complete, read_manifest
+from codecctl.codes.folder import About, read_complete, read_manifest
 from codecctl.codes.reading import Progress, read_utterances
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import NO_ROOM
@@ -42,7 +41,9 @@ def decode_corpus(
         target = places[utterance.id]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            _write(codec, utterance, codes, target)
+            starts = range(0, utterance.n_frames, FRAMES_PER_CHUNK)
+            blocks = (codes[:, start : start + FRAMES_PER_CHUNK] for start in starts)
+            write_decoded(codec, StoredCodes(len(codes), utterance.n_samples, blocks), target, name=utterance.id)
         except OSError as error:
             if error.errno in NO_ROOM:
                 raise
@@ -52,12 +53,6 @@ def decode_corpus(
     if failures:
         raise CodecctlError(f"{failures[0]}; {len(failures)} of {len(places)} recordings were not written to {out}")
     return len(places)
-
-
-def _write(codec: Codec, utterance: CodedUtterance, codes: Codes, target: Path) -> None:
-    starts = range(0, utterance.n_frames, FRAMES_PER_CHUNK)
-    blocks = (codes[:, start : start + FRAMES_PER_CHUNK] for start in starts)
-    write_decoded(codec, StoredCodes(len(codes), utterance.n_samples, blocks), target, name=utterance.id)
 
 
 def _plan(folder: Path, about: About, out: Path, suffix: str, ids: Collection[str] | None) -> dict[str, Path]:

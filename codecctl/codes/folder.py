@@ -7,7 +7,6 @@ work, for the next `encode`). With the container `shards` it has an index too, a
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,8 +23,7 @@ from codecctl.data.shards import Rows, map_rows
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import write_json
-from codecctl.inference.container import CodesFormat
-from codecctl.parsing import as_type, parse_json
+from codecctl.parsing import as_type, load_json
 
 NAME = "codes.json"
 SPLIT_NUMBERS: dict[str | None, int] = {None: 0, "train": 1, "validation": 2}
@@ -36,31 +34,30 @@ ROW = np.dtype([
 ])  # fmt: skip
 """An utterance: its shard, its number and its first frame there, and the byte of the manifest where its line starts."""
 
-Fingerprint = Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-Sizes = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=255)]
 _FILE = re.compile(r"(shards/)?[\w-][\w.-]*")
 
 
-class About(Section):
-    """`codes.json`. The last five keys are of the last complete run."""
+class CodesModel(Section):
+    """The model that codes belong to."""
 
     format: Literal["codecctl.codes"] = "codecctl.codes"
     version: Literal[1] = 1
-    container: Literal["shards", "webdataset", "parquet"]
-    fingerprint: Fingerprint
+    fingerprint: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
     sample_rate: Positive
     hop_length: Positive
-    codebook_sizes: Sizes  # of the codebooks used
+    codebook_sizes: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=255)]  # of the codebooks used
+
+
+class About(CodesModel):
+    """`codes.json`. The last five keys are of the last complete run."""
+
+    container: Literal["shards", "webdataset", "parquet"]
     is_complete: bool = False  # whether all recordings that were asked for are in it
     index: str | None = None  # a file in the folder; of the container `shards`
     shards: tuple[str, ...] = ()  # files in the folder
     n_utterances: Count = 0
     n_failed: Count = 0
     n_samples: Count = 0
-
-    @property
-    def codes_format(self) -> CodesFormat:
-        return CodesFormat(self.fingerprint, self.sample_rate, self.hop_length, self.codebook_sizes)
 
     @property
     def n_codebooks(self) -> int:
@@ -108,14 +105,8 @@ def is_corpus(folder: Path) -> bool:
 def read_about(folder: Path) -> About:
     """`codes.json`. Raises `CodecctlError` if it is missing, damaged, or of another version."""
     path = folder / NAME
-    try:
-        about = as_type(About, parse_json(path.read_bytes(), str(path)), str(path))
-    except FileNotFoundError:
-        raise CodecctlError(f"{folder}: holds no codes; make some with `codecctl encode DATA --out-dir DIR`") from None
-    except OSError as error:
-        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
-    except CodecctlError as error:
-        raise CodecctlError(f"{error}; encode into a new folder") from None
+    missing = f"{folder}: holds no codes; make some with `codecctl encode DATA --out-dir DIR`"
+    about = load_json(path, About, missing=missing, hint="encode into a new folder")
     if not all(map(_FILE.fullmatch, (*about.shards, *([about.index] if about.index else [])))):
         raise CodecctlError(f"{path}: names files that encode does not write; encode into a new folder")
     return about
@@ -137,10 +128,6 @@ def read_manifest(folder: Path) -> Iterator[CodedUtterance]:
     """The utterances, in the order of the shards. Raises `CodecctlError` that names file and line."""
     for where, record in read_records(folder / "manifest.jsonl"):
         yield as_type(CodedUtterance, record, where)
-
-
-def manifest_line(record: dict[str, Any]) -> str:
-    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_index(folder: Path, about: About) -> Rows:

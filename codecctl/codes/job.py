@@ -22,12 +22,13 @@ import torch
 from codecctl.codes.batches import BatchEncoder, Encoded
 from codecctl.codes.container import ShardHeader
 from codecctl.codes.containers import CONTAINERS
-from codecctl.codes.folder import About, Coded, is_corpus, manifest_line, read_about, write_about
+from codecctl.codes.folder import About, Coded, is_corpus, read_about, write_about
 from codecctl.codes.merge import merge_units
 from codecctl.codes.sources import is_prepared, read_items
 from codecctl.data.download.corpus import find_corpora
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.units import Plan, UnitFiles, plan_units, read_unit, source_name
+from codecctl.data.tables import json_line
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
 from codecctl.inference.checkpoint import Checkpoint
@@ -155,7 +156,7 @@ def encode_unit(todo: tuple[str, str], *, out: Path, job: Job) -> Work:
     shard = _write_shard(files, coded, job) if coded else None
     for record, _ in coded:
         record["shard"] = shard
-    write_lines(files.results, map(manifest_line, lines))
+    write_lines(files.results, map(json_line, lines))
     files.mark_done(input_hash, shard=shard)
     seconds = sum(each.n_samples for each in encoded) / codec.sample_rate
     return Work(len(encoded), len(encoded) - len(coded), seconds, encoder.wait_seconds, encoder.encode_seconds)
@@ -286,7 +287,7 @@ def _record(item: AudioItem, encoded: Encoded, sample_rate: int, row: int) -> di
 
 def _write_shard(files: UnitFiles, coded: Sequence[Coded], job: Job) -> str:
     """Write the shard under a name that follows from its content; returns its place in the folder."""
-    header = ShardHeader.of(job.about.codes_format, [codes for _, codes in coded])
+    header = ShardHeader.of(job.about, [codes for _, codes in coded])
     digest = hash_of(header.model_dump(mode="json"), [record for record, _ in coded])[:12]
     container = CONTAINERS[job.about.container]
     path = files.shard.with_name(f"{files.shard.name}-{digest}{container.suffix}")

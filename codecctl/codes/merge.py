@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from codecctl.codes.folder import ROW, SPLIT_NUMBERS, About, CodedUtterance, manifest_line, write_about
+from codecctl.codes.folder import ROW, SPLIT_NUMBERS, About, CodedUtterance, write_about
 from codecctl.data.prepare.units import UnitFiles, tidy
 from codecctl.data.shards import write_rows
-from codecctl.data.tables import read_records
+from codecctl.data.tables import json_line, read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import write_lines
 from codecctl.parsing import as_type
@@ -22,7 +22,7 @@ def merge_units(out: Path, names: Sequence[str], about: About) -> About:
     """Complete a folder whose units are all done; returns its new `codes.json`."""
     write_about(out, about)  # a kill from here on leaves a folder that says that it is not complete
     failed = (record for record in _records(out, names) if "failed" in record)
-    write_lines(out / "failed.jsonl", (manifest_line(record) for record in failed))
+    write_lines(out / "failed.jsonl", map(json_line, failed))
     shards, counts, rows = list[str](), Counter[str](), bytearray()
     write_lines(out / "manifest.jsonl", _lines(_records(out, names), shards, counts, rows))
     changes: dict[str, Any] = {"is_complete": True, "shards": tuple(shards), **counts}
@@ -47,7 +47,7 @@ def _lines(
         if record["shard"] not in shards[-1:]:
             shards.append(record["shard"])
             first_frame = 0
-        line, n_frames, n_samples = manifest_line(record), record["n_frames"], record["n_samples"]
+        line, n_frames, n_samples = json_line(record), record["n_frames"], record["n_samples"]
         split = SPLIT_NUMBERS[record["split"]]
         row = (len(shards) - 1, record["row"], first_frame, n_frames, n_samples, place, split)
         rows += np.array(row, ROW).tobytes()  # as tuples they would take ten times the memory

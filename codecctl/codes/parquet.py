@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from codecctl.bitstream import Codes
-from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, damaged
+from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, reading
 from codecctl.codes.folder import Coded
-from codecctl.errors import CodecctlError, UsageError
+from codecctl.errors import UsageError
 
 _KEY = b"codecctl"
 _NUMBERS = {"n_frames": "int64", "n_samples": "int64", "seconds": "float64"}  # the other facts are text
@@ -41,15 +41,10 @@ def _storable(value: Any) -> Any:
 def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
     check_installed()
     arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
-    try:
-        with path.open("rb") as file:
-            table = parquet.ParquetFile(file).read(["codes"])
-        header = ShardHeader.parse(table.schema.metadata[_KEY], path)
+    with reading(path, arrow.ArrowException, KeyError, TypeError, OverflowError), path.open("rb") as file:
+        table = parquet.ParquetFile(file).read(["codes"])
+        header = ShardHeader.parse((table.schema.metadata or {}).get(_KEY), path)
         return header, [np.array(codes.as_py(), np.uint16) for codes in table["codes"]]
-    except FileNotFoundError:
-        raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
-    except (arrow.ArrowException, OSError, KeyError, TypeError, ValueError, OverflowError) as error:
-        raise damaged(path, " ".join(str(error).split())) from None
 
 
 def check_installed() -> None:

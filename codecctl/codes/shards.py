@@ -16,9 +16,8 @@ import safetensors
 import safetensors.numpy
 
 from codecctl.bitstream import Codes
-from codecctl.codes.container import ShardContainer, ShardHeader, damaged
+from codecctl.codes.container import ShardContainer, ShardHeader, check_model, damaged, reading
 from codecctl.codes.folder import About, Coded
-from codecctl.errors import CodecctlError
 
 _N_MAPPED = 256  # shards kept open; each takes a file descriptor
 
@@ -39,51 +38,31 @@ class ShardReader:
         return rows.T
 
     def _open(self, shard: str) -> Any:
-        path = self._folder / shard
-        file = open_shard(path)
-        header = read_header(file, path)
-        if header.fingerprint != self._about.fingerprint:
-            raise CodecctlError(
-                f"{path}: made by the model {header.fingerprint}, but its folder holds codes of "
-                f"{self._about.fingerprint}"
-            )
+        file, header = _open_shard(self._folder / shard)
+        check_model(self._folder / shard, header, self._about)
         return file.get_slice("codes")
 
 
-def open_shard(path: Path) -> Any:
-    """A file of safetensors, mapped. Raises `CodecctlError` for one that is missing, cut off or no such file."""
-    try:
-        return safetensors.safe_open(path, "numpy")
-    except FileNotFoundError:
-        raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
-    except (safetensors.SafetensorError, OSError) as error:
-        raise damaged(path, " ".join(str(error).split())) from None
-
-
-def read_header(file: Any, path: Path) -> ShardHeader:
-    try:
-        return ShardHeader.parse((file.metadata() or {})["codecctl"], path)
-    except KeyError:
-        raise damaged(path, "it has no header of codecctl") from None
+def _open_shard(path: Path) -> tuple[Any, ShardHeader]:
+    """A file of safetensors, mapped, and its header. Raises `CodecctlError` for one that is missing or damaged."""
+    with reading(path, safetensors.SafetensorError):
+        file: Any = safetensors.safe_open(path, "numpy")
+        return file, ShardHeader.parse((file.metadata() or {}).get("codecctl"), path)
 
 
 def _write(path: Path, header: ShardHeader, utterances: Sequence[Coded]) -> None:
     codes = [codes.T for _, codes in utterances]
-    first_frame = np.cumsum([0, *map(len, codes)], dtype=np.int64)
     tensors: dict[str, np.ndarray[Any, Any]] = {
         "codes": np.ascontiguousarray(np.concatenate(codes)),
-        "first_frame": first_frame,
+        "first_frame": np.cumsum([0, *map(len, codes)], dtype=np.int64),
     }
     path.write_bytes(safetensors.numpy.save(tensors, {"codecctl": header.model_dump_json()}))
 
 
 def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
-    file = open_shard(path)
-    header = read_header(file, path)
-    try:
+    file, header = _open_shard(path)
+    with reading(path, safetensors.SafetensorError):
         codes, first_frame = file.get_tensor("codes"), file.get_tensor("first_frame")
-    except safetensors.SafetensorError as error:
-        raise damaged(path, str(error)) from None
     is_right = codes.dtype == np.uint16 and codes.ndim == 2 and first_frame.dtype == np.int64
     if not is_right or first_frame[0] != 0 or first_frame[-1] != len(codes) or (np.diff(first_frame) < 0).any():
         raise damaged(path, "its tensors are not those of a shard")

@@ -15,6 +15,7 @@ from codecctl.data.shards import read_about
 from codecctl.errors import CodecctlError
 
 _LISTS = (".jsonl", ".parquet")
+_SHARED = ("id", "dataset", "language", "speaker", "licence", "text", "split")  # by utterances and items
 
 
 def is_prepared(source: Path) -> bool:
@@ -45,13 +46,7 @@ def _prepared_items(folder: Path) -> Iterator[AudioItem]:
     for utterance in read_manifest(folder / "manifest.jsonl"):
         yield AudioItem(
             place=f"{utterance.shard}@{utterance.first_sample}",
-            id=utterance.id,
-            dataset=utterance.dataset,
-            language=utterance.language,
-            speaker=utterance.speaker,
-            licence=utterance.licence,
-            text=utterance.text,
-            split=utterance.split,
+            **{key: getattr(utterance, key) for key in _SHARED},
             native_rate=utterance.native_sample_rate,
             n_bytes=2 * utterance.n_samples,
             file=utterance.shard,

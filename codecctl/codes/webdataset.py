@@ -14,9 +14,8 @@ from pathlib import Path
 import numpy as np
 
 from codecctl.bitstream import Codes
-from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, damaged
+from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, reading
 from codecctl.codes.folder import Coded
-from codecctl.errors import CodecctlError
 from codecctl.inference.npy import npy_bytes
 
 _HEADER = "__codes__"
@@ -41,22 +40,15 @@ def _add(tar: tarfile.TarFile, name: str, content: str | bytes) -> None:
 
 def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
     header, codes = None, []
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                file = tar.extractfile(member)
-                content = file.read() if file else b""
-                if member.name == _HEADER:
-                    header = ShardHeader.parse(content, path)
-                elif member.name.endswith(".npy"):
-                    codes.append(_load(content))
-    except FileNotFoundError:
-        raise CodecctlError(f"{path}: is missing; run the same `codecctl encode` again") from None
-    except (tarfile.TarError, OSError, ValueError, EOFError) as error:
-        raise damaged(path, " ".join(str(error).split())) from None
-    if header is None:
-        raise damaged(path, "it has no header of codecctl")
-    return header, codes
+    with reading(path, tarfile.TarError, EOFError), tarfile.open(path, "r:") as tar:
+        for member in tar:
+            file = tar.extractfile(member)
+            content = file.read() if file else b""
+            if member.name == _HEADER:
+                header = content
+            elif member.name.endswith(".npy"):
+                codes.append(_load(content))
+    return ShardHeader.parse(header, path), codes
 
 
 def _load(content: bytes) -> Codes:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from functools import partial
+from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -129,48 +130,34 @@ def _choose(index: Index, split: Split, config: DataConfig, folder: str | Path) 
     return rows, factors
 
 
-class Prefetcher(Generic[Batch]):
-    """(step, cut(step)) for each step from `first_step` on, without end, cut ahead of their use by threads.
+@contextmanager
+def prefetch(
+    cut: Callable[[int], Batch], first_step: int, n_workers: int, *, in_processes: bool = False
+) -> Iterator[Iterator[tuple[int, Batch]]]:
+    """Within: (step, cut(step)) for each step from `first_step` on, without end, cut ahead of their use by threads.
 
     With `in_processes` by processes instead: `cut` and its batches are pickled. Threads that make many short calls wait
     for the interpreter more than they compute, and keep the training's own thread from launching kernels.
 
     Order and batches do not depend on `n_workers`; 0 cuts on demand. An exception in `cut` is raised in place of its
-    batch. Close it, or use it in a `with`.
+    batch.
     """
+    if in_processes and n_workers:
+        pool = BoundedPool(n_workers, initializer=partial(_start_cutting, cut))
+        cut = _cut_here
+    else:
+        pool = BoundedPool(n_workers, "threads")
+    n_ahead = max(1, pool.n_submitted_at_most)
 
-    def __init__(
-        self, cut: Callable[[int], Batch], first_step: int, n_workers: int, *, in_processes: bool = False
-    ) -> None:
-        self._cut, self._next_step = cut, first_step
-        if in_processes and n_workers:
-            self._cut = _cut_here
-            self._pool = BoundedPool(n_workers, initializer=partial(_start_cutting, cut))
-        else:
-            self._pool = BoundedPool(n_workers, "threads")
-        self._n_ahead = max(1, self._pool.n_submitted_at_most)
-        self._ahead: deque[Future[Batch]] = deque()
+    def batches() -> Iterator[tuple[int, Batch]]:
+        ahead: deque[Future[Batch]] = deque()
+        for step in count(first_step):
+            while len(ahead) < n_ahead:
+                ahead.append(pool.submit(cut, step + len(ahead)))
+            yield step, ahead.popleft().result()
 
-    def __iter__(self) -> Iterator[tuple[int, Batch]]:
-        return self
-
-    def __next__(self) -> tuple[int, Batch]:
-        step = self._next_step
-        while len(self._ahead) < self._n_ahead:
-            self._ahead.append(self._pool.submit(self._cut, step + len(self._ahead)))
-        self._next_step = step + 1
-        return step, self._ahead.popleft().result()
-
-    def close(self) -> None:
-        self._pool.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._pool.__exit__(kind, error, trace)
+    with pool:
+        yield batches()
 
 
 _cut: Callable[[int], Any]  # of a worker process
@@ -206,14 +193,11 @@ def read_utterance(folder: str | Path, utterance: Utterance) -> Tensor:
 def chosen_rows(rows: Rows, index: Index, config: FilterConfig) -> NDArray[np.bool_]:
     """`[n_rows]`: whether an utterance passes the filter. Raises `ConfigError` for a name that matches nothing."""
     chosen = rows["bandwidth_hz"] >= config.min_bandwidth_hz
-    for key, names, wanted in [
-        ("languages", index.languages, config.languages),
-        ("licences", index.licences, config.licences),
-    ]:
+    for key in ("languages", "licences"):
+        wanted = getattr(config, key)
         if wanted is not None:
-            _check_names(f"data.filter.{key}", wanted, names)
-            fits = [any(fnmatchcase(name or "unknown", pattern) for pattern in wanted) for name in names]
-            chosen &= np.array(fits, bool)[rows[key.removesuffix("s")]]
+            fits = _factors(f"filter.{key}", getattr(index, key), dict.fromkeys(wanted, 1.0), default=0.0)
+            chosen &= fits[rows[key.removesuffix("s")]] > 0
     return chosen
 
 
@@ -223,22 +207,21 @@ def mix_factors(rows: Rows, index: Index, config: MixConfig) -> NDArray[np.float
     The hours h of a (dataset, language) count as h^(1/temperature). Raises `ConfigError` for a name that matches
     nothing.
     """
-    by_dataset = _factors("datasets", index.datasets, config.datasets)[rows["dataset"]]
-    by_language = _factors("languages", index.languages, config.languages)[rows["language"]]
+    by_dataset = _factors("mix.datasets", index.datasets, config.datasets)[rows["dataset"]]
+    by_language = _factors("mix.languages", index.languages, config.languages)[rows["language"]]
     group = rows["dataset"].astype(np.int64) * len(index.languages) + rows["language"]
     hours = np.bincount(group, rows["n_samples"])[group]
     factors: NDArray[np.float64] = by_dataset * by_language * hours ** (1 / config.temperature - 1)
     return factors
 
 
-def _factors(key: str, names: Sequence[str | None], wanted: Mapping[str, float]) -> NDArray[np.float64]:
-    _check_names(f"data.mix.{key}", wanted, names)
-    matching = ([f for pattern, f in wanted.items() if fnmatchcase(name or "unknown", pattern)] for name in names)
-    return np.array([factors[0] if factors else 1.0 for factors in matching])
-
-
-def _check_names(key: str, wanted: Collection[str], names: Sequence[str | None]) -> None:
-    there = sorted(name or "unknown" for name in names)
+def _factors(
+    key: str, names: Sequence[str | None], wanted: Mapping[str, float], default: float = 1.0
+) -> NDArray[np.float64]:
+    """`[n_names]`: the factor of the first pattern that a name fits, else the default one."""
+    there = [name or "unknown" for name in names]
     for pattern in wanted:
         if not any(fnmatchcase(name, pattern) for name in there):
-            raise ConfigError(f"{key}: nothing prepared is '{pattern}'; there is {', '.join(there)}")
+            raise ConfigError(f"data.{key}: nothing prepared is '{pattern}'; there is {', '.join(sorted(there))}")
+    matching = ([factor for pattern, factor in wanted.items() if fnmatchcase(name, pattern)] for name in there)
+    return np.array([factors[0] if factors else default for factors in matching])

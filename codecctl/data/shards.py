@@ -23,7 +23,7 @@ from codecctl.audio import Audio
 from codecctl.data import SAMPLE_RATE, SPLITS
 from codecctl.errors import CodecctlError
 from codecctl.files import partial_path, replacing, sync, write_json
-from codecctl.parsing import parse_json
+from codecctl.parsing import load_json
 
 FORMAT = "codecctl.prepared"
 VERSION = 2
@@ -195,16 +195,8 @@ def _check_rows(index: Index, path: Path) -> None:
 def read_about(folder: str | Path) -> dict[str, Any]:
     """`prepared.json`. Raises `CodecctlError` if it is missing, damaged, or written by another version."""
     path = Path(folder) / "prepared.json"
-    try:
-        about = parse_json(path.read_bytes(), str(path))
-    except FileNotFoundError:
-        raise CodecctlError(
-            f"{folder}: holds no prepared audio; make some with `codecctl prepare SOURCE --out {folder}`"
-        ) from None
-    except OSError as error:
-        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
-    except CodecctlError as error:
-        raise CodecctlError(f"{error}; run prepare again") from None
+    missing = f"{folder}: holds no prepared audio; make some with `codecctl prepare SOURCE --out {folder}`"
+    about = load_json(path, dict[str, Any], missing=missing, hint="run prepare again")
     if about.get("format") != FORMAT:
         raise CodecctlError(f"{path}: was not written by codecctl prepare; prepare into a new folder")
     if (version := about.get("version")) != VERSION:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,6 +39,11 @@ def read_records(path: str | Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}:{number}", parse_json(line, f"{path}:{number}")
     except OSError as error:
         raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def json_line(record: Mapping[str, Any]) -> str:
+    """A line of a JSONL file, newline included."""
+    return json.dumps(record, ensure_ascii=False) + "\n"
 
 
 def read_csv(path: Path) -> Iterator[Mapping[str, str]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from codecctl.config.schema import Config
-from codecctl.data.crops import Prefetcher
+from codecctl.data.crops import prefetch
 from codecctl.train.device import does_not_fit, make_fabric, pinned, sent
 from codecctl.train.graphs import N_PLAIN
 from codecctl.train.plan import ASSUMPTIONS, Prediction
@@ -139,7 +139,7 @@ def _start(config: Config, device: torch.device) -> tuple[TrainState, StepContex
 
 def _random_batches(config: Config, device: torch.device) -> Generator[list[Tensor]]:
     """Each step's batches [B, 1, L] on the device, drawn by the loader's threads, without end."""
-    with Prefetcher(lambda step: pinned(_random_audio(config, step), device), 0, config.data.n_workers) as prefetched:
+    with prefetch(lambda step: pinned(_random_audio(config, step), device), 0, config.data.n_workers) as prefetched:
         while True:
             with part("data"):
                 _, audio = next(prefetched)

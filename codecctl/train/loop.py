@@ -17,7 +17,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from codecctl.config.schema import Config, TrainConfig
-from codecctl.data.crops import Crops, Prefetcher
+from codecctl.data.crops import Crops, prefetch
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.codebooks import CodebookCounter, codebook_stats
 from codecctl.evaluate.scorer import ValidationSet
@@ -221,7 +221,7 @@ class _Training:
         settings, fabric, n_workers = self.config.train, self.fabric, self.config.data.n_workers
         cut = partial(self.crops.array, batch_size=settings.n_crops, rank=fabric.global_rank, n_ranks=fabric.world_size)
         in_processes = self.crops.are_augmented and n_workers > 1
-        with Prefetcher(cut, first_step, n_workers, in_processes=in_processes) as prefetched:
+        with prefetch(cut, first_step, n_workers, in_processes=in_processes) as prefetched:
             for step, array in prefetched:
                 audio = pinned(torch.from_numpy(array), fabric.device)
                 yield [sent(batch, fabric.device) for batch in audio.chunk(settings.accumulate)]

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from codecctl.config.schema import DataConfig
-from codecctl.data.crops import Crops, Prefetcher
+from codecctl.data.crops import Crops, prefetch
 from codecctl.data.prepare import prepare
 
 pytestmark = pytest.mark.bench
@@ -69,7 +69,7 @@ def test_faster_than_flac(crops: Crops, speech_files: list[Path]) -> None:
 def test_faster_than_a_loader_over_flac(crops: Crops, speech_files: list[Path]) -> None:
     ours, theirs = [], []
     loader = iter(DataLoader(FlacCrops(speech_files), BATCH, num_workers=2))
-    with Prefetcher(lambda step: crops.batch(step, BATCH), 0, 2) as batches:
+    with prefetch(lambda step: crops.batch(step, BATCH), 0, 2) as batches:
         for _ in range(5):
             theirs.append(audio_seconds_a_second(lambda: next(loader), 20))
             ours.append(audio_seconds_a_second(lambda: next(batches), 200))

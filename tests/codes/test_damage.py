@@ -46,7 +46,9 @@ def test_a_unit_with_damaged_results_is_encoded_again(
 def test_a_damaged_unit_is_named_and_can_be_removed(own: Path, corpus: Path, prepared: Path, model: Path) -> None:
     (spec,) = (own / "units").glob("*.json")
     spec.write_bytes(spec.read_bytes()[:50])
-    with pytest.raises(CodecctlError, match=rf"{spec.name}: damaged; remove it and run the same command again$"):
+    with pytest.raises(
+        CodecctlError, match=rf"{spec.name}: not valid JSON .*; remove it and run the same command again$"
+    ):
         encode_corpus([prepared], own, model)
     spec.unlink()
     encode_corpus([prepared], own, model)

@@ -13,7 +13,7 @@ import torch
 
 from codecctl.config.load import load_config
 from codecctl.config.schema import Config
-from codecctl.data.crops import Prefetcher
+from codecctl.data.crops import prefetch
 from codecctl.train.bench import measure_steps
 from codecctl.train.loop import open_crops
 
@@ -25,7 +25,7 @@ _SHARE = 0.85  # of the time: the rest is for the start, checkpoints, validation
 def seconds_a_batch(config: Config) -> float:
     """Of the loader, while nothing else runs."""
     crops, size = open_crops(config), config.train.batch_size
-    with Prefetcher(lambda step: crops.batch(step, size), 0, config.data.n_workers) as batches:
+    with prefetch(lambda step: crops.batch(step, size), 0, config.data.n_workers) as batches:
         start = time.perf_counter()
         for step, _ in batches:
             if (passed := time.perf_counter() - start) > _LOADED_SECONDS:

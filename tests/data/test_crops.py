@@ -18,7 +18,7 @@ import soundfile
 import torch
 
 from codecctl.config.schema import DataConfig
-from codecctl.data.crops import Crops, Prefetcher, read_utterance, utterances
+from codecctl.data.crops import Crops, prefetch, read_utterance, utterances
 from codecctl.data.prepare import prepare
 from codecctl.errors import CodecctlError
 
@@ -114,7 +114,7 @@ def square(step: int) -> int:
     [(0, False), (1, False), (3, False), (0, True), pytest.param(2, True, marks=pytest.mark.slow)],
 )
 def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: int, in_processes: bool) -> None:
-    with Prefetcher(square, 5, n_workers, in_processes=in_processes) as batches:
+    with prefetch(square, 5, n_workers, in_processes=in_processes) as batches:
         assert [next(batches) for _ in range(4)] == [(5, 25), (6, 36), (7, 49), (8, 64)]
         with pytest.raises(CodecctlError, match="the ninth"):
             next(batches)
@@ -124,7 +124,7 @@ def test_prefetcher_keeps_the_order_and_raises_errors_in_their_place(n_workers: 
 def test_processes_cut_the_same_crops(prepared: Path) -> None:
     crops = Crops(prepared, "train", 1000, 0, DataConfig(speed_augmentation=0.1, noise_snr_db=(20, 40)))
     assert crops.are_augmented
-    with Prefetcher(partial(crops.array, batch_size=4), 3, 2, in_processes=True) as batches:
+    with prefetch(partial(crops.array, batch_size=4), 3, 2, in_processes=True) as batches:
         for step, array in islice(batches, 3):
             assert torch.equal(torch.from_numpy(array), crops.batch(step, 4))
 
@@ -136,16 +136,16 @@ def kill(step: int) -> None:
 @pytest.mark.slow
 def test_a_killed_process_is_one_error() -> None:
     killed = pytest.raises(CodecctlError, match="a worker process was killed")
-    with killed, Prefetcher(kill, 0, 1, in_processes=True) as batches:
+    with killed, prefetch(kill, 0, 1, in_processes=True) as batches:
         next(batches)
 
 
 _PARENT = """
 import os
-from codecctl.data.crops import Prefetcher
+from codecctl.data.crops import prefetch
 from tests.data.test_crops import process_id
 if __name__ == "__main__":
-    with Prefetcher(process_id, 0, 2, in_processes=True) as batches:
+    with prefetch(process_id, 0, 2, in_processes=True) as batches:
         print(*{next(batches)[1] for _ in range(8)}, flush=True)
         input()
 """

@@ -16,7 +16,7 @@ from codecctl.data.download.recipes import Corpus, Licence
 from codecctl.data.download.remote import FetchedFile
 from codecctl.errors import CodecctlError
 from codecctl.files import write_json
-from codecctl.parsing import as_type, parse_json, read_json
+from codecctl.parsing import load_json, read_json
 
 MARKER_NAME = "corpus.json"
 
@@ -35,12 +35,9 @@ class Marker(Section):
 def read_marker(folder: Path) -> Marker | None:
     """The marker of a whole downloaded corpus, or None. Raises `CodecctlError` if it is damaged."""
     path = folder / MARKER_NAME
-    try:
-        return as_type(Marker, parse_json(path.read_bytes(), str(path)), str(path))
-    except FileNotFoundError:
+    if not path.exists():
         return None
-    except CodecctlError as error:
-        raise CodecctlError(f"{error}; remove it and run `codecctl download` again") from None
+    return load_json(path, Marker, missing=f"{path}: no such file", hint="remove it and run `codecctl download` again")
 
 
 def read_complete(folder: Path) -> Marker | None:
@@ -76,7 +73,7 @@ def make_plan(corpora: Sequence[Corpus], root: Path) -> list[Plan]:
     """A plan for each corpus."""
     agreed, plans = _read_agreed(root), []
     for corpus in corpora:
-        folder, is_known = root / corpus.name, corpus.n_bytes is not None
+        folder, is_known = root / corpus.name, corpus.source.n_bytes is not None
         done = read_complete(folder) is not None
         left, needed = (0, 0) if done else _sizes(corpus, folder)
         origins = tuple(source.origin for source in (corpus.source, corpus.fallback) if source is not None)
@@ -100,8 +97,10 @@ def check_room(plans: Sequence[Plan], root: Path) -> None:
 
 def _sizes(corpus: Corpus, folder: Path) -> tuple[int, int]:
     """Bytes to fetch, and bytes needed on the disk."""
-    total = corpus.n_bytes or 0
-    arrived = sum(_size(folder / file.name) or _size(folder / f"{file.name}.part") for file in corpus.files)
+    total = corpus.source.n_bytes or 0
+    arrived = sum(
+        _size(folder / file.name) or _size(folder / f"{file.name}.part") for file in corpus.source.known_files
+    )
     left = max(0, total - arrived)
     return left, left + int(total * corpus.unpacked_ratio) * corpus.source.has_archives
 

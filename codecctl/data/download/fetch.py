@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import TypeVar
 from codecctl.data.download.disk import Reservations, is_full
 from codecctl.data.download.part import Digests, Part, sidecar_of
 from codecctl.data.download.progress import Progress
-from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, Stopped
+from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, Stopped, TransientError
 from codecctl.data.download.transfer import Transfer, check_content
 from codecctl.data.download.web import RetryPolicy, open_client
 from codecctl.errors import CodecctlError
@@ -41,7 +41,7 @@ class Fetcher:
         self._is_stopped = False
         self._ending = threading.Event()  # after `stop`, or when one of several files has failed
         self._sleep = sleep or self._ending.wait
-        self._reservations = Reservations()
+        self.reservations = Reservations()
         self._hosts: dict[str, threading.BoundedSemaphore] = {}
         self._lock = threading.Lock()
 
@@ -71,16 +71,14 @@ class Fetcher:
         `on_arrival` receives each complete file in the thread that fetched it. After a failure or Ctrl-C, complete
         files and parts stay, and the next run continues from them.
         """
-        waiting = deque(files)
+        waiting = iter(files)  # which the threads share
         results: dict[str, FetchedFile] = {}
         problems: list[BaseException] = []
 
         def work() -> None:
-            while waiting and not self._ending.is_set():
-                try:
-                    file = waiting.popleft()
-                except IndexError:
-                    return  # another thread took it
+            for file in waiting:
+                if self._ending.is_set():
+                    return
                 try:
                     fetched = self.fetch(file, folder / file.name)
                     on_arrival(fetched)
@@ -136,25 +134,32 @@ class Fetcher:
             raise CodecctlError(f"{error.filename or target}: {error.strerror}") from None
         finally:
             self.progress.end(file.name)
-            self._reservations.release(file.name)
+            self.reservations.release(file.name)
         reasons = "; ".join(map(str, refusals))
         raise PermanentError(f"{file.name}: {reasons}", is_gate=any(refusal.is_gate for refusal in refusals))
 
     def persist(self, ask: Callable[[], _T], *, host: str = "") -> _T:
-        """The result of a request, repeated as the retry policy says. Raises `PermanentError`."""
-
-        def sleep(seconds: float) -> None:
-            self._sleep(seconds)
+        """The result of a request, repeated after each `TransientError` as the retry policy says. Raises
+        `PermanentError` that names `host`."""
+        failures, policy = 0, self._policy
+        while True:
             self.check_stop()
-
-        self.check_stop()
-        return self._policy.call(ask, sleep, host=host)
+            try:
+                return ask()
+            except TransientError as error:
+                failures = 1 if error.made_progress else failures + 1
+                reason = f"{host}: {error}" if host else str(error)
+                if failures >= policy.attempts:
+                    raise PermanentError(f"{reason}, {failures} times in a row") from None
+                if (error.wait_seconds or 0) > policy.longest_wait_seconds:
+                    raise PermanentError(f"{reason}; Retry-After is {error.wait_seconds:.0f} s") from None
+                wait = min(policy.first_wait_seconds * 2.0 ** (failures - 1), policy.longest_wait_seconds)
+                self._sleep(wait * random.uniform(0.75, 1.25) if error.wait_seconds is None else error.wait_seconds)
 
     def _fetch_from(self, address: Address, file: RemoteFile, target: Path) -> FetchedFile:
         with self._host_limit(address.host), Part(target, file) as part:
             part.recount(self.check_stop)
-            transfer = Transfer(self.client, file, address, part, self.progress, self._reservations, self.check_stop)
-            return self.persist(transfer.attempt, host=address.host)
+            return self.persist(Transfer(self, file, address, part).attempt, host=address.host)
 
     def _check_existing(self, file: RemoteFile, target: Path) -> FetchedFile:
         """A complete file from a run that ended early, or one that was put there by hand."""
@@ -170,7 +175,7 @@ class Fetcher:
         except PermanentError as refusal:
             raise PermanentError(f"{target}: {refusal}; remove it and run the same command again") from None
         sidecar_of(target).unlink(missing_ok=True)  # of a process that was killed right after it named the file
-        return FetchedFile(name=file.name, bytes=total, sha256=digests.value(), host="this folder", into=file.into)
+        return file.fetched(total, digests.value(), "this folder")
 
     @contextmanager
     def _host_limit(self, host: str) -> Iterator[None]:

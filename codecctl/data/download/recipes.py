@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from codecctl.audio.opening import AUDIO_SUFFIXES
 from codecctl.config.load import configs_folder, first_problem, read_yaml
 from codecctl.config.model import Section
-from codecctl.data.download.sources import ALGORITHMS, File, HttpSource, HubSource, ManualSource, MdcSource
+from codecctl.data.download.sources import ALGORITHMS, HttpSource, HubSource, ManualSource, MdcSource
 from codecctl.errors import ConfigError, UsageError
 
 _HIDDEN = re.compile(r"(^|/)(\.|__MACOSX/)")  # and the forks that macOS puts into archives
@@ -140,7 +140,7 @@ class Corpus(Section):
     name: str
     title: str
     languages: tuple[str, ...] = Field(min_length=1, description="BCP 47")
-    tier: Literal[1, 2, 3] | None = Field(None, description="for --tier; null: selected by name or language only")
+    tier: int | None = Field(None, ge=1, le=3, description="for --tier; null: selected by name or language only")
     enabled: bool = Field(True, description="false: selected by name only")
     hours: float | None = Field(None, gt=0, description="of audio")
     speakers: int | None = Field(None, gt=0)
@@ -152,11 +152,6 @@ class Corpus(Section):
     layout: Layout
     verified: Verified
     note: str | None = None
-
-    @field_validator("tier", mode="before")
-    @classmethod
-    def _read_tier(cls, tier: Any) -> Any:
-        return int(tier) if isinstance(tier, str) and tier.isdecimal() else tier  # YAML scalars arrive as text
 
     @field_validator("name")
     @classmethod
@@ -170,8 +165,8 @@ class Corpus(Section):
         stated = {
             "address": not self.source.is_manual,
             "files": not self.source.is_manual,
-            "bytes": self.n_bytes is not None,
-            "checksum": any(getattr(file, kind) for file in self.files for kind in ALGORITHMS),
+            "bytes": self.source.n_bytes is not None,
+            "checksum": any(getattr(file, kind) for file in self.source.known_files for kind in ALGORITHMS),
             "gate": self.gate is not None,
             "speaker": self.speakers is not None or _states(self.layout, "speaker"),
             "sample_rate": self.layout.sample_rate is not None,
@@ -185,16 +180,6 @@ class Corpus(Section):
         if len(self.languages) > 1 and not _states(self.layout, "language"):
             raise ValueError("several languages: the layout must state the language of each recording")
         return self
-
-    @property
-    def files(self) -> tuple[File, ...]:
-        """The files that the recipe names for the first source."""
-        return self.source.known_files
-
-    @property
-    def n_bytes(self) -> int | None:
-        """What is to be fetched from the first source, if the recipe states it."""
-        return self.source.n_bytes
 
 
 def read_recipes() -> list[Corpus]:

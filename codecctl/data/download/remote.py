@@ -86,6 +86,10 @@ class RemoteFile:
     def algorithms(self) -> set[str]:
         return {checksum.algorithm for checksum in self.checksums}
 
+    def fetched(self, n_bytes: int, sha256: str, host: str) -> FetchedFile:
+        """It has arrived, from this host."""
+        return FetchedFile(name=self.name, bytes=n_bytes, sha256=sha256, host=host, into=self.into)
+
 
 class FetchedFile(Section):
     """A file that has arrived, as `corpus.json` lists it."""

@@ -120,42 +120,39 @@ def _read_lock(path: Path) -> _Lock:
     return lock
 
 
+@dataclass
 class _Job:
     """The download of one corpus."""
 
-    def __init__(
-        self,
-        corpus: Corpus,
-        root: Path,
-        pin: str | None,
-        progress: Progress,
-        policy: RetryPolicy | None,
-        timing: LeaseTiming,
-    ) -> None:
-        self.folder = root / corpus.name
-        self._corpus, self._pin, self._progress = corpus, pin, progress
-        self._policy, self._timing = policy, timing
+    corpus: Corpus
+    root: Path
+    pin: str | None
+    progress: Progress
+    policy: RetryPolicy | None
+    timing: LeaseTiming
+
+    def __post_init__(self) -> None:
+        self.folder = self.root / self.corpus.name
         self._receipts = self.folder / ".receipts"
-        self._lock_path = root / f"{corpus.name}.lock.json"
-        self._lock = _Lock()
-        self._writing = threading.Lock()
+        self._lock_path = self.root / f"{self.corpus.name}.lock.json"
+        self._lock, self._writing = _Lock(), threading.Lock()
 
     def run(self) -> Outcome:
         if (marker := self._find_marker()) is not None:
             return self._outcome(marker, "already there")
-        fetcher, gate = Fetcher(progress=self._progress, policy=self._policy), self._corpus.gate
+        fetcher, gate = Fetcher(progress=self.progress, policy=self.policy), self.corpus.gate
 
         def report(holder: str) -> None:
-            self._progress.say(f"{self.folder}: {holder} works there; waiting for it to finish")
+            self.progress.say(f"{self.folder}: {holder} works there; waiting for it to finish")
 
         try:
-            with Lease(self.folder, on_wait=report, on_lost=fetcher.stop, timing=self._timing):
+            with Lease(self.folder, on_wait=report, on_lost=fetcher.stop, timing=self.timing):
                 if (marker := self._find_marker()) is not None:  # another process has finished it meanwhile
                     return self._outcome(marker, "already there")
                 (self.folder / MARKER_NAME).unlink(missing_ok=True)
                 self._lock = _read_lock(self._lock_path)
-                if self._corpus.source.is_manual and gate and not self._corpus.layout.find_recordings(self.folder):
-                    return Outcome(self._corpus, self.folder, "by hand", steps=gate.steps)
+                if self.corpus.source.is_manual and gate and not self.corpus.layout.find_recordings(self.folder):
+                    return Outcome(self.corpus, self.folder, "by hand", steps=gate.steps)
                 return self._outcome(self._finish(*self._fetch(fetcher)), "downloaded")
         except Stopped:
             raise CodecctlError(f"{self.folder}: another process took over; run the same command again") from None
@@ -165,12 +162,12 @@ class _Job:
     def _fetch(self, fetcher: Fetcher) -> tuple[tuple[FetchedFile, ...], str | None]:
         """The files, from the source or its fallback, and their pin."""
         try:
-            return self._fetch_from(self._corpus.source, fetcher)
+            return self._fetch_from(self.corpus.source, fetcher)
         except PermanentError as error:
-            if self._corpus.fallback is None:
+            if self.corpus.fallback is None:
                 raise
-            self._progress.say(f"{self._corpus.name}: {error}; trying {self._corpus.fallback.origin}")
-            return self._fetch_from(self._corpus.fallback, fetcher)
+            self.progress.say(f"{self.corpus.name}: {error}; trying {self.corpus.fallback.origin}")
+            return self._fetch_from(self.corpus.fallback, fetcher)
 
     def _fetch_from(self, source: Source, fetcher: Fetcher) -> tuple[tuple[FetchedFile, ...], str | None]:
         listing = self._list(source, fetcher)
@@ -191,9 +188,9 @@ class _Job:
 
     def _list(self, source: Source, fetcher: Fetcher) -> Listing:
         """The files of a source, with the hashes and the pin of the first download where none are published."""
-        verified = self._corpus.verified
+        verified = self.corpus.verified
         is_certain = (verified.bytes == "V", verified.checksum == "V")
-        query = Query(fetcher.client, self._pin, self._lock.revision, *is_certain)
+        query = Query(fetcher.client, self.pin, self._lock.revision, *is_certain)
         listing = fetcher.persist(lambda: source.list_files(query))
         if listing.keep_pin:
             self._write_lock({"revision": listing.pin})
@@ -207,14 +204,14 @@ class _Job:
         """Unpack an archive, write the receipt, and only then remove the archive."""
         path = self.folder / fetched.name
         if fetched.into is not None:
-            self._progress.begin(fetched.name, 0, fetched.bytes, verb="unpack")
+            self.progress.begin(fetched.name, 0, fetched.bytes, verb="unpack")
 
             def advance(n_bytes: int) -> None:
                 fetcher.check_stop()
-                self._progress.advance(fetched.name, n_bytes)
+                self.progress.advance(fetched.name, n_bytes)
 
             unpack(path, self.folder / fetched.into, advance=advance)
-            self._progress.end(fetched.name)
+            self.progress.end(fetched.name)
         self._receipts.mkdir(exist_ok=True)
         write_json(self._receipt(fetched.name), fetched.model_dump(mode="json"))
         if fetched.into is not None:
@@ -239,12 +236,12 @@ class _Job:
         gone = next((file.name for file in files if not file.is_in(self.folder)), None)
         if gone is not None:
             raise CodecctlError(f"{self.folder / gone}: was downloaded but has disappeared; run the same command again")
-        recordings = self._corpus.layout.find_recordings(self.folder)
+        recordings = self.corpus.layout.find_recordings(self.folder)
         if not recordings:
             raise CodecctlError(
                 f"{self.folder}: everything was downloaded, but no recording in it: the recipe is wrong"
             )
-        marker = Marker(corpus=self._corpus, pin=pin, files=files, n_audio_files=len(recordings), finished=_now())
+        marker = Marker(corpus=self.corpus, pin=pin, files=files, n_audio_files=len(recordings), finished=_now())
         write_json(self.folder / MARKER_NAME, marker.model_dump(mode="json"))
         shutil.rmtree(self._receipts, ignore_errors=True)
         return marker
@@ -252,13 +249,13 @@ class _Job:
     def _find_marker(self) -> Marker | None:
         """Of a complete corpus. Raises `CodecctlError` if it has another pin than the one asked for."""
         marker = read_complete(self.folder)
-        if marker is not None and self._pin not in (None, marker.pin):
-            raise CodecctlError(f"{self.folder}: holds {marker.pin}, not {self._pin}; move the folder away first")
+        if marker is not None and self.pin not in (None, marker.pin):
+            raise CodecctlError(f"{self.folder}: holds {marker.pin}, not {self.pin}; move the folder away first")
         return marker
 
     def _outcome(self, marker: Marker, state: Literal["downloaded", "already there"]) -> Outcome:
         n_bytes = sum(file.bytes for file in marker.files)
-        return Outcome(self._corpus, self.folder, state, n_bytes=n_bytes, n_audio_files=marker.n_audio_files)
+        return Outcome(self.corpus, self.folder, state, n_bytes=n_bytes, n_audio_files=marker.n_audio_files)
 
     def _write_lock(self, more: Mapping[str, object]) -> None:
         with self._writing:

@@ -7,7 +7,7 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator
@@ -26,8 +26,7 @@ from codecctl.data.download.remote import (
 if TYPE_CHECKING:
     import httpx2
 
-Algorithm = Literal["sha256", "sha1", "md5"]
-ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
+ALGORITHMS = ("sha256", "sha1", "md5")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 KEY_VARIABLE = "MDC_API_KEY"
 BASE_VARIABLE = "MDC_API_URL"
@@ -92,15 +91,14 @@ class File(Section):
 
 
 class BaseSource(Section):
-    """Where the files of a corpus are. Subclasses add `kind`, their keys, and the answers."""
+    """Where the files of a corpus are.
+
+    Subclasses add `kind`, their keys, `origin` (host or repository, for people), and `list_files`, which raises
+    `PermanentError` and `TransientError`.
+    """
 
     is_manual: ClassVar[bool] = False  # a program cannot fetch it
     has_versions: ClassVar[bool] = False  # NAME@PIN selects one
-
-    @property
-    def origin(self) -> str:
-        """Host or repository, for people."""
-        raise NotImplementedError
 
     @property
     def known_files(self) -> tuple[File, ...]:
@@ -116,10 +114,6 @@ class BaseSource(Section):
     @property
     def has_archives(self) -> bool:
         return any(is_archive(file.name) for file in self.known_files)
-
-    def list_files(self, query: Query) -> Listing:
-        """The files to fetch. Raises `PermanentError`, `TransientError`."""
-        raise NotImplementedError
 
 
 class HttpSource(BaseSource):

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import httpx2
 
-from codecctl.data.download.disk import Reservations
 from codecctl.data.download.part import Digests, Part
 from codecctl.data.download.progress import Progress
 from codecctl.data.download.remote import Address, FetchedFile, PermanentError, RemoteFile, TransientError
 from codecctl.data.download.web import check_status, reason_of, send
+
+if TYPE_CHECKING:
+    from codecctl.data.download.fetch import Fetcher
 
 _TEXT_SUFFIXES = frozenset({"", ".csv", ".htm", ".html", ".json", ".jsonl", ".md", ".tsv", ".txt", ".xml"})
 _MAGIC = {  # offset and first bytes, which an HTML page under the file's name does not have
@@ -22,26 +24,16 @@ _MAGIC = {  # offset and first bytes, which an HTML page under the file's name d
 
 
 class Transfer:
-    """Fetches one file from one address into its part."""
+    """Fetches one file from one address into its part, for a `Fetcher`."""
 
-    def __init__(
-        self,
-        client: httpx2.Client,
-        file: RemoteFile,
-        address: Address,
-        part: Part,
-        progress: Progress,
-        reservations: Reservations,
-        check_stop: Callable[[], None],
-    ) -> None:
-        self._client, self._file, self._address, self._part = client, file, address, part
-        self._progress, self._reservations, self._check_stop = progress, reservations, check_stop
+    def __init__(self, fetcher: Fetcher, file: RemoteFile, address: Address, part: Part) -> None:
+        self._fetcher, self._file, self._address, self._part = fetcher, file, address, part
         self._renewed_at = -1  # bytes that were there when the address was last renewed
 
     def attempt(self) -> FetchedFile:
         """Request what is missing, check the whole file, and give it its name. Raises `TransientError` if it makes
         sense to call this again, else `PermanentError`."""
-        self._check_stop()
+        self._fetcher.check_stop()
         before = self._part.n_bytes
         try:
             self._request()
@@ -55,7 +47,7 @@ class Transfer:
             self._renewed_at = self._part.n_bytes
             return self.attempt()
         try:
-            check_content(self._file, self._part.path, self._part.digests, self._part.n_bytes, self._progress)
+            check_content(self._file, self._part.path, self._part.digests, self._part.n_bytes, self._fetcher.progress)
         except PermanentError:
             if not self._part.is_resumed:
                 self._part.discard()
@@ -63,10 +55,7 @@ class Transfer:
             self._part.restart()  # its two halves may be of different files
             return self.attempt()
         self._part.publish()
-        sha256, host = self._part.digests.value(), self._address.host
-        return FetchedFile(
-            name=self._file.name, bytes=self._part.n_bytes, sha256=sha256, host=host, into=self._file.into
-        )
+        return self._file.fetched(self._part.n_bytes, self._part.digests.value(), self._address.host)
 
     def _request(self) -> None:
         """One request; appends what it brings. Returns when the whole file is there."""
@@ -81,7 +70,7 @@ class Transfer:
             headers["Range"] = f"bytes={part.n_bytes}-"
             if validator is not None:
                 headers["If-Range"] = validator
-        with send(self._client, "GET", self._address, headers=headers) as response:
+        with send(self._fetcher.client, "GET", self._address, headers=headers) as response:
             if response.status_code == 416 and part.n_bytes:
                 if re.fullmatch(rf"bytes \*/{part.n_bytes}", response.headers.get("Content-Range", "")):
                     part.total = part.n_bytes
@@ -95,21 +84,21 @@ class Transfer:
         file, part, host = self._file, self._part, self._address.host
         total = _size_of(response, self._address, file, part)
         if response.status_code == 200 and part.n_bytes:
-            self._progress.say(f"{file.name}: {host} cannot resume; fetching from the start")
+            self._fetcher.progress.say(f"{file.name}: {host} cannot resume; fetching from the start")
             part.restart()
         part.begin(self._address, response, total)
         if total is not None:
-            self._reservations.claim(file.name, total - part.n_bytes, part.path.parent)
-        self._progress.begin(file.name, part.n_bytes, total or file.n_bytes, verb="fetch")
+            self._fetcher.reservations.claim(file.name, total - part.n_bytes, part.path.parent)
+        self._fetcher.progress.begin(file.name, part.n_bytes, total or file.n_bytes, verb="fetch")
         try:
             for data in response.iter_raw():
-                self._check_stop()
+                self._fetcher.check_stop()
                 if total is not None and part.n_bytes + len(data) > total:
                     part.restart()
                     raise PermanentError(f"{host}: sent more than the {total} bytes it announced")
                 part.write(data)
-                self._reservations.use(file.name, len(data))
-                self._progress.advance(file.name, part.n_bytes)
+                self._fetcher.reservations.use(file.name, len(data))
+                self._fetcher.progress.advance(file.name, part.n_bytes)
         except httpx2.HTTPError as error:
             raise TransientError(reason_of(error)) from None
         finally:

@@ -1,24 +1,20 @@
-"""HTTP requests of a downloader: redirects that do not pass on the token, answers sorted into transient failures and
-permanent ones, and repetition. No address is logged or put into a message, except for its host: the rest may contain a
+"""HTTP requests of a downloader: redirects that do not pass on the token, and answers sorted into transient failures
+and permanent ones. No address is logged or put into a message, except for its host: the rest may contain a
 key."""
 
 from __future__ import annotations
 
 import email.utils
 import logging
-import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
 
 import httpx2
 
 from codecctl import __version__
 from codecctl.data.download.remote import Address, PermanentError, TransientError
-
-_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -30,22 +26,6 @@ class RetryPolicy:
     longest_wait_seconds: float = 300.0  # a longer Retry-After counts as a refusal
     connect_seconds: float = 20.0
     read_seconds: float = 60.0  # without a byte
-
-    def call(self, attempt: Callable[[], _T], sleep: Callable[[float], object], *, host: str = "") -> _T:
-        """The result of `attempt`, repeated after each `TransientError`. Raises `PermanentError` that names `host`."""
-        failures = 0
-        while True:
-            try:
-                return attempt()
-            except TransientError as error:
-                failures = 1 if error.made_progress else failures + 1
-                reason = f"{host}: {error}" if host else str(error)
-                if failures >= self.attempts:
-                    raise PermanentError(f"{reason}, {failures} times in a row") from None
-                if (error.wait_seconds or 0) > self.longest_wait_seconds:
-                    raise PermanentError(f"{reason}; Retry-After is {error.wait_seconds:.0f} s") from None
-                backoff = min(self.first_wait_seconds * 2.0 ** (failures - 1), self.longest_wait_seconds)
-                sleep(backoff * random.uniform(0.75, 1.25) if error.wait_seconds is None else error.wait_seconds)
 
 
 def open_client(policy: RetryPolicy) -> httpx2.Client:

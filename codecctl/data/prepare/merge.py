@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,12 +14,13 @@ import numpy as np
 
 from codecctl.config.schema import DataConfig
 from codecctl.data import SAMPLE_RATE, SPLITS, Split
-from codecctl.data.manifest import Utterance, parse_utterance, read_manifest, to_line
+from codecctl.data.manifest import Utterance, read_manifest, to_line
 from codecctl.data.prepare.units import UnitFiles, tidy
 from codecctl.data.shards import ROW, Index, read_about, write_index
-from codecctl.data.tables import read_records
+from codecctl.data.tables import json_line, read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import write_json, write_lines
+from codecctl.parsing import as_type
 from codecctl.text import to_bytes
 
 _REPORTED = ("split", "dataset", "language", "speaker", "licence")
@@ -48,11 +48,20 @@ class PrepareReport:
 
 def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareReport:
     """Write index, manifest and `rejected.jsonl` of a folder whose units are all done."""
-    report, rows, groups = PrepareReport(), _RowCollector(), _Groups()
-    before, groups.divided = _splits_before(out, config)
+    report, rows = PrepareReport(), _RowCollector()
+    before, divided = _splits_before(out, config)
+    groups = _Groups(divided)
     write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups))
     if len(groups.found) == 1 and report.n_utterances > 1 and config.validation_share > 0:
-        groups = _divide(out, names, groups, report)
+        (speaker,) = groups.found
+        report.notes.append(
+            f"{out}: all recordings have one speaker, '{speaker}': the validation split is by recording, and its "
+            "scores do not show how a codec does with other speakers"
+        )
+        groups = _Groups({*divided, speaker})  # its utterances, which stay so if other speakers come later
+        for record, reason in _records(out, names):
+            if reason is None:
+                groups.add(record)
     splits = assign_splits(groups.found, seed=config.split_seed, share=config.validation_share, before=before)
 
     picked: list[str] = []
@@ -63,7 +72,7 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
                 if record.get("channel") is not None:
                     picked.append(f"{record['id']} (channel {record['channel'] + 1})")
                 split = splits[groups.name_of(record)]
-                utterance = parse_utterance({**record, "split": split}, where=record["where"])
+                utterance = as_type(Utterance, {**record, "split": split}, record["where"])
                 rows.add(utterance)
                 _count(report, utterance)
                 yield to_line(utterance)
@@ -85,35 +94,21 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
     return report
 
 
-@dataclass
 class _Groups:
     """What is in one split as a whole: the utterances of a speaker. An utterance whose speaker is unknown or `divided`
     is a group of its own."""
 
-    found: dict[str, Group] = field(default_factory=dict)
-    divided: set[str] = field(default_factory=set)
+    def __init__(self, divided: set[str]) -> None:
+        self.found: dict[str, Group] = {}
+        self._divided = divided
 
     def name_of(self, record: Mapping[str, Any]) -> str:
         speaker: str | None = record["speaker"]
-        return record["id"] if not speaker or speaker in self.divided else speaker
+        return record["id"] if not speaker or speaker in self._divided else speaker
 
     def add(self, record: Mapping[str, Any]) -> None:
         group = self.found.setdefault(self.name_of(record), Group(record["language"]))
         group.seconds += record["n_samples"] / SAMPLE_RATE
-
-
-def _divide(out: Path, names: Sequence[str], groups: _Groups, report: PrepareReport) -> _Groups:
-    """The utterances of a single speaker as groups; they stay so if other speakers come later."""
-    (speaker,) = groups.found
-    report.notes.append(
-        f"{out}: all recordings have one speaker, '{speaker}': the validation split is by recording, and its scores do "
-        "not show how a codec does with other speakers"
-    )
-    divided = _Groups(divided={*groups.divided, speaker})
-    for record, reason in _records(out, names):
-        if reason is None:
-            divided.add(record)
-    return divided
 
 
 def _splits_before(out: Path, config: DataConfig) -> tuple[dict[str, Split], set[str]]:
@@ -156,8 +151,7 @@ def _rejected_lines(out: Path, names: Sequence[str], report: PrepareReport, grou
         else:
             report.n_rejected += 1
             report.rejected[kind_of(reason)] += 1
-            line = {key: record[key] for key in ("id", "source", "dataset")} | {"reason": reason}
-            yield json.dumps(line, ensure_ascii=False) + "\n"
+            yield json_line({key: record[key] for key in ("id", "source", "dataset")} | {"reason": reason})
 
 
 def kind_of(reason: str) -> str:

@@ -6,7 +6,6 @@ results are merged (`merge.py`). So a killed run continues where it was, and a s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +25,7 @@ from codecctl.data.prepare.merge import PrepareReport, merge_units
 from codecctl.data.prepare.sources import read_source
 from codecctl.data.prepare.units import Plan, UnitFiles, plan_units, read_unit, source_name
 from codecctl.data.shards import ShardWriter, read_about
+from codecctl.data.tables import json_line
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import write_lines
 from codecctl.workers import run_units
@@ -89,7 +89,7 @@ def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> Non
     for record in records:
         if "rejected" not in record:
             record["shard"] = shard
-    write_lines(files.results, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_lines(files.results, map(json_line, records))
     lacked_av = not pyav.is_installed() and any("rejected" in record for record in records)
     files.mark_done(input_hash, shard=shard, lacked_av=lacked_av)
 

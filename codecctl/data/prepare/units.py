@@ -18,7 +18,7 @@ from codecctl.audio import pyav
 from codecctl.data.prepare.items import AudioItem
 from codecctl.errors import CodecctlError
 from codecctl.files import remove_partials, write_json, write_lines
-from codecctl.parsing import parse_json, read_json
+from codecctl.parsing import load_json, read_json
 from codecctl.workers import hash_of
 
 _MOST_FILES = 250
@@ -107,13 +107,7 @@ def unit_names(out: Path) -> list[str]:
 def read_unit(out: Path, name: str) -> Unit:
     """A unit from its spec. Raises `CodecctlError` if that is damaged."""
     path = UnitFiles(out, name).spec
-    try:
-        spec = parse_json(path.read_bytes(), str(path))
-        return Unit(spec["origin"], [AudioItem(**item) for item in spec["items"]])
-    except OSError as error:
-        raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None
-    except (CodecctlError, KeyError, TypeError):
-        raise CodecctlError(f"{path}: damaged; remove it and run the same command again") from None
+    return load_json(path, Unit, missing=f"{path}: no such file", hint="remove it and run the same command again")
 
 
 def source_name(out: Path, origin: Path) -> str:

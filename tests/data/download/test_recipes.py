@@ -55,7 +55,7 @@ def test_every_promised_corpus_has_a_recipe(shipped: dict[str, Corpus]) -> None:
 def test_names_and_unpacked_folders_are_unique(shipped: dict[str, Corpus]) -> None:
     assert len(shipped) == len(read_recipes())
     for corpus in shipped.values():
-        folders = [file.into or file.name for file in corpus.files]
+        folders = [file.into or file.name for file in corpus.source.known_files]
         assert len(set(folders)) == len(folders), corpus.name
 
 
