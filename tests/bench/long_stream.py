@@ -32,7 +32,8 @@ def main() -> None:
     n_pushes = round(options.hours * 3600 * 50 / per_push)
     every = max(1, n_pushes // _REPORTS)
     n_samples = per_push * codec.hop_length
-    blocks = speech(codec.sample_rate, n_samples, 60).unflatten(-1, (-1, n_samples)).unbind(-2)
+    audio = speech(codec.sample_rate, n_samples, 60)
+    blocks = [audio[..., start : start + n_samples] for start in range(0, audio.shape[-1], n_samples)]
     encoder, decoder = codec.stream_encoder(), codec.stream_decoder()
     late_encoder, late_decoder = codec.stream_encoder(), codec.stream_decoder()
     n_equal, signal, difference = 0, 0.0, 0.0
