@@ -1,6 +1,8 @@
-"""Push hours of speech through a stream of a production codec with random weights and print the process's memory.
+"""Push hours of speech through a stream of a codec and print the process's memory.
 
-    python -m tests.bench.long_stream [--hours 10] [--frames-per-push 25]
+    python -m tests.bench.long_stream [--model starter] [--hours 10] [--frames-per-push 25]
+
+The production codec has random weights.
 
 At the end the stream is compared with one that began a minute before: neither may depend on what is longer ago.
 """
@@ -22,11 +24,12 @@ _REPORTS = 20
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.long_stream", description=__doc__)
+    parser.add_argument("--model", default="production", choices=["production", "starter"])
     parser.add_argument("--hours", type=float, default=10)
     parser.add_argument("--frames-per-push", type=int, default=25)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    codec = new_codec("production")
+    codec = new_codec(options.model)
     set_precision(codec, "int8")
     per_push = options.frames_per_push
     n_pushes = round(options.hours * 3600 * 50 / per_push)
