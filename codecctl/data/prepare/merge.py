@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -48,31 +48,15 @@ class PrepareReport:
 
 def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareReport:
     """Write index, manifest and `rejected.jsonl` of a folder whose units are all done."""
-    report, rows = PrepareReport(), _RowCollector()
-    before, divided = _splits_before(out, config)
-    groups = _Groups(divided)
-    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups))
-    if len(groups.found) == 1 and report.n_utterances > 1 and config.validation_share > 0:
-        (speaker,) = groups.found
-        report.notes.append(
-            f"{out}: all recordings have one speaker, '{speaker}': the validation split is by recording, and its "
-            "scores do not show how a codec does with other speakers"
-        )
-        groups = _Groups({*divided, speaker})  # its utterances, which stay so if other speakers come later
-        for record, reason in _records(out, names):
-            if reason is None:
-                groups.add(record)
-    splits = assign_splits(groups.found, seed=config.split_seed, share=config.validation_share, before=before)
-
-    picked: list[str] = []
+    report, rows, picked = PrepareReport(), _RowCollector(), list[str]()
+    split_of = _write_rejected(out, names, config, report)
 
     def lines() -> Iterator[str]:
         for record, reason in _records(out, names):
             if reason is None:
                 if record.get("channel") is not None:
                     picked.append(f"{record['id']} (channel {record['channel'] + 1})")
-                split = splits[groups.name_of(record)]
-                utterance = as_type(Utterance, {**record, "split": split}, record["where"])
+                utterance = as_type(Utterance, {**record, "split": split_of(record)}, record["where"])
                 rows.add(utterance)
                 _count(report, utterance)
                 yield to_line(utterance)
@@ -92,6 +76,27 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
     write_json(out / "report.json", {key: getattr(report, key) for key in _LASTING})
     tidy(out, {*index.shards, name})
     return report
+
+
+def _write_rejected(
+    out: Path, names: Sequence[str], config: DataConfig, report: PrepareReport
+) -> Callable[[Mapping[str, Any]], Split]:
+    """Write `rejected.jsonl`; returns what gives the split of a record that is kept."""
+    before, divided = _splits_before(out, config)
+    groups = _Groups(divided)
+    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups))
+    if len(groups.found) == 1 and report.n_utterances > 1 and config.validation_share > 0:
+        (speaker,) = groups.found
+        report.notes.append(
+            f"{out}: all recordings have one speaker, '{speaker}': the validation split is by recording, and its "
+            "scores do not show how a codec does with other speakers"
+        )
+        groups = _Groups({*divided, speaker})  # its utterances, which stay so if other speakers come later
+        for record, reason in _records(out, names):
+            if reason is None:
+                groups.add(record)
+    splits = assign_splits(groups.found, seed=config.split_seed, share=config.validation_share, before=before)
+    return lambda record: splits[groups.name_of(record)]
 
 
 class _Groups:
