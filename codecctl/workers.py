@@ -100,6 +100,13 @@ def _start_worker(initializer: Callable[[], None] | None) -> None:
         initializer()
 
 
+def use_one_thread() -> None:
+    """As `initializer` of a pool: a process uses one core, and leaves Ctrl-C to the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # read when numpy is imported, which this module does not do
+
+
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Within: Ctrl-C waits."""
@@ -225,7 +232,7 @@ def _run_on_ray(
     try:
         ray = import_module("ray")
     except ImportError:
-        raise UsageError("executor 'ray' needs Ray: pip install 'codecctl[ray]'") from None
+        raise UsageError("executor 'ray' needs Ray: pip install \"codecctl[ray]\"") from None
     if not ray.is_initialized():
         try:
             ray.init(address="auto", log_to_driver=False)

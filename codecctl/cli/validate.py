@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,7 +21,7 @@ from codecctl.text import number
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats
-    from codecctl.evaluate.evaluation import Evaluation, Source
+    from codecctl.evaluate.evaluation import Evaluation
     from codecctl.evaluate.result import Comparison, Group, System
 
 _HEADINGS = {"codec": "codec", "unquantized": "quantizer off", "lowpass_4khz": "below 4 kHz", "against": "the other"}
@@ -82,7 +82,7 @@ def validate(
 
     from codecctl import evaluate
 
-    with progress_bar("validate") as progress, naming(report) if report else nullcontext():
+    with _stoppable() as stopped, progress_bar("validate") as progress, naming(report) if report else nullcontext():
         evaluation = evaluate.run(
             path,
             data=data,
@@ -102,26 +102,47 @@ def validate(
         show(evaluation.to_json())
     else:
         _print_tables(evaluation)
-    _check(evaluation)
+    _check(evaluation, stopped)
 
 
-def _say_source(source: Source) -> None:
-    if source.missing:
-        say(f"--data not given and {source.missing} holds no prepared data; using the bundled clips")
+@contextmanager
+def _stoppable() -> Iterator[list[int]]:
+    """Within, SIGTERM does what Ctrl-C does. Yields the signals that came."""
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield received
+    except Interrupted as early:
+        raise Interrupted(str(early), (received or [signal.SIGINT])[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _say_source(source: Path, prepared: Path) -> None:
+    if source == prepared:
+        say(f"--data not given; using the validation split of {source}, which the checkpoint names")
     else:
-        say(f"--data not given; using the validation split of {source.path}, which the checkpoint names")
+        say(f"--data not given and {prepared} holds no prepared data; using the bundled clips")
 
 
-def _check(evaluation: Evaluation) -> None:
+def _check(evaluation: Evaluation, stopped: Sequence[int]) -> None:
     """Raises `Interrupted` for work left undone, `CodecctlError` for failed recordings and missed requirements."""
     result = evaluation.result
     for name, why in result.failed.items():
         say(f"not measured: {name}: {why}")
     n_planned = result.n_utterances + result.n_missing + len(result.failed)
     if result.n_missing:
-        way = "--continue goes on" if evaluation.report else "with --report DIR it can be continued"
-        raise Interrupted(f"interrupted after {result.n_utterances} of {n_planned} recordings; {way}", signal.SIGINT)
-    from codecctl.evaluate.report.sentences import in_sentence
+        kept = "their scores are kept, and --continue goes on"
+        way = kept if evaluation.report else "with --report DIR it can be continued"
+        how = "terminated" if stopped else "interrupted"
+        done = f"{how} after {result.n_utterances} of {n_planned} recordings"
+        raise Interrupted(f"{done}; {way}", signal.SIGTERM if stopped else signal.SIGINT)
+    from codecctl.evaluate.report.templates import in_sentence
 
     problems = []
     if result.failed:
@@ -134,7 +155,7 @@ def _check(evaluation: Evaluation) -> None:
 
 
 def _print_tables(evaluation: Evaluation) -> None:
-    from codecctl.evaluate.report.sentences import in_sentences
+    from codecctl.evaluate.report.templates import in_sentences
 
     result = evaluation.result
     of = f" of {result.n_utterances + result.n_missing}" if result.n_missing else ""
@@ -163,7 +184,7 @@ def _print_systems(systems: Sequence[System]) -> None:
     rows = [["true kbps", *("" if s.bitrate_kbps is None else f"{s.bitrate_kbps:.2f}" for s in shown)]]
     for name in dict.fromkeys(name for system in shown for name in system.metrics):
         metric = METRICS[name]
-        cells = [number(s.metrics[name].value, metric.digits) if name in s.metrics else "" for s in shown]
+        cells = [number(s.metrics[name].mean, metric.digits) if name in s.metrics else "" for s in shown]
         if name in shown[0].metrics and not math.isnan(shown[0].metrics[name].low):
             half = (shown[0].metrics[name].high - shown[0].metrics[name].low) / 2
             cells[0] += f" ± {half:.{metric.digits}f}"
@@ -178,7 +199,7 @@ def _print_groups(groups: Sequence[Group]) -> None:
     metrics = {name: METRICS[name] for name in _OF_GROUPS if name in groups[0].metrics}
     rows = []
     for group in groups:
-        values = (number(group.metrics[name].value, metric.digits) for name, metric in metrics.items())
+        values = (number(group.metrics[name].mean, metric.digits) for name, metric in metrics.items())
         rows.append([f"{group.kind} {group.name}", str(group.n_utterances), *values])
     show()
     show_table(("", ">recordings", *(f">{metric.label}" for metric in metrics.values())), rows)
@@ -202,8 +223,8 @@ def _print_comparison(comparison: Comparison) -> None:
     from codecctl.evaluate.metrics.table import METRICS
 
     rows = [
-        [METRICS[name].label, *(number(value, 3) for value in (mean.value, mean.low, mean.high))]
-        for name, mean in comparison.differences.items()
+        [METRICS[name].label, *(number(value, 3) for value in (each.mean, each.low, each.high))]
+        for name, each in comparison.differences.items()
     ]
     show()
     show_table(("this minus the other", ">mean", ">95 % from", ">to"), rows)

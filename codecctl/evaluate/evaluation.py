@@ -18,14 +18,14 @@ from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.perceptual import unavailable
 from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer, has_opus
-from codecctl.evaluate.report.page import ModelCard, write_report
-from codecctl.evaluate.report.sentences import in_sentences
+from codecctl.evaluate.report.page import write_report
+from codecctl.evaluate.report.templates import in_sentences
 from codecctl.evaluate.result import Tally, Validation
 from codecctl.evaluate.rows import RowFile
 from codecctl.evaluate.scorer import Scorer
 from codecctl.evaluate.systems import opus_name
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
-from codecctl.evaluate.verdict import Requirement, Verdict, check_requirements, compare_requirements, verdict_of
+from codecctl.evaluate.verdict import Requirement, Verdict, check_requirements, compare, verdict_of
 from codecctl.files import to_json
 from codecctl.inference import load
 from codecctl.inference.checkpoint import Checkpoint
@@ -81,7 +81,8 @@ class Session:
         """
         tally, failed = Tally(self.codec), dict[str, str]()
         delays = self._resume(tally) if resume else None
-        left = [utterance for utterance in self.utterances if utterance.id not in tally.ids]
+        done = {row.id for row in tally.rows}
+        left = [utterance for utterance in self.utterances if utterance.id not in done]
         interrupted = False
         try:
             with _threads_beside(self.n_workers if self.renderer.plan.metrics else 0):
@@ -95,25 +96,23 @@ class Session:
                         self._rows.append(row)
                     tally.add(row)
                     if on_progress:
-                        on_progress(len(tally.ids), len(self.utterances))
+                        on_progress(len(tally.rows), len(self.utterances))
         except KeyboardInterrupt:
             interrupted = True
-        if not tally.ids:
+        if not tally.rows:
             if interrupted:
                 raise Interrupted("interrupted before the first recording was done", signal.SIGINT)
-            why = (
-                f"none of {len(failed)} recordings can be read: {next(iter(failed.values()))}"
-                if failed
-                else "no recordings"
-            )
-            raise CodecctlError(f"{source}: {why}")
+            if not failed:
+                raise CodecctlError(f"{source}: no recordings")
+            why = next(iter(failed.values()))
+            raise CodecctlError(f"{source}: none of {len(failed)} recordings can be read: {why}")
         not_measured = unavailable(self.config.metrics, self.config.recogniser)
         if not has_opus():
             missing = "not installed (av is missing): pip install av"
             not_measured |= {opus_name(kbps): missing for kbps in self.config.opus_kbps}
         return tally.result(
             source=source,
-            n_missing=len(self.utterances) - len(tally.ids) - len(failed) if interrupted else 0,
+            n_missing=len(self.utterances) - len(tally.rows) - len(failed) if interrupted else 0,
             delays=delays or {},
             not_measured=not_measured,
             failed=failed,
@@ -147,14 +146,6 @@ def _threads_beside(n_workers: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The utterances of an evaluation."""
-
-    path: Path
-    missing: Path | None = None  # the prepared data that the checkpoint names and that are not there
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What `run` returns."""
 
@@ -162,7 +153,7 @@ class Evaluation:
     fingerprint: str
     result: Validation
     requirements: tuple[Requirement, ...]  # of `validate.require`
-    verdict: Verdict  # in sentences: `sentences.in_sentences`
+    verdict: Verdict  # in sentences: `report.templates.in_sentences`
     report: Path | None  # the page, if one was written
 
     def to_json(self) -> str:
@@ -189,7 +180,7 @@ def run(
     overrides: Sequence[str] = (),
     n_workers: int = 2,
     device: str = "auto",
-    on_start: Callable[[Source], Any] | None = None,
+    on_start: Callable[[Path, Path], Any] | None = None,
     on_progress: Callable[[int, int], Any] | None = None,
 ) -> Evaluation:
     """Measure the codec of a checkpoint on recordings, beside Opus.
@@ -204,7 +195,8 @@ def run(
         overrides: changes of the config, such as `validate.metrics=[pesq]`.
         n_workers: processes for perceptual metrics; 0: none but this one.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        on_start: called with the source before anything is measured.
+        on_start: called before anything is measured, with the recordings and the prepared data that the checkpoint
+            names.
         on_progress: called with the numbers of recordings done and of all after each.
 
     Ctrl-C ends the work early: the result covers what is done, `result.n_missing` counts the rest. Recordings that
@@ -219,15 +211,10 @@ def run(
     config = override_config(model.config(), overrides, source=str(path))
     codec = load.Codec.of(model, find_device(device))
     prepared = Path(config.data.path)
-    if data:
-        source = Source(Path(data))
-    elif (prepared / "prepared.json").is_file():
-        source = Source(prepared)
-    else:
-        source = Source(CLIPS, missing=prepared)
-    utterances = choose(find_utterances(source.path), limit or config.validation.n_utterances)
+    source = Path(data) if data else prepared if (prepared / "prepared.json").is_file() else CLIPS
+    utterances = choose(find_utterances(source), limit or config.validation.n_utterances)
     if on_start:
-        on_start(source)
+        on_start(source, prepared)
     folder = Path(report) if report else None
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
@@ -241,13 +228,23 @@ def run(
         identity={"codec": _identity(path), "against": _identity(other_path) if other_path else None},
         n_workers=n_workers,
     )
-    result = session.measure(source=str(source.path), resume=resume, on_progress=on_progress)
-    requirements, verdict = compare_requirements(result, config.validation.require), verdict_of(result)
+    result = session.measure(source=str(source), resume=resume, on_progress=on_progress)
+    requirements = tuple(compare(result, name, limit) for name, limit in config.validation.require.items())
+    verdict = verdict_of(result)
     page = None
     if folder:
-        card = ModelCard(path.name, codec.fingerprint or "", model.step)
-        page = write_report(folder, result, requirements, verdict, card, session.renderer, utterances)
-    return Evaluation(path, codec.fingerprint or "", result, requirements, verdict, page)
+        page = write_report(
+            folder,
+            result,
+            requirements,
+            verdict,
+            session.renderer,
+            utterances,
+            name=path.name,
+            fingerprint=model.fingerprint,
+            step=model.step,
+        )
+    return Evaluation(path, model.fingerprint, result, requirements, verdict, page)
 
 
 def _identity(path: Path) -> list[int]:

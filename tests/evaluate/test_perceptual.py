@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from codecctl.audio import Audio
 from codecctl.errors import ConfigError
+from codecctl.evaluate.metrics.metric import Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
-from codecctl.evaluate.perceptual import check_metrics, score, unavailable
+from codecctl.evaluate.perceptual import check_metrics, score, score_all, unavailable
 
 Signal = NDArray[np.float64]
 
@@ -124,7 +125,7 @@ def test_unavailable_metrics_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_original_gets_only_what_needs_no_reference(speech_array: Audio) -> None:
-    assert score(speech_array, speech_array, ["pesq", "stoi"], is_original=True) == {}
+    assert score_all({}, speech_array, ["pesq", "stoi"], Context()) == {"original": {}}
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:

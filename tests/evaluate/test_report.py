@@ -12,9 +12,9 @@ from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.evaluation import Session
 from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.metrics.table import METRICS
-from codecctl.evaluate.report.page import ModelCard, write_report
+from codecctl.evaluate.report.page import write_report
 from codecctl.evaluate.utterances import ReferenceUtterance
-from codecctl.evaluate.verdict import compare_requirements, verdict_of
+from codecctl.evaluate.verdict import compare, verdict_of
 from codecctl.model.codec import Codec
 from tests.browser import headless, until
 
@@ -25,7 +25,7 @@ CONFIG = ValidateConfig(metrics=(), opus_kbps=(6.0,), require={"snr_db": 2.0, "s
 
 ODD_NAME = '<b>odd</b> & "quoted" \udce9'  # as the name of a file that is not UTF-8
 REVERSED = "\u202ereversed\x07"
-CARD = ModelCard("best.pt", "0123456789abcdef", 300)
+CARD: dict[str, Any] = {"name": "best.pt", "fingerprint": "0123456789abcdef", "step": 300}
 
 
 @pytest.fixture(scope="module")
@@ -35,9 +35,10 @@ def page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory: pyt
     utterances = [odd, clips[4], clips[8], clips[9]]
     session = Session(speaking, utterances, CONFIG, against=speaking, parts=True)
     result = session.measure(source="four clips")
-    requirements, verdict = compare_requirements(result, CONFIG.require), verdict_of(result)
+    requirements = [compare(result, name, limit) for name, limit in CONFIG.require.items()]
+    verdict = verdict_of(result)
     folder = tmp_path_factory.mktemp("report")
-    return write_report(folder, result, requirements, verdict, CARD, session.renderer, utterances)
+    return write_report(folder, result, requirements, verdict, session.renderer, utterances, **CARD)
 
 
 class _Reader(HTMLParser):
@@ -197,7 +198,7 @@ def full_page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory
         groups=tuple(replace(g, metrics={**wide, **g.metrics}) for g in result.groups),
     )
     return write_report(
-        tmp_path_factory.mktemp("full"), result, [], verdict_of(result), CARD, session.renderer, clips[:1]
+        tmp_path_factory.mktemp("full"), result, [], verdict_of(result), session.renderer, clips[:1], **CARD
     )
 
 

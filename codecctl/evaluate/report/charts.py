@@ -9,13 +9,20 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from codecctl.audio import Audio
 from codecctl.audio.spectrum import Stft
+from codecctl.evaluate.metrics.table import METRICS
+from codecctl.evaluate.systems import CODEC, FEWER, UNQUANTIZED, is_opus
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.result import System, Validation
 
 _RANGE_DB = 80  # below the loudest point of the original
 _COLOURS = np.array([[4, 4, 20], [70, 20, 100], [170, 50, 90], [240, 120, 40], [250, 220, 120], [255, 255, 240]])
@@ -32,11 +39,31 @@ class Point:
     high: float = math.nan
 
 
-def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: Point | None) -> str:
+def rate_charts(result: Validation) -> list[tuple[str, Markup]]:
+    """A title and a chart for each metric of the codec."""
+    first = [s for s in result.systems if s.name == CODEC or s.name.startswith(FEWER)]
+    ours = sorted(first, key=lambda system: system.bitrate_kbps or 0)
+    opus = [system for system in result.systems if is_opus(system.name)]
+    without = result.system(UNQUANTIZED)
+    charts = []
+    for name in result.means:
+        level = without.metrics[name].mean if without and name in without.metrics else math.nan
+        title = METRICS[name].label
+        charts.append((title, Markup(rate_chart(title, _points(ours, name), _points(opus, name), level))))
+    return charts
+
+
+def _points(systems: Sequence[System], metric: str) -> list[Point]:
+    scores = [(system, system.metrics[metric]) for system in systems if metric in system.metrics]
+    return [Point(system.bitrate_kbps or 0, s.mean, system.label, s.low, s.high) for system, s in scores]
+
+
+def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: float) -> str:
     """A metric over the true bitrate: the codec's curve over codebooks with its interval, Opus, and the level with the
-    quantizer off."""
-    points = [*ours, *opus, *([level] if level else [])]
-    ys = [v for p in points for v in (p.y, p.low, p.high) if not math.isnan(v)]
+    quantizer off, which may be NaN."""
+    ys = [v for p in (*ours, *opus) for v in (p.y, p.low, p.high) if not math.isnan(v)]
+    if not math.isnan(level):
+        ys.append(level)
     across = _Axis(0.0, 1.05 * max([p.x for p in (*ours, *opus)], default=1.0), _LEFT, _WIDTH - _RIGHT)
     up = _Axis(*_with_margin(min(ys, default=0), max(ys, default=1)), _HEIGHT - _BOTTOM, _TOP)
     parts = [_frame(across, up, "kbps")]
@@ -44,10 +71,10 @@ def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: 
     if len(band) > 1:
         edge = [(p.x, p.low) for p in band] + [(p.x, p.high) for p in reversed(band)]
         parts.append(f'<polygon class="ours-band" points="{_places(edge, across, up)}"/>')
-    if level is not None and not math.isnan(level.y):
-        height = up.at(level.y)
+    if not math.isnan(level):
+        height = up.at(level)
         parts.append(f'<line class="rest" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end">{escape(level.label)}</text>')
+        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end">quantizer off</text>')
     for kind, line in (("opus", opus), ("ours", ours)):
         known = [p for p in line if not math.isnan(p.y)]
         parts.append(f'<polyline class="{kind}" points="{_places([(p.x, p.y) for p in known], across, up)}"/>')
@@ -59,6 +86,15 @@ def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: 
             )
     points_text = "; ".join(f"{p.label}: {p.y:.3g} at {p.x:.2f} kbps" for p in (*ours, *opus) if not math.isnan(p.y))
     return _svg(f"{title} over bitrate. {points_text}", parts)
+
+
+def histograms(result: Validation) -> list[tuple[str, Markup]]:
+    """A title and a chart for each codebook."""
+    charts = []
+    for k, hits in enumerate(result.histograms, start=1):
+        title = f"Codebook {k}: hits of its {len(hits)} codewords by rank, {(hits == 0).sum()} without any"
+        charts.append((f"codebook {k}", Markup(histogram(title, hits))))
+    return charts
 
 
 def histogram(title: str, hits: NDArray[np.int64]) -> str:
