@@ -12,9 +12,8 @@ from torch import Tensor
 
 from codecctl import __version__
 from codecctl.config.model import ModelConfig
-from codecctl.export.folder import new_folder
 from codecctl.export.sources import standalone
-from codecctl.files import write_json, write_lines
+from codecctl.files import new_folder, write_json, write_lines
 from codecctl.inference.card import card_lines
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.export import write_packed

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.export.folder import new_folder
+from codecctl.files import new_folder
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
