@@ -35,10 +35,6 @@ if sys.platform != "win32":
 _SIGNS = ("allocate memory", "bad_alloc", "failed to map segment", "out of memory", "start new thread")
 _ASKED = re.compile(r"tried to allocate (\d+) bytes")
 _LIBRARIES_GB = 4  # of addresses, that PyTorch and its CUDA libraries take before the first tensor
-_SPINS = "3000"
-"""How often a thread of torch looks for the others before it sleeps. By default it looks for milliseconds: where other
-programs take the cores, two threads then need several times as long as one."""
-
 app = typer.Typer(
     name="codecctl",
     no_args_is_help=True,
@@ -67,8 +63,6 @@ def main() -> None:
     if sys.stdout is None:  # closed by `>&-`: open it for reading, so that writing fails and no file takes its number
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115
     logging.getLogger("codecctl").addHandler(WarningLines())
-    if "OMP_WAIT_POLICY" not in os.environ:
-        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
     sys.exit(run(sys.argv[1:]))
 
 
@@ -81,29 +75,25 @@ def run(arguments: list[str]) -> int:
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         _flush_stdout()  # help and version are printed outside of any command
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if message := explain_memory(error):
             sys.stderr.write(message)
-            return 1
-        return _fail(error)
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if (message := explain_memory(error)) is None:
+        elif isinstance(error, OSError):
+            _say_refused(error)
+        else:
             raise
-        sys.stderr.write(message)
         return 1
     return code
 
 
-def _fail(error: OSError) -> int:
-    """Report what the system refused; returns the exit code. A reader that has ended (`codecctl ... | head`) gets no
-    message."""
+def _say_refused(error: OSError) -> None:
+    """What the system refused. A reader that has ended (`codecctl ... | head`) gets no message."""
     try:
         _flush_stdout()
     except OSError as lost:
         error = error if error.filename else lost
     if error.errno != errno.EPIPE:
         say_error(reason(error))
-    return 1
 
 
 def _show_version(asked: bool) -> None:
