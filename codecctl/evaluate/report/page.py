@@ -19,7 +19,7 @@ from codecctl.audio.files import to_pcm16
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer
 from codecctl.evaluate.report.charts import histograms, rate_charts, spectrogram_png
-from codecctl.evaluate.report.templates import TEMPLATES, in_sentences
+from codecctl.evaluate.report.templates import TEMPLATES, in_sentence, in_sentences
 from codecctl.evaluate.systems import CODEC, ORIGINAL
 from codecctl.evaluate.utterances import ReferenceUtterance, choose
 from codecctl.files import write_lines
@@ -113,7 +113,7 @@ def write_report(
     parts = [*codec.parameters(), *(codebook.codewords for codebook in codec.quantizer.codebooks)]
     text = TEMPLATES.get_template("page.html.j2").render(
         result=result,
-        requirements=requirements,
+        requirements=[(requirement.passed, in_sentence(requirement)) for requirement in requirements],
         sentences=in_sentences(result, verdict),
         examples=examples,
         worst=worst,

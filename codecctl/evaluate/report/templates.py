@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 def in_sentences(result: Validation, verdict: Verdict) -> list[str]:
     """The verdict, the most important first."""
-    lines: str = _WORDS.verdict(result, verdict)
+    lines = str(_WORDS.verdict(result, verdict))  # str: a page escapes it
     return [line for line in lines.splitlines() if line]
 
 
@@ -42,7 +42,7 @@ def measured(items: Iterable[System | Group], group: Iterable[Metric]) -> list[M
 
 TEMPLATES = Environment(
     loader=PackageLoader("codecctl.evaluate.report", "."),
-    autoescape=select_autoescape(["html.j2"]),
+    autoescape=select_autoescape(["html.j2", "svg.j2"]),
     undefined=StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
