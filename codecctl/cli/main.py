@@ -130,13 +130,11 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*arguments, **options)
             _flush_stdout()
-        except ReportedElsewhere as end:
-            raise typer.Exit(end.exit_code) from None
-        except Interrupted as stop:
-            say(str(stop))
-            raise typer.Exit(stop.exit_code) from None
         except CodecctlError as error:
-            say_error(str(error))
+            if isinstance(error, Interrupted):
+                say(str(error))
+            elif not isinstance(error, ReportedElsewhere):
+                say_error(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say("interrupted")

@@ -25,14 +25,6 @@ Scores = dict[str, float]  # by metric
 SystemScores = dict[str, Scores]
 
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raises `ConfigError` for a name in `validate.metrics` that is not in the table."""
-    for name in names:
-        if name not in PERCEPTUAL_METRICS:
-            hint = did_you_mean(name, PERCEPTUAL_METRICS) or f"; there are {', '.join(PERCEPTUAL_METRICS)}"
-            raise ConfigError(f"validate.metrics: no metric '{name}'{hint}")
-
-
 def unavailable(names: Sequence[str], recogniser: str | None = None) -> dict[str, str]:
     """Score -> why it is not measured. `names` are the metrics asked for."""
     others = [name for name in PERCEPTUAL_METRICS if name not in names]
@@ -58,7 +50,10 @@ def installed(config: ValidateConfig) -> tuple[str, ...]:
 
     Raises `ConfigError` for an unknown metric, `UsageError` for a folder that holds no recogniser.
     """
-    check_metrics(config.metrics)
+    for name in config.metrics:
+        if name not in PERCEPTUAL_METRICS:
+            hint = did_you_mean(name, PERCEPTUAL_METRICS) or f"; there are {', '.join(PERCEPTUAL_METRICS)}"
+            raise ConfigError(f"validate.metrics: no metric '{name}'{hint}")
     absent = missing(config.metrics, config.recogniser)
     names = tuple(name for name in config.metrics if name not in absent)
     if config.recogniser is not None and reads_text(names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from codecctl.audio import Audio
+from codecctl.audio import Audio, pyav
 from codecctl.audio.files import to_pcm16
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError
@@ -43,10 +42,6 @@ class Rendition:
     n_bits: int | None  # None: the system has no bitrate
 
 
-def has_opus() -> bool:
-    return importlib.util.find_spec("av") is not None
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is rendered of each utterance, and which perceptual metrics are computed. The default: the codec alone."""
@@ -66,7 +61,7 @@ class Plan:
         """
         metrics = installed(config)
         recogniser = config.recogniser if reads_text(metrics) else None
-        opus_kbps = config.opus_kbps if baselines and has_opus() else ()
+        opus_kbps = config.opus_kbps if baselines and pyav.is_installed() else ()
         curve = tuple(sorted(n for n in set(config.n_quantizers) if n < codec.n_codebooks)) if parts else ()
         return cls(metrics, recogniser, opus_kbps, baselines, parts, curve)
 

@@ -2,14 +2,15 @@ import numpy as np
 import pytest
 import torch
 
+from codecctl.audio import pyav
 from codecctl.config.schema import ValidateConfig
 from codecctl.evaluate.alignment import align, find_delay
-from codecctl.evaluate.rendering import Plan, band_limit, has_opus, opus, render_codec
+from codecctl.evaluate.rendering import Plan, band_limit, opus, render_codec
 from codecctl.evaluate.systems import label_of
 from codecctl.model.codec import Codec
 
 
-@pytest.mark.skipif(not has_opus(), reason="av is not installed")
+@pytest.mark.skipif(not pyav.is_installed(), reason="av is not installed")
 @pytest.mark.parametrize("kbps", [6, 12])
 def test_opus_decodes_speech_at_about_the_requested_bitrate(speech: torch.Tensor, kbps: float) -> None:
     audio = speech[0, 0].numpy()

@@ -3,21 +3,23 @@ from dataclasses import replace
 
 import pytest
 
+from codecctl.audio import pyav
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import UsageError
-from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.evaluation import measure
 from codecctl.evaluate.intervals import Mean
-from codecctl.evaluate.rendering import has_opus
 from codecctl.evaluate.report.templates import in_sentence, in_sentences
 from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import check_requirements, compare, verdict_of
 from codecctl.model.codec import Codec
+from tests.evaluate.conftest import renderer_of
 
 
 @pytest.fixture(scope="module")
 def result(speaking: Codec, clips: list[ReferenceUtterance]) -> Validation:
-    return Session(speaking, clips[:3], ValidateConfig(metrics=())).measure()
+    config = ValidateConfig(metrics=())
+    return measure(renderer_of(speaking, config), clips[:3], config)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +59,6 @@ def test_a_requirement_on_an_unknown_metric_is_refused() -> None:
 def test_the_verdict_ranks_the_codec_among_opus_rates_and_names_the_bound(result: Validation) -> None:
     text = " ".join(in_sentences(result, verdict_of(result)))
     assert f"At {result.bitrate_kbps:.2f} kbps" in text
-    assert ("better than Opus" in text) == has_opus()
+    assert ("better than Opus" in text) == pyav.is_installed()
     assert "Gaussian bound" in text
     assert "Every codebook is in use" in text
