@@ -78,9 +78,9 @@ def measure(
                     rows.start({**settings, "delays": delays})
             scorer = Scorer(renderer, delays, n_workers=n_workers)
             for row in scorer.rows(left, lambda utterance, error: failed.update({utterance.id: str(error)})):
-                if rows:
-                    rows.append(row)
                 tally.add(row)
+                if rows:  # last: an interrupt before it loses the row, not what is said of it
+                    rows.append(row)
                 if on_progress:
                     on_progress(len(tally.rows), len(utterances))
     except KeyboardInterrupt:
