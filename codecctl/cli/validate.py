@@ -28,6 +28,25 @@ _HEADINGS = {"codec": "codec", "unquantized": "quantizer off", "lowpass_4khz": "
 _OF_GROUPS = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within, SIGTERM does what Ctrl-C does, with its own exit code."""
+    received = [signal.SIGINT]
+
+    def stop(*_: object) -> None:
+        received[:] = [signal.SIGTERM]
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as early:
+        raise Interrupted(str(early) or "interrupted", received[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_stoppable()
 def validate(
     checkpoint: Annotated[
         str | None,
@@ -82,7 +101,7 @@ def validate(
 
     from codecctl import evaluate
 
-    with _stoppable() as stopped, progress_bar("validate") as progress, naming(report) if report else nullcontext():
+    with progress_bar("validate") as progress, naming(report) if report else nullcontext():
         evaluation = evaluate.run(
             path,
             data=data,
@@ -102,25 +121,7 @@ def validate(
         show(evaluation.to_json())
     else:
         _print_tables(evaluation)
-    _check(evaluation, stopped)
-
-
-@contextmanager
-def _stoppable() -> Iterator[list[int]]:
-    """Within, SIGTERM does what Ctrl-C does. Yields the signals that came."""
-    received: list[int] = []
-
-    def stop(number: int, _: object) -> None:
-        received.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield received
-    except Interrupted as early:
-        raise Interrupted(str(early), (received or [signal.SIGINT])[0]) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    _check(evaluation)
 
 
 def _say_source(source: Path, prepared: Path) -> None:
@@ -130,7 +131,7 @@ def _say_source(source: Path, prepared: Path) -> None:
         say(f"--data not given and {prepared} holds no prepared data; using the bundled clips")
 
 
-def _check(evaluation: Evaluation, stopped: Sequence[int]) -> None:
+def _check(evaluation: Evaluation) -> None:
     """Raises `Interrupted` for work left undone, `CodecctlError` for failed recordings and missed requirements."""
     result = evaluation.result
     for name, why in result.failed.items():
@@ -139,9 +140,7 @@ def _check(evaluation: Evaluation, stopped: Sequence[int]) -> None:
     if result.n_missing:
         kept = "their scores are kept, and --continue goes on"
         way = kept if evaluation.report else "with --report DIR it can be continued"
-        how = "terminated" if stopped else "interrupted"
-        done = f"{how} after {result.n_utterances} of {n_planned} recordings"
-        raise Interrupted(f"{done}; {way}", signal.SIGTERM if stopped else signal.SIGINT)
+        raise Interrupted(f"interrupted after {result.n_utterances} of {n_planned} recordings; {way}", signal.SIGINT)
     from codecctl.evaluate.report.templates import in_sentence
 
     problems = []
