@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import logging
 import os
 import re
@@ -63,7 +64,9 @@ def main() -> None:
     if sys.stdout is None:  # closed by `>&-`: open it for reading, so that writing fails and no file takes its number
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115
     logging.getLogger("codecctl").addHandler(WarningLines())
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # the interpreter would look for garbage among all objects of the libraries before it ends
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
