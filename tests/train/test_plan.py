@@ -16,7 +16,7 @@ from codecctl.cli.plan import describe
 from codecctl.config.load import configs_folder, load_config
 from codecctl.config.model import Section
 from codecctl.train.memory import Costs, measure_costs
-from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
+from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan
 from codecctl.train.setup import checkpoint_bytes, open_crops, start_state
 from tests.train.tiny import ADVERSARIAL, FEW_FRAMES, tiny_config
 
@@ -130,10 +130,8 @@ def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
     assert late.throughput == pytest.approx(late.audio_seconds / late.seconds)
 
 
-def test_a_prediction_is_the_plans_step(plan: Plan) -> None:
-    assert predict(plan.config) == plan.step
-    assert predict(plan.config, adversarial=False) == plan.early_step
-    two = predict(plan.config, n_cards=2)
+def test_a_card_holds_the_gradients_on_their_way_to_another(plan: Plan) -> None:
+    two = replace(plan, n_cards=2).step
     assert two.card_bytes == pytest.approx(plan.step.card_bytes + ASSUMPTIONS.fragmentation * plan.costs.late.gradients)
 
 
