@@ -2,9 +2,8 @@
 
     python -m tests.bench.long_stream [--model starter] [--hours 10] [--frames-per-push 25]
 
-The production codec has random weights.
-
-At the end the stream is compared with one that began a minute before: neither may depend on what is longer ago.
+The production codec has random weights. At the end the stream is compared with one that began a minute before: neither
+may depend on what is longer ago, but for ties between two codewords and the phase of the noise that the starter adds.
 """
 
 from __future__ import annotations
