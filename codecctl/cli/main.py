@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import logging
 import os
 import re
@@ -69,7 +70,9 @@ def main() -> None:
     logging.getLogger("codecctl").addHandler(WarningLines())
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    gc.freeze()  # the interpreter would look for garbage among all objects of the libraries before it ends
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
