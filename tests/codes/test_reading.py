@@ -217,7 +217,7 @@ def test_a_missing_package_is_one_line(
     prepared: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
-    with pytest.raises(UsageError, match=r"--format parquet needs pyarrow: pip install 'codecctl\[data\]'"):
+    with pytest.raises(UsageError, match=r'--format parquet needs pyarrow: pip install "codecctl\[data\]"'):
         encode_corpus([prepared], tmp_path / "codes", model, container="parquet")
     assert not (tmp_path / "codes").exists()
 

@@ -176,7 +176,7 @@ def _open(path: Path) -> Any:
     try:
         arrow, parquet = import_module("pyarrow"), import_module("pyarrow.parquet")
     except ImportError:
-        raise UsageError(f"{path}: Parquet files need pyarrow: pip install 'codecctl[data]'") from None
+        raise UsageError(f'{path}: Parquet files need pyarrow: pip install "codecctl[data]"') from None
     try:
         return parquet.ParquetFile(path)
     except (arrow.ArrowException, OSError) as error:
