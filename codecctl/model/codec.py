@@ -156,7 +156,8 @@ class Codec(nn.Module):
             is_stereo = audio.dim() == 3
             advice = "one channel at a time, or audio.mean(1, keepdim=True)" if is_stereo else "audio.reshape(1, 1, -1)"
             raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
-        if type(audio) is Tensor and not audio.isfinite().all():  # others, as of torch.compile, may have no values
+        # Others, as of torch.compile, may have no values. The sum is the faster test, but may exceed the type's range.
+        if type(audio) is Tensor and not (audio.sum().isfinite() or audio.isfinite().all()):
             raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
         return audio.to(next(self.parameters()).dtype)
 
