@@ -27,6 +27,8 @@ class Transformer(nn.Module):
         if state is None:
             # The residual stream has the type of the weights, also under autocast: the fused norm takes no other.
             return self.layers(x.mT.to(next(self.parameters(), x).dtype)).mT
+        if x.shape[-1] <= MAX_CHUNK:
+            return self._advance(x.mT, state).mT
         return torch.cat([self._advance(chunk.mT, state) for chunk in torch.split(x, MAX_CHUNK, dim=-1)], dim=1).mT
 
     def _advance(self, x: Tensor, state: StreamState) -> Tensor:
@@ -129,8 +131,9 @@ class Ring:
         """`position` [B] of the first frame: below R in the first round, R to 2R - 1 in all later ones."""
         self.n_slots = look_back + MAX_CHUNK
         angles, is_this_round, hiding = _ring_tables(look_back, head_width, like.dtype, like.device)
-        places = position[:, None] + torch.arange(n_frames, device=position.device)  # [B, T]
+        places = position[:, None]  # [B, T]
         if n_frames > 1:
+            places = places + torch.arange(n_frames, device=position.device)
             places = torch.where(places < 2 * self.n_slots, places, places - self.n_slots)
         self.own = places % self.n_slots
         self.is_this_round = is_this_round[self.n_slots - 1 - self.own][:, None]  # [B, 1, T, R]
