@@ -1,8 +1,8 @@
 """The arithmetic of the large matrices on a CPU: a stream of single frames reads all of them for each frame.
 
-They are those of the transformers, of the convolutions with many channels, and of large codebooks, of which the nearest
-codewords are then compared in float32. Everything else stays float32: first and last convolutions, norms, the residual
-stream.
+They are those of the transformers, of the convolutions with many channels (in the encoder, on which the codes
+depend, with more), and of large codebooks, of which the nearest codewords are then compared in float32. Everything
+else stays float32: first and last convolutions, norms, the residual stream.
 """
 
 from __future__ import annotations
