@@ -84,7 +84,8 @@ class BoundedPool:
 def _start_worker(initializer: Callable[[], None] | None) -> None:
     end_with_parent()
     signal.signal(signal.SIGINT, _interrupt)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if initializer is not None:
         initializer()
 
@@ -99,6 +100,9 @@ def use_one_thread() -> None:
 @contextmanager
 def _interrupts_held() -> Iterator[None]:
     """Within: Ctrl-C waits."""
+    if sys.platform == "win32":
+        yield
+        return
     resource_tracker.ensure_running()  # by the first process that starts, and then it lets interrupts through
     before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     try:

@@ -23,6 +23,7 @@ from codecctl.workers import hash_of
 
 _MOST_FILES = 250
 _MOST_BYTES = 128 * 2**20
+_SHARD_SUFFIXES = (".pcm", ".parquet", ".safetensors", ".tar")
 
 
 _FIELDS = tuple(field.name for field in fields(AudioItem))
@@ -172,8 +173,9 @@ def _write_unit(out: Path, name: str, origin: Path, items: Iterable[AudioItem]) 
 
 def tidy(out: Path, named: Collection[str | None]) -> None:
     """Remove shards and indices that are not `named`, and temporary files of processes that have ended."""
-    for path in (*(out / "shards").iterdir(), *out.glob("index-*.npy")):
-        if path.relative_to(out).as_posix() not in named and not path.name.startswith("."):
+    shards = (path for path in (out / "shards").iterdir() if path.suffix in _SHARD_SUFFIXES)
+    for path in (*shards, *out.glob("index-*.npy")):
+        if path.relative_to(out).as_posix() not in named:
             path.unlink(missing_ok=True)
     for folder in (out, out / "shards", out / "units"):
         remove_partials(folder)
