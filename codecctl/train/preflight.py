@@ -23,22 +23,6 @@ _N_CUT = 3  # batches, to time the loader
 
 
 @dataclass(frozen=True)
-class Room:
-    """The room that checkpoints need on the disk."""
-
-    n_files: int  # that are there at once
-    file_bytes: int  # of each
-    missing_bytes: int  # beyond those of the run that are there already
-    free_bytes: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.n_files} checkpoints of {self.file_bytes / 1e6:,.1f} MB need {self.missing_bytes / 1e6:,.1f} MB "
-            f"more, {self.free_bytes / 1e6:,.1f} MB are free"
-        )
-
-
-@dataclass(frozen=True)
 class Preflight:
     """The findings of the checks."""
 
@@ -47,7 +31,7 @@ class Preflight:
     step_seconds: float  # that the gradients of the batch took
     cut_seconds: float  # that one thread takes for this rank's crops of a step
     n_workers: int  # threads or processes that cut crops; 0: none
-    room: Room
+    room: str  # what checkpoints need on the disk, and what is free
 
     @property
     def keeps_up(self) -> bool:
@@ -69,12 +53,13 @@ def preflight(state: TrainState, context: StepContext, config: Config, crops: Cr
     return Preflight(losses, context.teacher is not None, step_seconds, cut_seconds, config.data.n_workers, room)
 
 
-def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> Room:
+def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> str:
     """Measured by the first rank for all."""
     n, size = n_files(config.train), checkpoint_bytes(state)
     there = sum(path.stat().st_size for path in folder.glob("*.pt"))
-    room: Room = context.fabric.broadcast(Room(n, size, max(0, n * size - there), free_bytes(folder)))
-    if room.free_bytes < room.missing_bytes:
+    missing, free = context.fabric.broadcast((max(0, n * size - there), free_bytes(folder)))
+    room = f"{n} checkpoints of {size / 1e6:,.1f} MB need {missing / 1e6:,.1f} MB more, {free / 1e6:,.1f} MB are free"
+    if free < missing:
         raise CodecctlError(f"{folder}: {room}; make room, or name a folder on another disk with --run")
     return room
 
