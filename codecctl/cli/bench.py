@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from codecctl.train.bench import StepTimes
     from codecctl.train.plan import Prediction
 
+Implied = dict[str, tuple[float, float]]  # of the plan, by name: as assumed, as measured
+
 _CORPUS_COPIES = 20  # of the bundled clips: 20 minutes of audio
 _HOLDS = 0.1  # relative difference up to which an assumption of the plan is said to hold
 
@@ -109,27 +111,26 @@ def _bench_training(
     import torch
 
     from codecctl.config.load import load_config
-    from codecctl.train.bench import measure_steps
+    from codecctl.train.bench import implied_assumptions, measure_steps
     from codecctl.train.device import training_device
-    from codecctl.train.plan import predict
+    from codecctl.train.plan import make_plan
 
     settings = load_config(config, gpu=gpu, overrides=overrides or ())
     times = measure_steps(settings, training_device(device, settings), n_steps)
-    prediction = predict(settings)
+    prediction = make_plan(settings).step
+    assumptions = implied_assumptions(times, prediction)
     if as_json:
         where = {"config": config, "gpu": gpu, "torch": torch.__version__, "cuda": torch.version.cuda}
-        show(to_json({**where, **_numbers(times, prediction)}))
+        show(to_json({**where, **_numbers(times, prediction, assumptions)}))
         return
     card = settings.train.gpu.name if settings.train.gpu else ""
     settings_in_words = f"{settings.train.precision}, compile {'on' if settings.train.compile else 'off'}"
     show(f"{config} on {times.device}, torch {torch.__version__}, {settings_in_words}, {n_steps} steps")
-    for line in (*_summary(times, prediction, card), *_parts(times), *_assumptions(times, prediction)):
+    for line in (*_summary(times, prediction, card), *_parts(times), *_assumptions(assumptions)):
         show(line)
 
 
-def _numbers(times: StepTimes, prediction: Prediction) -> dict[str, object]:
-    from codecctl.train.bench import implied_assumptions
-
+def _numbers(times: StepTimes, prediction: Prediction, assumptions: Implied) -> dict[str, object]:
     return {
         "device": times.device,
         "n_steps": times.n_steps,
@@ -147,8 +148,7 @@ def _numbers(times: StepTimes, prediction: Prediction) -> dict[str, object]:
             "card_bytes": prediction.card_bytes,
         },
         "assumptions": {
-            name: {"assumed": assumed, "measured": measured}
-            for name, (assumed, measured) in implied_assumptions(times, prediction).items()
+            name: {"assumed": assumed, "measured": measured} for name, (assumed, measured) in assumptions.items()
         },
     }
 
@@ -182,11 +182,9 @@ def _parts(times: StepTimes) -> list[str]:
     return lines
 
 
-def _assumptions(times: StepTimes, prediction: Prediction) -> list[str]:
-    from codecctl.train.bench import implied_assumptions
-
+def _assumptions(assumptions: Implied) -> list[str]:
     lines = []
-    for name, (assumed, measured) in implied_assumptions(times, prediction).items():
+    for name, (assumed, measured) in assumptions.items():
         verdict = "holds" if abs(measured / assumed - 1) <= _HOLDS else "is off"
         condition = ", if the other share holds" if name.startswith("share") else ""
         lines.append(

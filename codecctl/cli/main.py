@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import gc
 import logging
 import os
 import re
@@ -35,6 +36,10 @@ if sys.platform != "win32":
 _SIGNS = ("allocate memory", "bad_alloc", "failed to map segment", "out of memory", "start new thread")
 _ASKED = re.compile(r"tried to allocate (\d+) bytes")
 _LIBRARIES_GB = 4  # of addresses, that PyTorch and its CUDA libraries take before the first tensor
+_SPINS = "3000"
+"""How often a thread of torch looks for the others before it sleeps. By default it looks for milliseconds: where other
+programs take the cores, two threads then need several times as long as one."""
+
 app = typer.Typer(
     name="codecctl",
     no_args_is_help=True,
@@ -63,7 +68,11 @@ def main() -> None:
     if sys.stdout is None:  # closed by `>&-`: open it for reading, so that writing fails and no file takes its number
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")  # noqa: SIM115
     logging.getLogger("codecctl").addHandler(WarningLines())
-    sys.exit(run(sys.argv[1:]))
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
+    code = run(sys.argv[1:])
+    gc.freeze()  # the interpreter would look for garbage among all objects of the libraries before it ends
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:

@@ -14,7 +14,7 @@ def describe(plan: Plan) -> dict[str, str]:
         **_step(plan),
         **_memory(plan),
         **_fit(plan),
-        "epoch": f"{plan.steps_per_epoch:,.0f} steps" if plan.steps_per_epoch else f"unknown: {plan.no_data}",
+        "epoch": f"{_rough(plan.steps_per_epoch)} steps" if plan.steps_per_epoch else f"unknown: {plan.no_data}",
         "adversaries": _adversaries(plan),
         "audio": _audio(plan),
         **_time(plan),
@@ -85,7 +85,8 @@ def _adversaries(plan: Plan) -> str:
     where = f"epoch {settings.start_epoch}"
     if plan.adversarial_step is None:
         return f"used from {where} on; its step is unknown without the data"
-    used = f"used from step {plan.adversarial_step:,} on ({where}), after {settings.warmup_steps:,} alone"
+    alone = min(settings.warmup_steps, plan.adversarial_step)
+    used = f"used from step {plan.adversarial_step:,} on ({where}), after {alone:,} in which only they learn"
     return used if plan.adversarial_step < plan.n_steps else f"never used: {where} is after step {plan.n_steps:,}"
 
 

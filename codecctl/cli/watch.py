@@ -153,7 +153,7 @@ def describe_preflight(findings: Preflight) -> dict[str, str]:
         "loader": f"{times}: data.n_workers={findings.n_workers} {speed}"
         if findings.n_workers
         else f"{times}, one after the other: data.n_workers=0",
-        "disk": str(findings.room),
+        "disk": findings.room,
     }
 
 

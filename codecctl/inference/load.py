@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.device import find_device
@@ -39,7 +42,8 @@ class Codec(model.Codec):
     @classmethod
     def of(cls, checkpoint: Checkpoint, device: torch.device) -> Self:
         """The codec of a checkpoint that was read."""
-        codec = cls(checkpoint.model)
+        with _NoRandomWeights():
+            codec = cls(checkpoint.model)
         checkpoint.fill(codec)
         codec.fingerprint, codec.path = checkpoint.fingerprint, checkpoint.path
         codec.fold_weight_norm()
@@ -54,6 +58,15 @@ class Codec(model.Codec):
     def stream_decoder(self, batch_size: int = 1, traced: bool = False) -> StreamDecoder:
         """A batch of new streams; any number of them share the codec."""
         return StreamDecoder(self, batch_size, traced)
+
+
+class _NoRandomWeights(TorchFunctionMode):
+    """Layers do not draw their first weights, which takes longer than reading those of the checkpoint."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return args[0] if func is Tensor.uniform_ else func(*args, **(kwargs or {}))
 
 
 def export_codec(source: Checkpoint, target: str | Path, precision: Precision = "int8") -> Checkpoint:

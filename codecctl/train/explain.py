@@ -12,8 +12,7 @@ from codecctl.config.schema import Config
 from codecctl.train.checkpoint import take_weights
 from codecctl.train.device import make_fabric, sent
 from codecctl.train.setup import assemble, fit_codebooks, open_crops
-from codecctl.train.state import TrainState
-from codecctl.train.step import StepContext, adversarial_losses, at_full_weight, codec_losses, plan_step
+from codecctl.train.step import adversarial_losses, at_full_weight, codec_losses, plan_step
 
 
 @dataclass(frozen=True)
@@ -45,17 +44,12 @@ def explain(config: Config, device: torch.device, start_from: Path | None = None
     else:
         take_weights(state, start_from, config.train.freeze)
     audio = sent(crops.batch(0, config.train.batch_size), fabric.device)
-    return explain_batch(at_full_weight(state, config), context, config, audio)
-
-
-def explain_batch(state: TrainState, context: StepContext, config: Config, audio: Tensor) -> list[Explained]:
-    """The same for any crops [B, 1, L] and any state, which does not change."""
-    plan = plan_step(state, [audio], context, config)
+    plan = plan_step(at_full_weight(state, config), [audio], context, config)
     output, semantics = context.generator(audio, plan.n_quantizers)
     losses = codec_losses(audio, output, semantics, context)
     if context.adversary is not None:
         real, decoded = audio[..., plan.stretch], output.audio[..., plan.stretch]
-        losses |= adversarial_losses(real, decoded, context.adversary.discriminators, context.fabric)
+        losses |= adversarial_losses(real, decoded, context.adversary.discriminators, fabric)
     values = {name: float(loss.detach()) for name, loss in losses.items()}
     total = sum(values[name] * weight for name, weight in plan.weights.items())
     return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from codecctl.config.schema import Config, GpuConfig
 from codecctl.errors import CodecctlError
@@ -182,16 +182,10 @@ class Plan:
 def make_plan(config: Config, n_steps: int | None = None, n_cards: int = 1, *, costs: Costs | None = None) -> Plan:
     """The plan of a run up to `n_steps` (None: `train.n_steps`). Needs neither a card nor the data nor the teacher.
     `costs`: those of a config that differs in its batches, its card or its steps alone."""
-    plan = Plan(config, n_cards, n_steps or config.train.n_steps, costs or measure_costs(config), None, "")
+    steps_per_epoch, no_data = None, ""
     try:
-        n_samples = open_crops(config).n_samples
+        steps_per_epoch = open_crops(config).n_samples / (config.train.n_crops * config.crop_samples * n_cards)
     except CodecctlError as error:
-        return replace(plan, no_data=str(error))
-    step_samples = plan.step.audio_seconds * config.model.sample_rate * n_cards
-    return replace(plan, steps_per_epoch=n_samples / step_samples)
-
-
-def predict(config: Config, *, adversarial: bool = True, n_cards: int = 1) -> Prediction:
-    """A step of the config. `adversarial`: with the discriminators, if it has any."""
-    plan = Plan(config, n_cards, config.train.n_steps, measure_costs(config), None, "")
-    return plan.step if adversarial else plan.early_step or plan.step
+        no_data = str(error)
+    costs = costs or measure_costs(config)
+    return Plan(config, n_cards, n_steps or config.train.n_steps, costs, steps_per_epoch, no_data)

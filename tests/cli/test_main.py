@@ -223,3 +223,18 @@ def test_a_training_that_could_not_be_saved_has_failed(
     assert "./run/last.pt" not in done.stdout.decode().split()
     assert done.code == 1, done.stderr
     assert "could not be saved" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "spins"), [({}, 3000), ({"GOMP_SPINCOUNT": "77"}, 77), ({"OMP_WAIT_POLICY": "passive"}, 0)]
+)
+def test_threads_that_wait_soon_sleep_unless_the_user_says_otherwise(
+    given: dict[str, str], spins: int, model: Path
+) -> None:
+    finished = subprocess.run(
+        [*COMMAND, "info", str(model)],
+        env={**os.environ, "OMP_DISPLAY_ENV": "verbose", **given},
+        capture_output=True,
+        text=True,
+    )
+    assert f"GOMP_SPINCOUNT = '{spins}'" in finished.stderr

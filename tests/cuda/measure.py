@@ -25,7 +25,7 @@ from codecctl.model.snake import Snake
 from codecctl.train import step
 from codecctl.train.bench import StepTimes, implied_assumptions, measure_steps
 from codecctl.train.discriminators import Layers
-from codecctl.train.plan import Prediction, predict
+from codecctl.train.plan import Prediction, make_plan
 
 SECONDS = 180.0  # for all variants
 COMPILE_SECONDS = 105.0
@@ -212,7 +212,7 @@ def main() -> None:
                 measured[subject] = found
             print(row(subject, variant, found), flush=True)
     for subject in subjects(tiny=arguments.tiny):  # last: a process that has gone backward cannot be forked
-        prediction = predict(subject.load())
+        prediction = make_plan(subject.load()).step
         print(planned(subject, prediction))
         times = measured.get(subject)
         for name, (assumed, implied) in (implied_assumptions(times, prediction) if times else {}).items():

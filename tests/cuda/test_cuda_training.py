@@ -22,7 +22,7 @@ from codecctl.train.bench import measure_steps
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.device import make_fabric, pinned, sent
 from codecctl.train.loop import resume, train
-from codecctl.train.plan import predict
+from codecctl.train.plan import make_plan
 from codecctl.train.setup import start_state
 from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
@@ -115,7 +115,7 @@ def test_memory_and_time_of_a_step_are_those_of_the_plan(record: Record) -> None
     """Production, small enough for any card; `bench --train` compares a profile's own batch."""
     changes = ["train.batch_size=4", "data.crop_seconds=2", "train.adversarial.heard_seconds=1"]
     config = load_config("production", overrides=[*changes, "train.precision=bfloat16", "data.n_workers=0"])
-    times, plan = measure_steps(config, CARD, 5), predict(config)
+    times, plan = measure_steps(config, CARD, 5), make_plan(config).step
     assert times.peak_bytes is not None
     record(
         f"peak {times.peak_bytes / 1e9:.2f} GB, {plan.peak_bytes / 1e9:.2f} GB predicted; a step of 8 s of audio "

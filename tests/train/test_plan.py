@@ -16,7 +16,7 @@ from codecctl.cli.plan import describe
 from codecctl.config.load import configs_folder, load_config
 from codecctl.config.model import Section
 from codecctl.train.memory import Costs, measure_costs
-from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan, predict
+from codecctl.train.plan import ASSUMPTIONS, Plan, make_plan
 from codecctl.train.setup import checkpoint_bytes, open_crops, start_state
 from tests.train.tiny import ADVERSARIAL, FEW_FRAMES, tiny_config
 
@@ -100,6 +100,14 @@ def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> No
     assert replace(plan, n_cards=2, steps_per_epoch=expected / 2).adversarial_step == round(expected / 2)
 
 
+def test_adversaries_learn_alone_for_no_longer_than_there_are_steps(plan: Plan) -> None:
+    """On data that a few steps exhaust, five epochs are over before the warm-up is."""
+    adversarial = plan.config.train.adversarial.model_copy(update={"start_epoch": 5, "warmup_steps": 1000})
+    words = describe(replace(with_train(plan, adversarial=adversarial), steps_per_epoch=0.26))
+    assert words["epoch"] == "0.26 steps"
+    assert words["adversaries"] == "used from step 1 on (epoch 5), after 1 in which only they learn"
+
+
 def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
     assert plan.early_step
     assert plan.adversarial_step
@@ -122,10 +130,8 @@ def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:
     assert late.throughput == pytest.approx(late.audio_seconds / late.seconds)
 
 
-def test_a_prediction_is_the_plans_step(plan: Plan) -> None:
-    assert predict(plan.config) == plan.step
-    assert predict(plan.config, adversarial=False) == plan.early_step
-    two = predict(plan.config, n_cards=2)
+def test_a_card_holds_the_gradients_on_their_way_to_another(plan: Plan) -> None:
+    two = replace(plan, n_cards=2).step
     assert two.card_bytes == pytest.approx(plan.step.card_bytes + ASSUMPTIONS.fragmentation * plan.costs.late.gradients)
 
 

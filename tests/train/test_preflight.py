@@ -16,7 +16,7 @@ from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
-from codecctl.train.preflight import Preflight, Room, preflight
+from codecctl.train.preflight import Preflight, preflight
 from codecctl.train.setup import checkpoint_bytes, open_crops, start_state
 from codecctl.train.state import TrainState
 from codecctl.train.step import train_step
@@ -113,7 +113,7 @@ def test_no_room_for_checkpoints_stops_before_the_folder_changes(
 
 
 def test_too_few_loader_threads_are_reported() -> None:
-    few = Preflight({}, False, step_seconds=0.5, cut_seconds=0.9, n_workers=1, room=Room(3, 1, 3, 9))
+    few = Preflight({}, False, step_seconds=0.5, cut_seconds=0.9, n_workers=1, room="")
     enough, none = replace(few, n_workers=2), replace(few, n_workers=0)
     few_line, enough_line, none_line = (describe_preflight(found)["loader"] for found in (few, enough, none))
     assert few_line.endswith("data.n_workers=1 is too few; raise it, or use a faster disk")
