@@ -1,4 +1,4 @@
-"""Atomic writes of files, of text and of JSON."""
+"""Atomic writes of files and folders, of text and of JSON."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from functools import cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+
+from codecctl.errors import UsageError
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 """What the system says of a disk or a quota that is full."""
@@ -47,6 +49,28 @@ def replacing(path: Path, *, durable: bool = False) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which becomes it when the block succeeds and is removed otherwise.
+
+    Raises `UsageError` if `folder` exists and is not an empty folder, or the one that it is to be in does not.
+    """
+    if not folder.absolute().parent.is_dir():
+        raise UsageError(f"{folder}: there is no folder {folder.parent}")
+    if os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir())):
+        raise UsageError(f"{folder}: exists and is not empty; choose another name, or remove it")
+    partial = partial_path(folder.absolute())
+    try:
+        partial.mkdir()
+        yield partial
+        os.replace(partial, folder)
+    except OSError as error:  # it has no name, or that of a temporary file
+        error.filename = str(folder)
+        raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def partial_path(path: Path) -> Path:

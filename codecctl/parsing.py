@@ -40,18 +40,18 @@ def parse_json(text: bytes | str, where: str) -> dict[str, Any]:
         _check_depth(value)
     except json.JSONDecodeError as error:
         line = f"line {error.lineno}, " if error.lineno > 1 else ""
-        raise CodecctlError(
-            f"{where}: not valid JSON ({error.msg.removesuffix(' at')} at {line}column {error.colno})"
-        ) from None
+        problem = f"{error.msg.removesuffix(' at')} at {line}column {error.colno}"
     except UnicodeDecodeError as error:
-        raise CodecctlError(f"{where}: not valid JSON (no UTF-8 at byte {error.start})") from None
+        problem = f"no UTF-8 at byte {error.start}"
     except RecursionError:
-        raise CodecctlError(f"{where}: not valid JSON (more than {_DEEPEST} brackets within one another)") from None
+        problem = f"more than {_DEEPEST} brackets within one another"
     except ValueError as error:
-        raise CodecctlError(f"{where}: not valid JSON ({error})") from None
-    if not isinstance(value, dict):
+        problem = str(error)
+    else:
+        if isinstance(value, dict):
+            return value
         raise CodecctlError(f"{where}: expected a JSON object")
-    return value
+    raise CodecctlError(f"{where}: not valid JSON ({problem})")
 
 
 def parse_yaml(text: str, where: str) -> dict[str, Any]:

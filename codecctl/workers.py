@@ -18,7 +18,6 @@ from functools import partial
 from importlib import import_module
 from multiprocessing import resource_tracker
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal, ParamSpec, Self, TypeVar
 
 from codecctl.errors import CodecctlError, UsageError
@@ -81,9 +80,7 @@ class BoundedPool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         self.close()
         if isinstance(error, BrokenProcessPool):
             raise CodecctlError(
@@ -98,6 +95,13 @@ def _start_worker(initializer: Callable[[], None] | None) -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])
     if initializer is not None:
         initializer()
+
+
+def use_one_thread() -> None:
+    """As `initializer` of a pool: a process uses one core, and leaves Ctrl-C to the one that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[variable] = "1"  # read when numpy is imported, which this module does not do
 
 
 @contextmanager
@@ -225,7 +229,7 @@ def _run_on_ray(
     try:
         ray = import_module("ray")
     except ImportError:
-        raise UsageError("executor 'ray' needs Ray: pip install 'codecctl[ray]'") from None
+        raise UsageError("executor 'ray' needs Ray: pip install \"codecctl[ray]\"") from None
     if not ray.is_initialized():
         try:
             ray.init(address="auto", log_to_driver=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from codecctl.files import partial_path, remove_partials, replacing, to_json, write_json
+from codecctl.files import new_folder, partial_path, remove_partials, replacing, to_json, write_json
 from codecctl.parsing import read_json
 
 
@@ -107,3 +108,18 @@ def test_replacing_without_a_file_is_an_error(tmp_path: Path) -> None:
 def test_json_has_null_for_numbers_that_json_does_not_have() -> None:
     record = {"a": [math.nan, 1.5, (math.inf, True)], "b": {"c": -math.inf, "d": "\udcff"}, "e": None}
     assert to_json(record) == r'{"a": [null, 1.5, [null, true]], "b": {"c": null, "d": "\udcff"}, "e": null}'
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+def test_a_full_disk_names_the_new_folder_and_leaves_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "hf"
+
+    def write() -> None:
+        with new_folder(folder) as partial:
+            (partial / "model").symlink_to("/dev/full")
+            (partial / "model").write_text("weights")
+
+    with pytest.raises(OSError, match="hf") as full:
+        write()
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(folder))
+    assert not any(tmp_path.iterdir())

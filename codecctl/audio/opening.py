@@ -111,7 +111,7 @@ def _open_av(source: Source, suffix: str, form: str) -> pyav.AvDecoder:
     article = "an" if form in ("MPEG-4", "AAC", "AMR") else "a"
     what = f"{article} {form} file" + ("" if suffix in pyav.SUFFIXES or not suffix else f" named {suffix}")
     if not pyav.is_installed():
-        raise CodecctlError(f"needs PyAV to decode ({what}): pip install 'codecctl[av]'")
+        raise CodecctlError(f'needs PyAV to decode ({what}): pip install "codecctl[av]"')
     try:
         return pyav.AvDecoder(source, suffix)
     except CodecctlError as error:

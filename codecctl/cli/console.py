@@ -8,11 +8,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from codecctl.cli.pipes import naming_stdout
 from codecctl.text import printable
+
+LINE_SECONDS = 30  # between two lines where no bar can be shown
 
 
 def say(text: str = "", *, label: str = "", style: str = "bold") -> None:
@@ -55,7 +58,7 @@ def show_facts(facts: dict[str, str]) -> None:
         show(f"{name:{width}}  {value}")
 
 
-def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:
+def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout. Columns whose heading starts with `>` are right-aligned and never wrapped; an empty row is a
     gap. Where no terminal bounds it, it is as wide as it needs to be."""
     from rich.console import Console
@@ -67,23 +70,44 @@ def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]], *, title:
         table.add_column(heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
     for row in rows:
         table.add_row(*map(printable, row))
-    if title:
-        show(title)
     with naming_stdout():
         Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False, emoji=False).print(table)
 
 
 @contextlib.contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr where that is a terminal; call it with (done, total)."""
+def progress_bar(what: str, *, lines: bool = False) -> Iterator[Callable[..., None]]:
+    """A bar on stderr where that is a terminal; call it with (done, total) and a text that stands behind it.
+
+    `lines`: it is a line every 30 seconds where stderr is no terminal, and a line remains of it.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     console = Console(stderr=True)
     columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    start = said = time.monotonic()
+    last = ""
+    with Progress(
+        *columns,
+        TextColumn("{task.description}", markup=False),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ) as bar:
+        task = bar.add_task("", total=None)
+
+        def advance(done: int, total: int, text: str = "") -> None:
+            nonlocal said, last
+            bar.update(task, completed=done, total=total, description=text)
+            left = (time.monotonic() - start) / max(1, done) * (total - done)
+            last = f"{done} of {total} {what}, {text}" + (f", {duration(left)} left" if done < total else "")
+            if lines and not console.is_terminal and done < total and time.monotonic() - said > LINE_SECONDS:
+                said = time.monotonic()
+                say(last)
+
+        yield advance
+    if lines and last:
+        say(last)
 
 
 def size(n_bytes: float | None) -> str:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -40,7 +39,6 @@ ShardOption = Annotated[
 CORPUS_FORMATS = ("shards", "webdataset", "parquet")
 _WORKERS_A_CARD = 4
 _MOST_ROWS = 12  # of a kind
-_LINE_SECONDS = 30  # between two lines where no bar can be shown
 
 
 def means_corpus(inputs: Sequence[Path]) -> bool:
@@ -75,7 +73,15 @@ def encode_to_corpus(
     if n_workers is None and executor == "processes":
         on_card = find_device(device).type == "cuda"
         n_workers = _WORKERS_A_CARD * n_devices if on_card else len(os.sched_getaffinity(0))
-    with naming(out_dir), _bar() as advance:
+    started = time.monotonic()
+
+    def show_progress(report: CorpusReport) -> None:
+        speed = report.seconds / (time.monotonic() - started)
+        failed = f", {report.n_failed} failed" if report.n_failed else ""
+        text = f"{speed:.1f} s of audio a second, waiting for reading {report.waiting:.0%}{failed}"
+        advance(report.n_done, report.n_recordings, text)
+
+    with naming(out_dir), progress_bar("recordings", lines=True) as advance:
         report = encode_corpus(
             inputs,
             out_dir,
@@ -88,7 +94,7 @@ def encode_to_corpus(
             shard=parse_shard(shard),
             device=device,
             n_devices=n_devices,
-            on_progress=advance,
+            on_progress=show_progress,
         )
     for note in report.notes:
         say(note)
@@ -102,45 +108,6 @@ def encode_to_corpus(
         if about.n_failed:
             were = "recording" if about.n_failed == 1 else "recordings"
             say(f"{about.n_failed} {were} failed; see {out_dir / 'failed.jsonl'} for the reasons")
-
-
-@contextmanager
-def _bar() -> Iterator[Callable[[CorpusReport], None]]:
-    """A bar with speed, time left and the share of waiting; where stderr is no terminal, a line every 30 seconds and
-    one at the end."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}", markup=False))
-    start = said = time.monotonic()
-    done: CorpusReport | None = None
-
-    def facts(report: CorpusReport) -> str:
-        seconds = time.monotonic() - start
-        failed = f", {report.n_failed} failed" if report.n_failed else ""
-        return f"{report.seconds / seconds:.1f} s of audio a second, waiting for reading {report.waiting:.0%}{failed}"
-
-    def line(report: CorpusReport) -> None:
-        left = (time.monotonic() - start) / report.n_done * (report.n_recordings - report.n_done)
-        shown = f", {duration(left)} left" if report.n_done < report.n_recordings else ""
-        say(f"{report.n_done} of {report.n_recordings} recordings, {facts(report)}{shown}")
-
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("reading the list", total=None)
-
-        def advance(report: CorpusReport) -> None:
-            nonlocal said, done
-            done = report
-            bar.update(task, completed=report.n_done, total=report.n_recordings, description=facts(report))
-            is_last = report.n_done == report.n_recordings
-            if not console.is_terminal and not is_last and time.monotonic() - said > _LINE_SECONDS:
-                said = time.monotonic()
-                line(report)
-
-        yield advance
-    if done is not None:
-        line(done)
 
 
 def holds_codes(path: Path) -> bool:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Self
 
 import typer
 
-from codecctl.cli.console import duration, say, show, show_table, size
+from codecctl.cli.console import LINE_SECONDS, duration, say, show, show_table, size
 from codecctl.data.download.progress import Progress
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.text import printable
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from codecctl.data.download.recipes import Corpus, Licence, Status
     from codecctl.data.download.run import Outcome
 
-LINE_SECONDS = 30  # between two lines where no bar can be shown
 _MANY_PARTS = 12  # of a recipe: then the list has one row for them
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
@@ -18,8 +17,9 @@ def export(
     checkpoint: Annotated[str, typer.Argument(metavar="CKPT", help="The model: a run's folder, or e.g. its best.pt.")],
     folder: Annotated[Path | None, typer.Argument(metavar="DIR", help="With --to: the new folder.")] = None,
     to: Annotated[
-        Literal["hf", "onnx", "web"] | None,
+        str | None,
         typer.Option(
+            metavar="hf|onnx|web",
             help="A folder for other programs. hf: transformers; onnx: onnxruntime; web: a page for browsers.",
             show_default="one file",
         ),
@@ -28,16 +28,12 @@ def export(
         Path | None, typer.Option("--output", "-o", metavar="OUT.safetensors", help="Without --to: the new file.")
     ] = None,
     precision: Annotated[
-        Literal["int8", "float32"] | None,
-        typer.Option(help="How matrices are stored in the file; float32 loses nothing.", show_default="int8"),
+        str | None,
+        typer.Option(metavar="int8|float32", help="Of the file; float32 loses nothing.", show_default="int8"),
     ] = None,
     runtime: Annotated[
         Path | None,
-        typer.Option(
-            metavar="PACKAGE",
-            help="With --to web: the npm package onnxruntime-web, as a .tgz or a folder.",
-            show_default="fetched by npm",
-        ),
+        typer.Option(metavar="TGZ|DIR", help="With --to web: npm's onnxruntime-web.", show_default="fetched by npm"),
     ] = None,
 ) -> None:
     """Write a codec without its training state, a fraction of a checkpoint's size, and its model card beside it.
@@ -53,12 +49,16 @@ def export(
             raise UsageError("name the file, -o OUT.safetensors, or what to write into a folder, --to hf DIR")
         _write_file(checkpoint, output, precision or "int8")
     else:
+        from codecctl.export.formats import FORMATS
+
+        if to not in FORMATS:
+            raise UsageError(f"--to {to}: expected {', '.join(FORMATS)}")
         if folder is None or output is not None or precision is not None:
             raise UsageError(f"--to {to} takes the new folder, --to {to} DIR, and neither --output nor --precision")
-        _write_folder(checkpoint, folder, to, {} if runtime is None else {"runtime": runtime})
+        _write_folder(checkpoint, folder, to, runtime)
 
 
-def _write_file(checkpoint: str, output: Path, precision: Literal["int8", "float32"]) -> None:
+def _write_file(checkpoint: str, output: Path, precision: str) -> None:
     from codecctl.inference.card import card_path, write_card
     from codecctl.inference.checkpoint import Checkpoint
     from codecctl.inference.load import export_codec
@@ -72,16 +72,12 @@ def _write_file(checkpoint: str, output: Path, precision: Literal["int8", "float
     say(f"{source.path} -> {output}: {before} -> {after}, fingerprint {exported.fingerprint}; card: {card}")
 
 
-def _write_folder(checkpoint: str, folder: Path, to: str, options: Mapping[str, Path]) -> None:
+def _write_folder(checkpoint: str, folder: Path, to: str, runtime: Path | None) -> None:
     from codecctl.export.formats import FORMATS
     from codecctl.inference.checkpoint import Checkpoint
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
-    try:
-        sizes = FORMATS[to](source, folder, **options)
-    except OSError as error:  # its file, if any, is one of a temporary folder
-        error.filename = str(folder)
-        raise
+    sizes = FORMATS[to](source, folder, **({"runtime": runtime} if runtime else {}))
     say(f"{source.path} -> {folder}: {len(sizes)} files, {size(sum(sizes.values()))}, fingerprint {source.fingerprint}")
     if to == "onnx":
         from codecctl.export.graphs import OPSET

@@ -84,29 +84,25 @@ def run(arguments: list[str]) -> int:
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         _flush_stdout()  # help and version are printed outside of any command
-    except OSError as error:
+    except (OSError, MemoryError, RuntimeError, ImportError) as error:
         if message := explain_memory(error):
             sys.stderr.write(message)
-            return 1
-        return _fail(error)
-    except (MemoryError, RuntimeError, ImportError) as error:
-        if (message := explain_memory(error)) is None:
+        elif isinstance(error, OSError):
+            _say_refused(error)
+        else:
             raise
-        sys.stderr.write(message)
         return 1
     return code
 
 
-def _fail(error: OSError) -> int:
-    """Report what the system refused; returns the exit code. A reader that has ended (`codecctl ... | head`) gets no
-    message."""
+def _say_refused(error: OSError) -> None:
+    """What the system refused. A reader that has ended (`codecctl ... | head`) gets no message."""
     try:
         _flush_stdout()
     except OSError as lost:
         error = error if error.filename else lost
     if error.errno != errno.EPIPE:
         say_error(reason(error))
-    return 1
 
 
 def _show_version(asked: bool) -> None:
@@ -143,13 +139,11 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*arguments, **options)
             _flush_stdout()
-        except ReportedElsewhere as end:
-            raise typer.Exit(end.exit_code) from None
-        except Interrupted as stop:
-            say(str(stop))
-            raise typer.Exit(stop.exit_code) from None
         except CodecctlError as error:
-            say_error(str(error))
+            if isinstance(error, Interrupted):
+                say(str(error))
+            elif not isinstance(error, ReportedElsewhere):
+                say_error(str(error))
             raise typer.Exit(error.exit_code) from None
         except KeyboardInterrupt:
             say("interrupted")

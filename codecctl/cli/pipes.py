@@ -38,8 +38,13 @@ def binary_stdin(inputs: Sequence[Path]) -> BinaryIO:
     """stdin for bytes. Raises `UsageError` for other inputs than `-`, and if it is a terminal."""
     if [str(path) for path in inputs] != ["-"]:
         raise UsageError("--stream reads from stdin: the input is -")
-    if sys.stdin.isatty():
-        raise UsageError("'-' reads from stdin, which is a terminal; pipe a stream into this command")
+    return _stdin("pipe a stream into this command")
+
+
+def _stdin(advice: str) -> BinaryIO:
+    if sys.stdin is None or sys.stdin.isatty():
+        state = "closed" if sys.stdin is None else "a terminal"
+        raise UsageError(f"'-' reads from stdin, which is {state}; {advice}")
     return sys.stdin.buffer
 
 
@@ -64,10 +69,7 @@ def as_file(source: Path) -> Iterator[tuple[Path, str]]:
     stdin (`-`) and pipes, as in `encode <(sox ...)`, are copied to a temporary file.
     """
     if str(source) == "-":
-        if sys.stdin is None or sys.stdin.isatty():
-            state = "closed" if sys.stdin is None else "a terminal"
-            raise UsageError(f"'-' reads from stdin, which is {state}; pipe a file into this command or name a file")
-        with _copy(sys.stdin.buffer) as path:
+        with _copy(_stdin("pipe a file into this command or name a file")) as path:
             yield path, "stdin"
     elif _is_pipe(source):
         with source.open("rb") as pipe, _copy(pipe) as path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.console import progress_bar, say, show_table
+from codecctl.cli.console import progress_bar, say, show, show_table
 from codecctl.cli.options import ConfigOption, SetOption
 from codecctl.cli.pipes import naming
 
@@ -69,8 +69,8 @@ def _print_report(out: Path, report: PrepareReport) -> None:
             rows.append((key, f"{len(rest)} others", f"{sum(seconds for _, seconds in rest) / 3600:.2f}"))
         rows.append(())
     rows += [("rejected", reason, f"{count} files") for reason, count in report.rejected.most_common()]
-    title = f"{out}: {report.n_utterances} recordings, {report.seconds / 3600:.2f} h"
-    show_table(("", "", ">hours"), rows, title=title)
+    show(f"{out}: {report.n_utterances} recordings, {report.seconds / 3600:.2f} h")
+    show_table(("", "", ">hours"), rows)
     if report.n_rejected:
         were = "recording was" if report.n_rejected == 1 else "recordings were"
         say(f"{report.n_rejected} {were} rejected; see {out / 'rejected.jsonl'} for the reasons")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,13 +21,32 @@ from codecctl.text import number
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats
-    from codecctl.evaluate.evaluation import Evaluation, Source
+    from codecctl.evaluate.evaluation import Evaluation
     from codecctl.evaluate.result import Comparison, Group, System
 
 _HEADINGS = {"codec": "codec", "unquantized": "quantizer off", "lowpass_4khz": "below 4 kHz", "against": "the other"}
 _OF_GROUPS = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within, SIGTERM does what Ctrl-C does, with its own exit code."""
+    received = [signal.SIGINT]
+
+    def stop(*_: object) -> None:
+        received[:] = [signal.SIGTERM]
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as early:
+        raise Interrupted(str(early) or "interrupted", received[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@_stoppable()
 def validate(
     checkpoint: Annotated[
         str | None,
@@ -105,11 +124,11 @@ def validate(
     _check(evaluation)
 
 
-def _say_source(source: Source) -> None:
-    if source.missing:
-        say(f"--data not given and {source.missing} holds no prepared data; using the bundled clips")
+def _say_source(source: Path, prepared: Path) -> None:
+    if source == prepared:
+        say(f"--data not given; using the validation split of {source}, which the checkpoint names")
     else:
-        say(f"--data not given; using the validation split of {source.path}, which the checkpoint names")
+        say(f"--data not given and {prepared} holds no prepared data; using the bundled clips")
 
 
 def _check(evaluation: Evaluation) -> None:
@@ -119,9 +138,10 @@ def _check(evaluation: Evaluation) -> None:
         say(f"not measured: {name}: {why}")
     n_planned = result.n_utterances + result.n_missing + len(result.failed)
     if result.n_missing:
-        way = "--continue goes on" if evaluation.report else "with --report DIR it can be continued"
+        kept = "their scores are kept, and --continue goes on"
+        way = kept if evaluation.report else "with --report DIR it can be continued"
         raise Interrupted(f"interrupted after {result.n_utterances} of {n_planned} recordings; {way}", signal.SIGINT)
-    from codecctl.evaluate.report.sentences import in_sentence
+    from codecctl.evaluate.report.templates import in_sentence
 
     problems = []
     if result.failed:
@@ -134,7 +154,7 @@ def _check(evaluation: Evaluation) -> None:
 
 
 def _print_tables(evaluation: Evaluation) -> None:
-    from codecctl.evaluate.report.sentences import in_sentences
+    from codecctl.evaluate.report.templates import in_sentences
 
     result = evaluation.result
     of = f" of {result.n_utterances + result.n_missing}" if result.n_missing else ""
@@ -163,7 +183,7 @@ def _print_systems(systems: Sequence[System]) -> None:
     rows = [["true kbps", *("" if s.bitrate_kbps is None else f"{s.bitrate_kbps:.2f}" for s in shown)]]
     for name in dict.fromkeys(name for system in shown for name in system.metrics):
         metric = METRICS[name]
-        cells = [number(s.metrics[name].value, metric.digits) if name in s.metrics else "" for s in shown]
+        cells = [number(s.metrics[name].mean, metric.digits) if name in s.metrics else "" for s in shown]
         if name in shown[0].metrics and not math.isnan(shown[0].metrics[name].low):
             half = (shown[0].metrics[name].high - shown[0].metrics[name].low) / 2
             cells[0] += f" ± {half:.{metric.digits}f}"
@@ -178,7 +198,7 @@ def _print_groups(groups: Sequence[Group]) -> None:
     metrics = {name: METRICS[name] for name in _OF_GROUPS if name in groups[0].metrics}
     rows = []
     for group in groups:
-        values = (number(group.metrics[name].value, metric.digits) for name, metric in metrics.items())
+        values = (number(group.metrics[name].mean, metric.digits) for name, metric in metrics.items())
         rows.append([f"{group.kind} {group.name}", str(group.n_utterances), *values])
     show()
     show_table(("", ">recordings", *(f">{metric.label}" for metric in metrics.values())), rows)
@@ -202,8 +222,8 @@ def _print_comparison(comparison: Comparison) -> None:
     from codecctl.evaluate.metrics.table import METRICS
 
     rows = [
-        [METRICS[name].label, *(number(value, 3) for value in (mean.value, mean.low, mean.high))]
-        for name, mean in comparison.differences.items()
+        [METRICS[name].label, *(number(value, 3) for value in (each.mean, each.low, each.high))]
+        for name, each in comparison.differences.items()
     ]
     show()
     show_table(("this minus the other", ">mean", ">95 % from", ">to"), rows)

@@ -56,7 +56,7 @@ def check_installed() -> None:
     try:
         import_module("pyarrow.parquet")
     except ImportError:
-        raise UsageError("--format parquet needs pyarrow: pip install 'codecctl[data]'") from None
+        raise UsageError('--format parquet needs pyarrow: pip install "codecctl[data]"') from None
 
 
 PARQUET = ShardContainer(".parquet", _write, _read, check_installed)

@@ -13,24 +13,24 @@ from typing import Any
 import torch
 
 import codecctl
+from codecctl.audio import pyav
 from codecctl.config.load import override_config
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.perceptual import unavailable
-from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer, has_opus
-from codecctl.evaluate.report.page import ModelCard, write_report
-from codecctl.evaluate.report.sentences import in_sentences
+from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer
+from codecctl.evaluate.report.page import write_report
+from codecctl.evaluate.report.templates import in_sentences
 from codecctl.evaluate.result import Tally, Validation
 from codecctl.evaluate.rows import RowFile
 from codecctl.evaluate.scorer import Scorer
 from codecctl.evaluate.systems import opus_name
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
-from codecctl.evaluate.verdict import Requirement, Verdict, check_requirements, compare_requirements, verdict_of
+from codecctl.evaluate.verdict import Requirement, Verdict, check_requirements, compare, verdict_of
 from codecctl.files import to_json
 from codecctl.inference import load
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.device import find_device
-from codecctl.model.codec import Codec
 from codecctl.workers import hash_of
 
 ROWS_NAME = "rows.jsonl"
@@ -38,100 +38,86 @@ CLIPS = Path(codecctl.__file__).parent / "assets" / "clips"
 """The bundled recordings, a minute of three voices."""
 
 
-class Session:
-    """Measures a codec and its baselines, and another codec `against` it.
+def measure(
+    renderer: Renderer,
+    utterances: Sequence[ReferenceUtterance],
+    config: ValidateConfig,
+    *,
+    source: str = "",
+    folder: Path | None = None,
+    identity: Any = None,
+    resume: bool = False,
+    n_workers: int = 2,
+    on_progress: Callable[[int, int], Any] | None = None,
+) -> Validation:
+    """Measure each utterance in all that `renderer` renders.
 
-    `parts`: also the codec with some of its codebooks. `folder`: each utterance's scores are kept there as soon as they
-    are known; `identity` differs between models, so that scores of others are not continued.
+    `folder`: each utterance's scores are kept there as soon as they are known; `resume`: those that it holds are not
+    measured anew. `identity` differs between models, so that scores of others are not continued.
+    `on_progress(n_done, n_all)` is called after each utterance. Ctrl-C ends the work early: the result covers what is
+    done, `n_missing` counts the rest. An utterance that cannot be read is named in `failed`.
 
-    Raises `UsageError` for an unknown metric or requirement.
+    Raises `UsageError` for scores in `folder` that do not fit, `CodecctlError` if no utterance can be measured,
+    `Interrupted` if none was done.
     """
+    about = [astuple(renderer.plan), identity, [utterance.id for utterance in utterances]]
+    settings = {"format": "codecctl.rows", "version": 3, "measured_with": hash_of(*about)}
+    rows = RowFile(folder / ROWS_NAME) if folder else None
+    tally, failed = Tally(renderer.codec), dict[str, str]()
+    delays = _resume(rows, settings, tally) if rows and resume else None
+    done = {row.id for row in tally.rows}
+    left = [utterance for utterance in utterances if utterance.id not in done]
+    kept = choose(utterances, N_KEPT)
+    renderer.keep = {utterance.id for utterance in kept}
+    interrupted = False
+    try:
+        with _threads_beside(n_workers if renderer.plan.metrics else 0):
+            if delays is None:
+                delays = renderer.find_delays(kept)
+                if rows:
+                    rows.start({**settings, "delays": delays})
+            scorer = Scorer(renderer, delays, n_workers=n_workers)
+            for row in scorer.rows(left, lambda utterance, error: failed.update({utterance.id: str(error)})):
+                tally.add(row)
+                if rows:  # last: an interrupt before it loses the row, not what is said of it
+                    rows.append(row)
+                if on_progress:
+                    on_progress(len(tally.rows), len(utterances))
+    except KeyboardInterrupt:
+        interrupted = True
+    if not tally.rows:
+        if interrupted:
+            raise Interrupted("interrupted before the first recording was done", signal.SIGINT)
+        if not failed:
+            raise CodecctlError(f"{source}: no recordings")
+        why = next(iter(failed.values()))
+        raise CodecctlError(f"{source}: none of {len(failed)} recordings can be read: {why}")
+    not_measured = unavailable(config.metrics, config.recogniser)
+    if not pyav.is_installed():
+        missing = "not installed (av is missing): pip install av"
+        not_measured |= {opus_name(kbps): missing for kbps in config.opus_kbps}
+    return tally.result(
+        source=source,
+        n_missing=len(utterances) - len(tally.rows) - len(failed) if interrupted else 0,
+        delays=delays or {},
+        not_measured=not_measured,
+        failed=failed,
+    )
 
-    def __init__(
-        self,
-        codec: Codec,
-        utterances: Sequence[ReferenceUtterance],
-        config: ValidateConfig,
-        *,
-        against: Codec | None = None,
-        parts: bool = False,
-        folder: Path | None = None,
-        identity: Any = None,
-        n_workers: int = 2,
-    ) -> None:
-        check_requirements(config.require)
-        self.codec, self.utterances, self.config, self.n_workers = codec, utterances, config, n_workers
-        self.renderer = Renderer(codec, Plan.of(codec, config, parts=parts), against)
-        self._kept = choose(utterances, N_KEPT)
-        self.renderer.keep = {utterance.id for utterance in self._kept}
-        self._rows = RowFile(folder / ROWS_NAME) if folder else None
-        about = [astuple(self.renderer.plan), identity, [utterance.id for utterance in utterances]]
-        self._settings = {"format": "codecctl.rows", "version": 3, "measured_with": hash_of(*about)}
 
-    def measure(
-        self, *, source: str = "", resume: bool = False, on_progress: Callable[[int, int], Any] | None = None
-    ) -> Validation:
-        """Measure each utterance; with `resume`, those whose scores `folder` does not hold yet.
-
-        `on_progress(n_done, n_all)` is called after each utterance. Ctrl-C ends the work early: the result covers what
-        is done, `n_missing` counts the rest. An utterance that cannot be read is named in `failed`.
-
-        Raises `UsageError` for scores in `folder` that do not fit, `CodecctlError` if no utterance can be measured,
-        `Interrupted` if none was done.
-        """
-        tally, failed = Tally(self.codec), dict[str, str]()
-        delays = self._resume(tally) if resume else None
-        left = [utterance for utterance in self.utterances if utterance.id not in tally.ids]
-        interrupted = False
-        try:
-            with _threads_beside(self.n_workers if self.renderer.plan.metrics else 0):
-                if delays is None:
-                    delays = self.renderer.find_delays(self._kept)
-                    if self._rows:
-                        self._rows.start({**self._settings, "delays": delays})
-                scorer = Scorer(self.renderer, delays, n_workers=self.n_workers)
-                for row in scorer.rows(left, lambda utterance, error: failed.update({utterance.id: str(error)})):
-                    if self._rows:
-                        self._rows.append(row)
-                    tally.add(row)
-                    if on_progress:
-                        on_progress(len(tally.ids), len(self.utterances))
-        except KeyboardInterrupt:
-            interrupted = True
-        if not tally.ids:
-            if interrupted:
-                raise Interrupted("interrupted before the first recording was done", signal.SIGINT)
-            why = (
-                f"none of {len(failed)} recordings can be read: {next(iter(failed.values()))}"
-                if failed
-                else "no recordings"
-            )
-            raise CodecctlError(f"{source}: {why}")
-        not_measured = unavailable(self.config.metrics, self.config.recogniser)
-        if not has_opus():
-            missing = "not installed (av is missing): pip install av"
-            not_measured |= {opus_name(kbps): missing for kbps in self.config.opus_kbps}
-        return tally.result(
-            source=source,
-            n_missing=len(self.utterances) - len(tally.ids) - len(failed) if interrupted else 0,
-            delays=delays or {},
-            not_measured=not_measured,
-            failed=failed,
+def _resume(file: RowFile, settings: dict[str, Any], tally: Tally) -> dict[str, float] | None:
+    """Add the rows of a file to the tally; returns their delays, or None if there is no file."""
+    found = file.settings()
+    if found is None:
+        return None
+    if {key: found.get(key) for key in settings} != settings:
+        raise UsageError(
+            f"{file.path}: was measured with another model, other recordings or settings; leave --continue out to "
+            "measure anew"
         )
-
-    def _resume(self, tally: Tally) -> dict[str, float] | None:
-        """Add the rows of the folder to the tally; returns their delays, or None if there are no rows."""
-        found = self._rows.settings() if self._rows else None
-        if self._rows is None or found is None:
-            return None
-        if {key: found.get(key) for key in self._settings} != self._settings:
-            raise UsageError(
-                f"{self._rows.path}: was measured with another model, other recordings or settings; leave --continue "
-                "out to measure anew"
-            )
-        for row in self._rows.rows():
-            tally.add(row)
-        return dict(found["delays"])
+    for row in file.rows():
+        tally.add(row)
+    return dict(found["delays"])
 
 
 @contextmanager
@@ -147,14 +133,6 @@ def _threads_beside(n_workers: int) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
-class Source:
-    """The utterances of an evaluation."""
-
-    path: Path
-    missing: Path | None = None  # the prepared data that the checkpoint names and that are not there
-
-
-@dataclass(frozen=True)
 class Evaluation:
     """What `run` returns."""
 
@@ -162,7 +140,7 @@ class Evaluation:
     fingerprint: str
     result: Validation
     requirements: tuple[Requirement, ...]  # of `validate.require`
-    verdict: Verdict  # in sentences: `sentences.in_sentences`
+    verdict: Verdict  # in sentences: `report.templates.in_sentences`
     report: Path | None  # the page, if one was written
 
     def to_json(self) -> str:
@@ -189,7 +167,7 @@ def run(
     overrides: Sequence[str] = (),
     n_workers: int = 2,
     device: str = "auto",
-    on_start: Callable[[Source], Any] | None = None,
+    on_start: Callable[[Path, Path], Any] | None = None,
     on_progress: Callable[[int, int], Any] | None = None,
 ) -> Evaluation:
     """Measure the codec of a checkpoint on recordings, beside Opus.
@@ -204,7 +182,8 @@ def run(
         overrides: changes of the config, such as `validate.metrics=[pesq]`.
         n_workers: processes for perceptual metrics; 0: none but this one.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
-        on_start: called with the source before anything is measured.
+        on_start: called before anything is measured, with the recordings and the prepared data that the checkpoint
+            names.
         on_progress: called with the numbers of recordings done and of all after each.
 
     Ctrl-C ends the work early: the result covers what is done, `result.n_missing` counts the rest. Recordings that
@@ -219,35 +198,43 @@ def run(
     config = override_config(model.config(), overrides, source=str(path))
     codec = load.Codec.of(model, find_device(device))
     prepared = Path(config.data.path)
-    if data:
-        source = Source(Path(data))
-    elif (prepared / "prepared.json").is_file():
-        source = Source(prepared)
-    else:
-        source = Source(CLIPS, missing=prepared)
-    utterances = choose(find_utterances(source.path), limit or config.validation.n_utterances)
+    source = Path(data) if data else prepared if (prepared / "prepared.json").is_file() else CLIPS
+    utterances = choose(find_utterances(source), limit or config.validation.n_utterances)
     if on_start:
-        on_start(source)
+        on_start(source, prepared)
     folder = Path(report) if report else None
+    check_requirements(config.validation.require)
+    plan = Plan.of(codec, config.validation, parts=folder is not None)
+    renderer = Renderer(codec, plan, load.Codec.load(other_path, device) if other_path else None)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
-    session = Session(
-        codec,
+    result = measure(
+        renderer,
         utterances,
         config.validation,
-        against=load.Codec.load(other_path, device) if other_path else None,
-        parts=folder is not None,
+        source=str(source),
         folder=folder,
         identity={"codec": _identity(path), "against": _identity(other_path) if other_path else None},
+        resume=resume,
         n_workers=n_workers,
+        on_progress=on_progress,
     )
-    result = session.measure(source=str(source.path), resume=resume, on_progress=on_progress)
-    requirements, verdict = compare_requirements(result, config.validation.require), verdict_of(result)
+    requirements = tuple(compare(result, name, limit) for name, limit in config.validation.require.items())
+    verdict = verdict_of(result)
     page = None
     if folder:
-        card = ModelCard(path.name, codec.fingerprint or "", model.step)
-        page = write_report(folder, result, requirements, verdict, card, session.renderer, utterances)
-    return Evaluation(path, codec.fingerprint or "", result, requirements, verdict, page)
+        page = write_report(
+            folder,
+            result,
+            requirements,
+            verdict,
+            renderer,
+            utterances,
+            name=path.name,
+            fingerprint=model.fingerprint,
+            step=model.step,
+        )
+    return Evaluation(path, model.fingerprint, result, requirements, verdict, page)
 
 
 def _identity(path: Path) -> list[int]:

@@ -19,13 +19,10 @@ _RESAMPLES_AT_ONCE = 100
 class Mean:
     """A mean over utterances with its 95 % interval (percentile bootstrap, Efron & Tibshirani 1993, chapter 13)."""
 
-    value: float  # NaN: undefined for every utterance
+    mean: float  # NaN: undefined for every utterance
     low: float  # NaN: fewer than two utterances
     high: float
     n: int  # utterances for which it is defined
-
-    def to_dict(self) -> dict[str, float | int]:
-        return {"mean": self.value, "low": self.low, "high": self.high, "n": self.n}
 
 
 def mean_of_defined(values: Iterable[float]) -> float:

@@ -22,28 +22,27 @@ if TYPE_CHECKING:
 _SHORTEST_SECONDS = 0.5  # below this the metrics are undefined
 
 Scores = dict[str, float]  # by metric
-
-
-def check_metrics(names: Sequence[str]) -> None:
-    """Raises `ConfigError` for a name in `validate.metrics` that is not in the table."""
-    for name in names:
-        if name not in PERCEPTUAL_METRICS:
-            hint = did_you_mean(name, PERCEPTUAL_METRICS) or f"; there are {', '.join(PERCEPTUAL_METRICS)}"
-            raise ConfigError(f"validate.metrics: no metric '{name}'{hint}")
+SystemScores = dict[str, Scores]
 
 
 def unavailable(names: Sequence[str], recogniser: str | None = None) -> dict[str, str]:
     """Score -> why it is not measured. `names` are the metrics asked for."""
+    others = [name for name in PERCEPTUAL_METRICS if name not in names]
+    not_asked = f"validate.metrics names {', '.join(names) or 'none'}; there are also {', '.join(others)}"
+    reasons = {**dict.fromkeys(others, f"not asked for: {not_asked}"), **missing(names, recogniser)}
+    return {output.name: reason for name, reason in reasons.items() for output in PERCEPTUAL_METRICS[name].outputs}
+
+
+def missing(names: Sequence[str], recogniser: str | None) -> dict[str, str]:
+    """Those of the metrics `names` that cannot be measured here -> why."""
     reasons = {}
-    asked, others = ", ".join(names) or "none", ", ".join(name for name in PERCEPTUAL_METRICS if name not in names)
-    for name, metric in PERCEPTUAL_METRICS.items():
-        if name not in names:
-            reasons[name] = f"not asked for: validate.metrics names {asked}; there are also {others}"
-        elif (missing := _missing(metric.package)) is not None:
-            reasons[name] = f"{missing}: pip install {metric.install}"
+    for name in names:
+        metric = PERCEPTUAL_METRICS[name]
+        if (absent := _missing(metric.package)) is not None:
+            reasons[name] = f"{absent}: pip install {metric.install}"
         elif metric.reads_text and recogniser is None:
             reasons[name] = "no recogniser: name the folder of a faster-whisper model in validate.recogniser"
-    return {output.name: reasons[name] for name in reasons for output in PERCEPTUAL_METRICS[name].outputs}
+    return reasons
 
 
 def installed(config: ValidateConfig) -> tuple[str, ...]:
@@ -51,9 +50,12 @@ def installed(config: ValidateConfig) -> tuple[str, ...]:
 
     Raises `ConfigError` for an unknown metric, `UsageError` for a folder that holds no recogniser.
     """
-    check_metrics(config.metrics)
-    missing = unavailable(config.metrics, config.recogniser)
-    names = tuple(name for name in config.metrics if PERCEPTUAL_METRICS[name].outputs[0].name not in missing)
+    for name in config.metrics:
+        if name not in PERCEPTUAL_METRICS:
+            hint = did_you_mean(name, PERCEPTUAL_METRICS) or f"; there are {', '.join(PERCEPTUAL_METRICS)}"
+            raise ConfigError(f"validate.metrics: no metric '{name}'{hint}")
+    absent = missing(config.metrics, config.recogniser)
+    names = tuple(name for name in config.metrics if name not in absent)
     if config.recogniser is not None and reads_text(names):
         check_recogniser(config.recogniser)
     return names
@@ -66,27 +68,22 @@ def reads_text(names: Sequence[str]) -> bool:
 
 def score_all(
     pairs: Mapping[str, tuple[Audio, Audio]], original: Audio, names: Sequence[str], context: Context
-) -> dict[str, Scores]:
+) -> SystemScores:
     """The scores of each system's reference and decoded [L], and those that the original itself can have."""
-    scores = {ORIGINAL: score(original, original, names, context, is_original=True)}
+    metrics = {name: PERCEPTUAL_METRICS[name] for name in names}
+    alone = [n for n, m in metrics.items() if not m.needs_reference or (m.reads_text and context.text)]
+    scores = {ORIGINAL: score(original, original, alone, context)}
     if context.recogniser and context.text is None and reads_text(names):
         # Once for all systems, whose references differ by a few samples.
         context = replace(context, text=transcribe(original, context.recogniser, context.language))
     return {**scores, **{system: score(*pair, names, context) for system, pair in pairs.items()}}
 
 
-def score(
-    reference: Audio, decoded: Audio, names: Sequence[str], context: Context | None = None, *, is_original: bool = False
-) -> Scores:
-    """The scores of the metrics `names` for [L] and [L] at `SAMPLE_RATE`; NaN where one is undefined.
-
-    `is_original`: `decoded` is the original, so only metrics that need no other signal are computed.
-    """
+def score(reference: Audio, decoded: Audio, names: Sequence[str], context: Context | None = None) -> Scores:
+    """The scores of the metrics `names` for [L] and [L] at `SAMPLE_RATE`; NaN where one is undefined."""
     context, found = context or Context(), {}
     for name in names:
         metric = PERCEPTUAL_METRICS[name]
-        if is_original and metric.needs_reference and not (metric.reads_text and context.text):
-            continue
         too_short = len(decoded) < _SHORTEST_SECONDS * SAMPLE_RATE or not reference.any()
         values = [math.nan] * len(metric.outputs) if too_short else metric.score(reference, decoded, context)
         found.update({output.name: value for output, value in zip(metric.outputs, values, strict=True)})

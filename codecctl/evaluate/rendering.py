@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import soxr
 import torch
 from torch import Tensor
 
-from codecctl.audio import Audio
+from codecctl.audio import Audio, pyav
 from codecctl.audio.files import to_pcm16
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError
@@ -43,30 +42,47 @@ class Rendition:
     n_bits: int | None  # None: the system has no bitrate
 
 
-def has_opus() -> bool:
-    return importlib.util.find_spec("av") is not None
+@dataclass(frozen=True)
+class Plan:
+    """What is rendered of each utterance, and which perceptual metrics are computed. The default: the codec alone."""
+
+    metrics: tuple[str, ...] = ()
+    recogniser: str | None = None  # where one of the metrics needs it
+    opus_kbps: tuple[float, ...] = ()
+    baselines: bool = False  # the codec with its quantizer off, a band limit; also the SNR bound and the envelope
+    parts: bool = False  # the codec with all codebooks but the first
+    curve: tuple[int, ...] = ()  # the codec with so many codebooks
+
+    @classmethod
+    def of(cls, codec: Codec, config: ValidateConfig, *, baselines: bool = True, parts: bool = False) -> Plan:
+        """What the config asks for and the installed packages can do.
+
+        Raises `ConfigError` for an unknown metric, `UsageError` for a folder that holds no recogniser.
+        """
+        metrics = installed(config)
+        recogniser = config.recogniser if reads_text(metrics) else None
+        opus_kbps = config.opus_kbps if baselines and pyav.is_installed() else ()
+        curve = tuple(sorted(n for n in set(config.n_quantizers) if n < codec.n_codebooks)) if parts else ()
+        return cls(metrics, recogniser, opus_kbps, baselines, parts, curve)
+
+
+_CODEC_ALONE = Plan()
 
 
 @torch.inference_mode()
-def render_codec(
-    codec: Codec, audio: Tensor, *, unquantized: bool = False, parts: bool = False, curve: Sequence[int] = ()
-) -> tuple[Tensor, dict[str, Rendition]]:
-    """Audio [1, 1, L] -> codes [1, K, T] and the outputs of the codec by system.
-
-    `unquantized` adds the codec with the quantizer off; `parts` the codec with the first n codebooks for each n of
-    `curve`, and with all codebooks but the first.
-    """
+def render_codec(codec: Codec, audio: Tensor, plan: Plan = _CODEC_ALONE) -> tuple[Tensor, dict[str, Rendition]]:
+    """Audio [1, 1, L] -> codes [1, K, T] and the outputs of the codec and its parts by system."""
     length = audio.shape[-1]
     latents = codec.encode_latents(audio)
     codes = codec.quantize(latents)
     n_frames = codes.shape[-1]
     bits = codec.config.bits_per_code
     made = {CODEC: _rendition(codec.decode(codes, length=length), n_frames * sum(bits))}
-    if unquantized:
+    if plan.baselines:
         made[UNQUANTIZED] = _rendition(codec.decode_latents(latents, length=length), None)
-    for n in curve if parts else ():
+    for n in plan.curve:
         made[f"{FEWER}{n}"] = _rendition(codec.decode(codes[:, :n], length=length), n_frames * sum(bits[:n]))
-    if parts and codec.n_codebooks > 1:
+    if plan.parts and codec.n_codebooks > 1:
         without_first = codec.dequantize(codes) - codec.dequantize(codes[:, :1])
         rest = codec.decode_latents(without_first, length=length)
         made[f"{LATER}{codec.n_codebooks}"] = _rendition(rest, n_frames * sum(bits[1:]))
@@ -111,30 +127,6 @@ def opus(audio: Audio, sample_rate: int, kbps: float) -> Rendition:
 def _rendition(audio: Tensor, n_bits: int | None) -> Rendition:
     """Clipped at full scale, as in a file."""
     return Rendition(audio[0, 0].float().clamp(-1, 1).cpu().numpy(), n_bits)
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is rendered of each utterance, and which perceptual metrics are computed. The default: the codec alone."""
-
-    metrics: tuple[str, ...] = ()
-    recogniser: str | None = None  # where one of the metrics needs it
-    opus_kbps: tuple[float, ...] = ()
-    baselines: bool = False  # the codec with its quantizer off, a band limit; also the SNR bound and the envelope
-    parts: bool = False  # the codec with some of its codebooks
-    curve: tuple[int, ...] = ()  # numbers of codebooks, where `parts`
-
-    @classmethod
-    def of(cls, codec: Codec, config: ValidateConfig, *, baselines: bool = True, parts: bool = False) -> Plan:
-        """What the config asks for and the installed packages can do.
-
-        Raises `ConfigError` for an unknown metric, `UsageError` for a folder that holds no recogniser.
-        """
-        metrics = installed(config)
-        recogniser = config.recogniser if reads_text(metrics) else None
-        opus_kbps = config.opus_kbps if baselines and has_opus() else ()
-        curve = tuple(sorted(n for n in set(config.n_quantizers) if n < codec.n_codebooks)) if parts else ()
-        return cls(metrics, recogniser, opus_kbps, baselines, parts, curve)
 
 
 @dataclass(frozen=True)
@@ -187,9 +179,7 @@ class Renderer:
     def render(self, audio: Tensor) -> Rendering:
         """[1, L] at the codec's rate -> every system's output."""
         plan, on_device = self.plan, audio.to(self.device)[None]  # [1, 1, L]
-        codes, made = render_codec(
-            self.codec, on_device, unquantized=plan.baselines, parts=plan.parts, curve=plan.curve
-        )
+        codes, made = render_codec(self.codec, on_device, plan)
         equal = None
         if self.against is not None:
             other_codes, other = render_codec(self.against, on_device)

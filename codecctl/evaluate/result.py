@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -80,52 +79,23 @@ class Validation:
     @property
     def means(self) -> dict[str, float]:
         """The codec's, by metric; NaN: undefined for every utterance."""
-        return {name: mean.value for name, mean in self.systems[0].metrics.items()}
+        return {name: score.mean for name, score in self.systems[0].metrics.items()}
 
     def system(self, name: str) -> System | None:
         return next((system for system in self.systems if system.name == name), None)
 
     def to_dict(self) -> dict[str, Any]:
         """For `files.to_json`."""
-        return {
-            "source": self.source,
-            "n_utterances": self.n_utterances,
-            "n_missing": self.n_missing,
-            "n_failed": len(self.failed),
-            "seconds": self.seconds,
-            "bitrate_kbps": self.bitrate_kbps,
-            "entropy_coded_kbps": self.entropy_coded_kbps,
-            "snr_bound_db": self.snr_bounds_db[0],
-            "snr_bound_even_db": self.snr_bounds_db[1],
-            "metrics": self.means,
-            "systems": {
-                s.name: {"label": s.label, "bitrate_kbps": s.bitrate_kbps, "metrics": _to_dicts(s.metrics)}
-                for s in self.systems
-            },
-            "groups": [{**asdict(group), "metrics": _to_dicts(group.metrics)} for group in self.groups],
-            "codebooks": [asdict(codebook) for codebook in self.codebooks],
-            "delays_samples": self.delays,
-            "worst": self.worst,
-            "speaker_probe": asdict(self.speaker_probe) if self.speaker_probe else None,
-            "content_probe": asdict(self.content_probe) if self.content_probe else None,
-            "n_texts": self.n_texts,
-            "against": {
-                "differences": _to_dicts(self.comparison.differences),
-                "equal_codes": self.comparison.equal_codes,
-            }
-            if self.comparison
-            else None,
-            "not_measured": self.not_measured,
-            "failed": self.failed,
-        }
-
-
-def _to_dicts(metrics: dict[str, Mean]) -> dict[str, Any]:
-    return {name: mean.to_dict() for name, mean in metrics.items()}
+        facts = asdict(self)
+        del facts["histograms"]
+        facts["snr_bound_db"], facts["snr_bound_even_db"] = facts.pop("snr_bounds_db")
+        facts["delays_samples"], facts["against"] = facts.pop("delays"), facts.pop("comparison")
+        facts["systems"] = {system.pop("name"): system for system in facts["systems"]}
+        return {**facts, "n_failed": len(self.failed), "metrics": self.means}
 
 
 class Tally:
-    """Keeps some numbers and names of each utterance, and counts of codes."""
+    """Keeps the scores of each utterance, without its codes, which are counted."""
 
     def __init__(self, codec: Codec) -> None:
         self._codec = codec
@@ -133,28 +103,10 @@ class Tally:
         self._counter = CodebookCounter(sizes, pairs=True)
         self._by_language: dict[str, CodebookCounter] = defaultdict(lambda: CodebookCounter(sizes))
         self._speakers, self._content = SpeakerProber(), ContentProber()
-        self._n_texts = 0
-        self.ids: dict[str, int] = {}  # in the order of the rows
-        self._about: list[tuple[str, str | None, str | None]] = []  # dataset, language, speaker
-        self._seconds: list[float] = []
-        self._bounds: list[tuple[float, float]] = []
-        self._scores: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-        self._n_bits: dict[str, int] = defaultdict(int)
-        self._equal: list[tuple[tuple[int, ...] | None, int]] = []  # equal codes by codebook, frames
+        self._n_frames = 0
+        self.rows: list[Row] = []
 
     def add(self, row: Row) -> None:
-        n_before = len(self._seconds)
-        self.ids[row.id] = n_before
-        self._about.append((row.dataset, row.language, row.speaker))
-        self._seconds.append(row.seconds)
-        self._bounds.append(row.snr_bounds_db)
-        for system, values in row.scores.items():
-            for name, value in values.items():
-                column = self._scores[system][name]
-                column.extend([math.nan] * (n_before - len(column)))  # a score that earlier rows do not have
-                column.append(value)
-        for system, n_bits in row.n_bits.items():
-            self._n_bits[system] += n_bits
         codes = torch.from_numpy(row.codes.astype(np.int64))[None]  # [1, K, T]
         self._counter.update(codes)
         if row.language is not None:
@@ -162,8 +114,8 @@ class Tally:
         latents = latents_of(self._codec, row.codes)
         self._speakers.add(row.speaker, latents)
         self._content.add(latents, row.envelope)
-        self._n_texts += row.has_text
-        self._equal.append((row.n_equal_codes, row.codes.shape[1]))
+        self._n_frames += codes.shape[-1]
+        self.rows.append(replace(row, codes=np.zeros((0, 0), np.uint16), envelope=np.zeros((0, 0), np.int8)))
 
     def result(
         self,
@@ -174,24 +126,19 @@ class Tally:
         not_measured: dict[str, str],
         failed: dict[str, str],
     ) -> Validation:
-        seconds = sum(self._seconds)
+        rows = self.rows
+        seconds = sum(row.seconds for row in rows)
+        free, even = zip(*(row.snr_bounds_db for row in rows), strict=True)
         codebooks = self._counter.stats()
+        systems = tuple(self._system(name, seconds) for name in self._in_order())
         return Validation(
             source=source,
-            n_utterances=len(self.ids),
+            n_utterances=len(rows),
             n_missing=n_missing,
             seconds=seconds,
-            bitrate_kbps=self._n_bits[CODEC] / seconds / 1000,
-            snr_bounds_db=(mean_of_defined(b[0] for b in self._bounds), mean_of_defined(b[1] for b in self._bounds)),
-            systems=tuple(
-                System(
-                    name,
-                    label_of(name, self._codec.n_codebooks),
-                    self._n_bits[name] / seconds / 1000 if name in self._n_bits else None,
-                    self._means(name, slice(None)),
-                )
-                for name in self._in_order()
-            ),
+            bitrate_kbps=systems[0].bitrate_kbps or 0.0,
+            snr_bounds_db=(mean_of_defined(free), mean_of_defined(even)),
+            systems=systems,
             groups=tuple(self._groups()),
             codebooks=tuple(codebooks),
             histograms=tuple(count.copy() for count in self._counter.counts),
@@ -200,7 +147,7 @@ class Tally:
             worst=self._worst(),
             speaker_probe=self._speakers.result(),
             content_probe=self._content.result(),
-            n_texts=self._n_texts,
+            n_texts=sum(row.has_text for row in rows),
             comparison=self._comparison(),
             not_measured=not_measured,
             failed=failed,
@@ -208,56 +155,56 @@ class Tally:
 
     def _in_order(self) -> list[str]:
         """The codec first, then the others in order; the original last, if it has scores."""
-        names = [name for name in self._scores if name not in (CODEC, ORIGINAL) and self._scores[name]]
-        return [CODEC, *names, *([ORIGINAL] if self._scores.get(ORIGINAL) else [])]
+        names = dict.fromkeys(name for row in self.rows for name in row.scores)
+        return sorted(names, key=lambda name: (name != CODEC, name == ORIGINAL))
+
+    def _system(self, name: str, seconds: float) -> System:
+        label = f"codec, {self._codec.n_codebooks} codebooks" if name == CODEC else label_of(name)
+        n_bits = [row.n_bits[name] for row in self.rows if name in row.n_bits]
+        names, table = self._table(name)
+        metrics = dict(zip(names, means(table), strict=True))
+        return System(name, label, sum(n_bits) / seconds / 1000 if n_bits else None, metrics)
 
     def _table(self, system: str) -> tuple[list[str], NDArray[np.float64]]:
-        """Metric names and scores [N, M]."""
-        names = [name for name in METRICS if name in self._scores[system]]
-        table = np.full((len(self._seconds), len(names)), math.nan)
-        for i, name in enumerate(names):
-            column = self._scores[system][name]
-            table[: len(column), i] = column
-        return names, table
-
-    def _means(self, system: str, which: Sequence[int] | slice) -> dict[str, Mean]:
-        names, table = self._table(system)
-        return dict(zip(names, means(table[which]), strict=True)) if names else {}
+        """Metric names and scores [N, M]; NaN for a score that an utterance does not have."""
+        scores = [row.scores.get(system, {}) for row in self.rows]
+        names = [name for name in METRICS if any(name in of_row for of_row in scores)]
+        return names, np.array([[of_row.get(name, math.nan) for name in names] for of_row in scores], np.float64)
 
     def _groups(self) -> list[Group]:
         """By dataset, language and speaker, where the utterances differ in it."""
+        names, table = self._table(CODEC)
         groups = []
-        for place, kind in enumerate(("dataset", "language", "speaker")):
+        for kind in ("dataset", "language", "speaker"):
             members: dict[str, list[int]] = defaultdict(list)
-            for i, about in enumerate(self._about):
-                members[about[place] or "unknown"].append(i)
+            for i, row in enumerate(self.rows):
+                members[getattr(row, kind) or "unknown"].append(i)
             for name in sorted(members if len(members) > 1 else ()):
                 which = members[name]
-                seconds = sum(self._seconds[i] for i in which)
+                seconds = sum(self.rows[i].seconds for i in which)
                 counter = self._by_language.get(name) if kind == "language" else None
                 codebooks = tuple(counter.stats()) if counter else ()
-                groups.append(Group(kind, name, len(which), seconds, self._means(CODEC, which), codebooks))
+                metrics = dict(zip(names, means(table[which]), strict=True))
+                groups.append(Group(kind, name, len(which), seconds, metrics, codebooks))
         return groups
 
     def _worst(self) -> dict[str, list[tuple[str, float]]]:
         names, table = self._table(CODEC)
-        ids = list(self.ids)
         worst = {}
         for name, column in zip(names, table.T, strict=True):
             badness = -column if METRICS[name].higher_is_better else column
             order = [int(i) for i in np.argsort(-badness, kind="stable") if not math.isnan(column[i])]
-            worst[name] = [(ids[i], float(column[i])) for i in order[:N_WORST]]
+            worst[name] = [(self.rows[i].id, float(column[i])) for i in order[:N_WORST]]
         return worst
 
     def _comparison(self) -> Comparison | None:
-        if AGAINST not in self._scores:
-            return None
         names, table = self._table(CODEC)
         other_names, other = self._table(AGAINST)
         shared = [name for name in names if name in other_names]
+        if not shared:
+            return None
         columns = [table[:, names.index(name)] - other[:, other_names.index(name)] for name in shared]
         differences = dict(zip(shared, means(np.stack(columns, axis=1)), strict=True))
-        counted = [equal for equal, _ in self._equal if equal is not None]
-        n_frames = sum(n for _, n in self._equal)
-        shares = tuple((np.sum(counted, axis=0) / n_frames).tolist()) if len(counted) == len(self._equal) else None
+        equal = [row.n_equal_codes for row in self.rows if row.n_equal_codes is not None]
+        shares = tuple((np.sum(equal, axis=0) / self._n_frames).tolist()) if len(equal) == len(self.rows) else None
         return Comparison(differences, shares)

@@ -8,7 +8,7 @@ import os
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
@@ -25,17 +25,15 @@ from codecctl.evaluate.bound import snr_bounds_db
 from codecctl.evaluate.codebooks import CodebookCounter, CodebookStats, Counts
 from codecctl.evaluate.intervals import mean_of_defined
 from codecctl.evaluate.metrics.metric import SAMPLE_RATE, Context
-from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.metrics.table import SIGNAL_METRICS
-from codecctl.evaluate.perceptual import installed, unavailable
+from codecctl.evaluate.perceptual import SystemScores, installed, missing, score_all
 from codecctl.evaluate.probe import envelope
 from codecctl.evaluate.rendering import Plan, Renderer, Rendering
-from codecctl.evaluate.rows import Codes, Envelope, Row
+from codecctl.evaluate.rows import Row
 from codecctl.evaluate.systems import CODEC
 from codecctl.evaluate.utterances import ReferenceUtterance, choose, find_utterances
-from codecctl.evaluate.worker import SystemScores, score_systems, start_worker
 from codecctl.model.codec import Codec
-from codecctl.workers import BoundedPool
+from codecctl.workers import BoundedPool, use_one_thread
 
 Pairs = dict[str, tuple[Audio, Audio]]  # by system: reference and decoded [L], aligned
 _MAX_WORKERS = 4  # processes for perceptual metrics, while the training waits
@@ -59,8 +57,8 @@ class Scorer:
 
         `on_failure` is called for an utterance that cannot be read; without it, its `CodecctlError` is raised.
         """
-        unfinished: deque[_Unfinished] = deque()
-        with BoundedPool(self._n_workers, initializer=start_worker) as pool:
+        unfinished: deque[list[_Chunk]] = deque()
+        with BoundedPool(self._n_workers, initializer=use_one_thread) as pool:
             for utterance in utterances:
                 try:
                     unfinished.append(self._start(utterance, pool))
@@ -68,20 +66,20 @@ class Scorer:
                     if on_failure is None:
                         raise
                     on_failure(utterance, error)
-                while unfinished and (len(unfinished) > pool.n_submitted_at_most or unfinished[0].is_done()):
-                    yield unfinished.popleft().finish()
-            while unfinished:
-                yield unfinished.popleft().finish()
+                while unfinished and (len(unfinished) > pool.n_submitted_at_most or _is_done(unfinished[0])):
+                    yield _whole(unfinished.popleft())
+            yield from map(_whole, unfinished)
 
-    def _start(self, utterance: ReferenceUtterance, pool: BoundedPool) -> _Unfinished:
+    def _start(self, utterance: ReferenceUtterance, pool: BoundedPool) -> list[_Chunk]:
         renderings = self.renderer.chunks(utterance)
         first = list(islice(renderings, 2))
         text = utterance.text if len(first) == 1 else None  # which part of the text a chunk has is unknown
         context = Context(utterance.language, text, self.renderer.plan.recogniser)
-        chunks = [self._start_chunk(rendering, context, pool) for rendering in chain(first, renderings)]
-        return _Unfinished(utterance, chunks, has_text=text is not None and context.recogniser is not None)
+        return [self._start_chunk(utterance, rendering, context, pool) for rendering in chain(first, renderings)]
 
-    def _start_chunk(self, rendering: Rendering, context: Context, pool: BoundedPool) -> _Chunk:
+    def _start_chunk(
+        self, utterance: ReferenceUtterance, rendering: Rendering, context: Context, pool: BoundedPool
+    ) -> _Chunk:
         pairs, rate = rendering.aligned(self.delays), self.renderer.sample_rate
         n_bits = {s: r.n_bits for s, r in rendering.renditions.items() if r.n_bits is not None}
         bounds, features = (math.nan, math.nan), np.zeros((0, rendering.codes.shape[1]), np.int8)
@@ -92,13 +90,25 @@ class Scorer:
         if metrics:
             at_16_khz = {system: (_at_16_khz(a, rate), _at_16_khz(b, rate)) for system, (a, b) in pairs.items()}
             original = _at_16_khz(original, rate)
-        perceptual = pool.submit(score_systems, at_16_khz, original, metrics, context)
-        seconds, equal = len(rendering.original) / rate, rendering.n_equal_codes
-        signal = self.score_signal(pairs)
-        return _Chunk(seconds, n_bits, rendering.codes, equal, bounds, features, signal, perceptual)
+        perceptual = pool.submit(score_all, at_16_khz, original, metrics, context)
+        row = Row(
+            id=utterance.id,
+            dataset=utterance.dataset,
+            language=utterance.language,
+            speaker=utterance.speaker,
+            seconds=len(rendering.original) / rate,
+            scores=self._score_signal(pairs),
+            n_bits=n_bits,
+            snr_bounds_db=bounds,
+            codes=rendering.codes,
+            envelope=features,
+            n_equal_codes=rendering.n_equal_codes,
+            has_text=context.text is not None and context.recogniser is not None,
+        )
+        return row, perceptual
 
     @torch.inference_mode()
-    def score_signal(self, pairs: Pairs) -> SystemScores:
+    def _score_signal(self, pairs: Pairs) -> SystemScores:
         """The signal metrics of each system."""
         scores: SystemScores = {}
         for systems in _with_one_reference(pairs):
@@ -110,54 +120,28 @@ class Scorer:
         return {system: scores[system] for system in pairs}
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """The scores of one chunk of an utterance, without its audio: a long utterance has many."""
-
-    seconds: float
-    n_bits: dict[str, int]
-    codes: Codes
-    n_equal_codes: tuple[int, ...] | None
-    snr_bounds_db: tuple[float, float]
-    envelope: Envelope
-    signal: SystemScores
-    perceptual: Future[SystemScores]
+_Chunk = tuple[Row, Future[SystemScores]]  # without its perceptual scores, which are still being computed
 
 
-@dataclass(frozen=True)
-class _Unfinished:
-    """An utterance whose perceptual metrics are still being computed."""
+def _is_done(chunks: list[_Chunk]) -> bool:
+    return all(perceptual.done() for _, perceptual in chunks)
 
-    utterance: ReferenceUtterance
-    chunks: list[_Chunk]
-    has_text: bool
 
-    def is_done(self) -> bool:
-        return all(chunk.perceptual.done() for chunk in self.chunks)
-
-    def finish(self) -> Row:
-        """Wait for the scores; an utterance's score is the mean over its chunks."""
-        chunks, utterance = self.chunks, self.utterance
-        n_bits: dict[str, int] = defaultdict(int)
-        for chunk in chunks:
-            for system, n in chunk.n_bits.items():
-                n_bits[system] += n
-        equal = [chunk.n_equal_codes for chunk in chunks if chunk.n_equal_codes is not None]
-        free, even = zip(*(chunk.snr_bounds_db for chunk in chunks), strict=True)
-        return Row(
-            id=utterance.id,
-            dataset=utterance.dataset,
-            language=utterance.language,
-            speaker=utterance.speaker,
-            seconds=sum(chunk.seconds for chunk in chunks),
-            scores=_mean_over_chunks([*(c.signal for c in chunks), *(c.perceptual.result() for c in chunks)]),
-            n_bits=dict(n_bits),
-            snr_bounds_db=(mean_of_defined(free), mean_of_defined(even)),
-            codes=np.concatenate([chunk.codes for chunk in chunks], axis=1),
-            envelope=np.concatenate([chunk.envelope for chunk in chunks], axis=1),
-            n_equal_codes=tuple(np.sum(equal, axis=0).tolist()) if len(equal) == len(chunks) else None,
-            has_text=self.has_text,
-        )
+def _whole(chunks: list[_Chunk]) -> Row:
+    """The row of an utterance, when all is computed; its scores are the means over its chunks."""
+    rows = [row for row, _ in chunks]
+    free, even = zip(*(row.snr_bounds_db for row in rows), strict=True)
+    equal = [row.n_equal_codes for row in rows if row.n_equal_codes is not None]
+    return replace(
+        rows[0],
+        seconds=sum(row.seconds for row in rows),
+        scores=_mean_over_chunks([*(row.scores for row in rows), *(scores.result() for _, scores in chunks)]),
+        n_bits={system: sum(row.n_bits[system] for row in rows) for system in rows[0].n_bits},
+        snr_bounds_db=(mean_of_defined(free), mean_of_defined(even)),
+        codes=np.concatenate([row.codes for row in rows], axis=1),
+        envelope=np.concatenate([row.envelope for row in rows], axis=1),
+        n_equal_codes=tuple(np.sum(equal, axis=0).tolist()) if len(equal) == len(rows) else None,
+    )
 
 
 def _mean_over_chunks(chunks: list[SystemScores]) -> SystemScores:
@@ -221,9 +205,7 @@ class ValidationSet:
     @property
     def missing(self) -> dict[str, str]:
         """The perceptual metrics that the config asks for and that cannot be measured -> the reason."""
-        reasons = unavailable(self.config.metrics, self.config.recogniser)
-        outputs = {name: PERCEPTUAL_METRICS[name].outputs[0].name for name in self.config.metrics}
-        return {name: reasons[output] for name, output in outputs.items() if output in reasons}
+        return missing(self.config.metrics, self.config.recogniser)
 
     def score(self, codec: Codec) -> Scores:
         """The codec's scores. Its training mode is restored afterwards."""

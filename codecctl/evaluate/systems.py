@@ -9,10 +9,8 @@ LATER = "codebooks_2_to_"  # and a number: the codec with the codebooks from the
 _OPUS = "opus_"  # and kbps
 
 
-def label_of(system: str, n_codebooks: int) -> str:
+def label_of(system: str) -> str:
     """A system's name for people."""
-    if system == CODEC:
-        return f"codec, {n_codebooks} codebooks"
     if system.startswith(LATER):
         return f"codec, codebooks 2 to {system.removeprefix(LATER)} only"
     if system.startswith(FEWER):
@@ -21,6 +19,7 @@ def label_of(system: str, n_codebooks: int) -> str:
     if is_opus(system):
         return f"Opus {system.removeprefix(_OPUS)} kbps"
     return {
+        CODEC: "codec",
         UNQUANTIZED: "codec, quantizer off",
         BAND_LIMITED: "original below 4 kHz",
         AGAINST: "the other checkpoint",

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from codecctl.audio.files import AudioReader
-from codecctl.audio.resample import Resampler
+from codecctl.audio.resample import Resampler, resample
 from codecctl.data import SAMPLE_RATE
 from codecctl.data.crops import read_utterance, utterances
 from codecctl.data.manifest import Utterance
@@ -104,6 +104,4 @@ def _split(audio: Tensor, sample_rate: int) -> Iterator[Tensor]:
     """The chunks of prepared audio [1, L] at 16 kHz."""
     n_chunks = math.ceil(audio.shape[-1] / (MAX_CHUNK_SECONDS * SAMPLE_RATE))
     for chunk in audio.tensor_split(n_chunks, dim=-1):
-        resampler = Resampler(SAMPLE_RATE, sample_rate)
-        resampled = [resampler.push(chunk.numpy()), resampler.flush()]
-        yield torch.cat([torch.as_tensor(samples) for samples in resampled], dim=-1)
+        yield torch.as_tensor(resample(chunk.numpy(), SAMPLE_RATE, sample_rate))

@@ -21,19 +21,12 @@ _RANKING = ("pesq_wb", "visqol", "estoi", "mel_distance")  # the first of these 
 
 
 @dataclass(frozen=True)
-class Rank:
-    """The codec's rank among the Opus rates, by one metric. Both None: Opus was not measured."""
+class Verdict:
+    """What follows from the numbers of a result; `report/words.txt.j2` has it in sentences."""
 
-    metric: str
+    metric: str | None  # that ranks the codec among the Opus rates; None: silence
     beaten: System | None  # the highest rate that is worse
     unbeaten: System | None  # the lowest rate that is not
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What follows from the numbers of a result. None: they do not tell."""
-
-    rank: Rank | None
     snr: Literal["low", "good", "excellent"] | None
     limit: Literal["quantizer", "quantizer and networks", "networks"] | None  # what limits the mel distance
     weak_codebooks: tuple[int, ...]  # by perplexity, counted from 0
@@ -63,12 +56,8 @@ def check_requirements(require: Mapping[str, float]) -> None:
             raise UsageError(f"validate.require.{name}: no such metric{did_you_mean(name, names)}")
 
 
-def compare_requirements(result: Validation, require: Mapping[str, float]) -> tuple[Requirement, ...]:
-    """Each requirement, compared with the result. A metric that was not measured does not pass."""
-    return tuple(_compare(result, name, limit) for name, limit in require.items())
-
-
-def _compare(result: Validation, name: str, limit: float) -> Requirement:
+def compare(result: Validation, name: str, limit: float) -> Requirement:
+    """One requirement, compared with the result. A metric that was not measured does not pass."""
     if name in _CODEBOOK_SHARES:
         shares = [getattr(c, name) / (c.codebook_size if name == "perplexity" else 1) for c in result.codebooks]
         worst = min(range(len(shares)), key=lambda k: shares[k])
@@ -85,21 +74,20 @@ def verdict_of(result: Validation) -> Verdict:
         for k, codebook in enumerate(result.codebooks)
         if codebook.perplexity < _WEAK_CODEBOOK * min(codebook.codebook_size, max(1, codebook.n_codes))
     )
-    return Verdict(_rank(result), _snr(result.means["snr_db"]), _limit(result), weak, better, worse)
+    return Verdict(*_rank(result), _snr(result.means["snr_db"]), _limit(result), weak, better, worse)
 
 
-def _rank(result: Validation) -> Rank | None:
-    """By the best metric that was measured; None: silence."""
+def _rank(result: Validation) -> tuple[str | None, System | None, System | None]:
     name = next((n for n in _RANKING if not math.isnan(result.means.get(n, math.nan))), None)
     if name is None:
-        return None
+        return None, None, None
     anchors = sorted(
         (s for s in result.systems if is_opus(s.name) and name in s.metrics),
         key=lambda s: s.bitrate_kbps or 0,
     )
     sense = 1 if METRICS[name].higher_is_better else -1
-    beaten = [s for s in anchors if sense * (result.means[name] - s.metrics[name].value) > 0]
-    return Rank(name, beaten[-1] if beaten else None, next((s for s in anchors if s not in beaten), None))
+    beaten = [s for s in anchors if sense * (result.means[name] - s.metrics[name].mean) > 0]
+    return name, beaten[-1] if beaten else None, next((s for s in anchors if s not in beaten), None)
 
 
 def _snr(value: float) -> Literal["low", "good", "excellent"] | None:
@@ -116,7 +104,7 @@ def _limit(result: Validation) -> Literal["quantizer", "quantizer and networks",
     without = result.system(UNQUANTIZED)
     if without is None:
         return None
-    ours, theirs = result.means["mel_distance"], without.metrics["mel_distance"].value
+    ours, theirs = result.means["mel_distance"], without.metrics["mel_distance"].mean
     if math.isnan(ours) or math.isnan(theirs) or ours <= 0:
         return None
     share = theirs / ours
@@ -126,6 +114,6 @@ def _limit(result: Validation) -> Literal["quantizer", "quantizer and networks",
 def _against(result: Validation) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The metrics whose difference to the other checkpoint is certain: better, worse."""
     differences = result.comparison.differences if result.comparison else {}
-    certain = {name: m.value for name, m in differences.items() if m.low > _ROUNDING or m.high < -_ROUNDING}  # not NaN
+    certain = {name: m.mean for name, m in differences.items() if m.low > _ROUNDING or m.high < -_ROUNDING}  # not NaN
     better = tuple(name for name, value in certain.items() if (value > 0) == METRICS[name].higher_is_better)
     return better, tuple(name for name in certain if name not in better)

@@ -5,6 +5,7 @@ The tracer of `torch.onnx` is used, not its exporter by `torch.export`, which ta
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import warnings
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor
 
 from codecctl import __version__
+from codecctl.errors import UsageError
 from codecctl.export.steps import DecoderStep, EncoderStep, PlainOperations, Step
 from codecctl.inference.rounding import SMALL, keeps_16_bits
 
@@ -25,7 +27,14 @@ if TYPE_CHECKING:
 OPSET = 18
 CHUNK = 32  # frames of a recording that are computed at once
 _NAMES = {EncoderStep: ("input_values", "audio_codes"), DecoderStep: ("audio_codes", "audio_values")}
-INSTALL = 'ONNX files need packages that are not installed: pip install "codecctl[onnx]"'
+
+
+def import_onnx() -> Any:
+    """The package. Raises `UsageError` if it is not installed."""
+    try:
+        return importlib.import_module("onnx")
+    except ImportError:
+        raise UsageError('ONNX files need packages that are not installed: pip install "codecctl[onnx]"') from None
 
 
 def traced(step: Step) -> Any:

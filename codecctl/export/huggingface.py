@@ -5,16 +5,16 @@ The code is the package's own model, copied with its imports rewritten, so there
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+import codecctl
 from codecctl import __version__
 from codecctl.config.model import ModelConfig
-from codecctl.export.folder import new_folder
-from codecctl.export.sources import standalone
-from codecctl.files import write_json, write_lines
+from codecctl.files import new_folder, write_json, write_lines
 from codecctl.inference.card import card_lines
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.export import write_packed
@@ -41,6 +41,13 @@ with torch.no_grad():
 can be decoded, too. With a padding mask each item of a batch gets the codes that it gets alone. Codes of another
 fingerprint are those of another model: `decode(codes, fingerprint=...)` refuses them.
 """
+_PACKAGE = Path(codecctl.__file__).parent
+_HEADER = """\
+# From codecctl {version}, file codecctl/{place}; written by `codecctl export`.
+# SPDX-License-Identifier: MIT
+# SPDX-FileCopyrightText: 2026 the codecctl authors
+
+"""
 
 
 def write_huggingface(source: Checkpoint, folder: Path) -> dict[str, int]:
@@ -55,11 +62,10 @@ def write_huggingface(source: Checkpoint, folder: Path) -> dict[str, int]:
         write_packed(path, source.model, weights, source.step, container="pt", tables=tables)
         write_json(partial / "config.json", _config(source))
         write_json(partial / "preprocessor_config.json", _preprocessor(source.model))
-        for name, text in standalone("codecctl.export.modeling_codecctl").items():
+        for name, text in standalone().items():
             write_lines(partial / name, [text])
         write_lines(partial / "README.md", [_card(source, folder.name)])
-        sizes = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
-    return sizes
+        return {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
 
 
 def _tables(model: ModelConfig) -> dict[str, Tensor]:
@@ -110,3 +116,46 @@ def _card(source: Checkpoint, name: str) -> str:
     lines = known.read_text(encoding="utf-8").splitlines() if has_card else card_lines(name, source, source)
     use = _USE.format(name=name, rate=model.sample_rate, n_codebooks=model.n_codebooks, frame_rate=model.frame_rate)
     return "\n".join([_FRONT_MATTER, *lines, "", use])
+
+
+def standalone() -> dict[str, str]:
+    """The text of the exported model's module, and of all that it imports from the package, by the name of the file.
+
+    The copies need torch and transformers alone: their imports name the file beside them. The config's classes become
+    plain namespaces, as only the exporting side validates.
+    """
+    texts: dict[str, str] = {}
+    left = ["codecctl.export.modeling_codecctl"]
+    while left:
+        module = left.pop()
+        if _flat(module) + ".py" not in texts:
+            text, imported = _rewritten(module)
+            texts[_flat(module) + ".py"] = text
+            left += imported
+    return texts
+
+
+def _rewritten(module: str) -> tuple[str, list[str]]:
+    """A module's text with its imports of the package rewritten, and the modules that these name."""
+    path = _PACKAGE.joinpath(*module.split(".")[1:])
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    lines, imported = path.read_text(encoding="utf-8").splitlines(), []
+    for node in ast.parse("\n".join(lines)).body:
+        if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("codecctl."):
+            continue
+        assert node.module
+        assert node.end_lineno
+        names = ", ".join(alias.name + (f" as {alias.asname}" if alias.asname else "") for alias in node.names)
+        if node.module.startswith("codecctl.config."):
+            new = "; ".join(f"from types import SimpleNamespace as {alias.name}" for alias in node.names)
+        else:
+            new = f"from .{_flat(node.module)} import {names}"
+            imported.append(node.module)
+        lines[node.lineno - 1 : node.end_lineno] = [new] + [""] * (node.end_lineno - node.lineno)
+    header = _HEADER.format(version=__version__, place=path.relative_to(_PACKAGE).as_posix())
+    return header + "\n".join(lines) + "\n", imported
+
+
+def _flat(module: str) -> str:
+    """`codecctl.model.fronts.front` -> `fronts_front`: transformers copies the files of one folder alone."""
+    return module.removeprefix("codecctl.").removeprefix("model.").removeprefix("export.").replace(".", "_")

@@ -15,10 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codecctl.errors import UsageError
-from codecctl.export.folder import new_folder
-from codecctl.export.graphs import CHUNK, INSTALL, labelled, traced, with_int8
+from codecctl.export.graphs import CHUNK, import_onnx, labelled, traced, with_int8
 from codecctl.export.steps import DecoderStep, EncoderStep, Step, in_plain_operations
+from codecctl.files import new_folder
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.identity import fingerprint
 from codecctl.inference.load import Codec
@@ -31,10 +30,7 @@ def write_onnx(source: Checkpoint, folder: Path) -> dict[str, int]:
 
     Raises `UsageError` if the folder exists and is not empty, or if onnx is not installed.
     """
-    try:
-        import onnx
-    except ImportError:
-        raise UsageError(INSTALL) from None
+    onnx = import_onnx()
     weights = rounded(source.model, source.weights)
     smaller = replace(source, weights=weights, fingerprint=fingerprint(source.model, weights))
     few_bits = Codec.of(smaller, torch.device("cpu")).state_dict()

@@ -17,7 +17,8 @@ Codes = NDArray[np.int64]  # [1, K, T]
 
 
 class OnnxCodec:
-    """Encodes and decodes recordings and streams; `precision`: `float32` or `int8`. Files are loaded when used.
+    """Encodes and decodes recordings and streams; `precision`: `float32` or `int8`. Other files than the encoder's are
+    loaded when they are used.
 
     Raises `UsageError` if onnxruntime is not installed, `CodecctlError` for a folder without the files.
     """
@@ -27,7 +28,7 @@ class OnnxCodec:
         self._n_threads = n_threads
         self.facts: dict[str, Any] = {}  # `sample_rate`, `hop_length`, `codebook_sizes`, `delay`, `codecctl`
         self.fingerprint: str | None = None
-        self._encoder  # noqa: B018 - a property that loads; the fingerprint is known from here on
+        self._encoder = self._load("encoder_model")
 
     def encode(self, audio: Audio) -> Codes:
         """[1, 1, L] -> [1, K, T]"""
@@ -40,7 +41,9 @@ class OnnxCodec:
         `fingerprint`: of the codes. Raises `CodecctlError` if they are another model's.
         """
         self._check(fingerprint, "the codes")
-        return self._decoder.run(None, {"audio_codes": self._with_all_codebooks(codes)})[0]
+        n_missing = len(self.facts["codebook_sizes"]) - codes.shape[1]
+        whole = np.pad(codes, [(0, 0), (0, n_missing), (0, 0)], constant_values=-1)
+        return self._decoder.run(None, {"audio_codes": whole})[0]
 
     def stream_encoder(self) -> OnnxStream:
         """`push` takes one frame [1, 1, hop_length] and returns its codes [1, K, 1]."""
@@ -52,16 +55,8 @@ class OnnxCodec:
         return OnnxStream(self._load("decoder_step"))
 
     @cached_property
-    def _encoder(self) -> Any:
-        return self._load("encoder_model")
-
-    @cached_property
     def _decoder(self) -> Any:
         return self._load("decoder_model")
-
-    def _with_all_codebooks(self, codes: Codes) -> Codes:
-        n_missing = len(self.facts["codebook_sizes"]) - codes.shape[1]
-        return np.pad(codes, [(0, 0), (0, n_missing), (0, 0)], constant_values=-1)
 
     def _load(self, name: str) -> Any:
         try:
@@ -81,7 +76,7 @@ class OnnxCodec:
         facts = session.get_modelmeta().custom_metadata_map
         if "fingerprint" not in facts:
             raise CodecctlError(f"{path}: not written by codecctl export; it names no model")
-        self._check(facts.get("fingerprint"), str(path))
+        self._check(facts["fingerprint"], str(path))
         self.fingerprint = facts["fingerprint"]
         self.facts = {k: v if k in ("fingerprint", "codecctl") else json.loads(v) for k, v in facts.items()}
         return session

@@ -15,7 +15,7 @@ from codecctl.inference.device import find_device
 from codecctl.inference.export import write_packed
 from codecctl.inference.find import STARTER, find_checkpoint
 from codecctl.inference.outputs import check_output
-from codecctl.inference.rounding import Precision, packed
+from codecctl.inference.rounding import packed
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
 from codecctl.model import codec as model
 
@@ -69,7 +69,7 @@ class _NoRandomWeights(TorchFunctionMode):
         return args[0] if func is Tensor.uniform_ else func(*args, **(kwargs or {}))
 
 
-def export_codec(source: Checkpoint, target: str | Path, precision: Precision = "int8") -> Checkpoint:
+def export_codec(source: Checkpoint, target: str | Path, precision: str = "int8") -> Checkpoint:
     """Write the model of a checkpoint as `target`.safetensors, without its training; returns what is in the new file.
 
     Raises `UsageError` for a target that cannot be written as asked.

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from codecctl.inference.export import ROW_SCALE, unpacked
 from codecctl.model.codebook import without_running_sums
 from codecctl.model.codec import FRONTS
 
-Precision = Literal["int8", "float32"]
+PRECISIONS = ("int8", "float32")
 SMALL = 4096  # values: vectors and small matrices stay in float32, they take little space
 
 
@@ -30,13 +29,13 @@ def keeps_16_bits(model: ModelConfig, name: str) -> bool:
     return name in FRONTS[model.front.kind].precise_weights or name.endswith(".codewords")
 
 
-def packed(model: ModelConfig, weights: Mapping[str, Tensor], precision: Precision) -> dict[str, Tensor]:
+def packed(model: ModelConfig, weights: Mapping[str, Tensor], precision: str) -> dict[str, Tensor]:
     """The weights as an export stores them, without the running sums of the codebooks, which only training uses.
 
     Raises `UsageError` for another precision.
     """
-    if precision not in get_args(Precision):
-        raise UsageError(f"--precision {precision}: expected {' or '.join(get_args(Precision))}")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision}: expected {' or '.join(PRECISIONS)}")
     stored: dict[str, Tensor] = {}
     for name, weight in without_running_sums(weights).items():
         weight = weight.detach().float().cpu().contiguous()

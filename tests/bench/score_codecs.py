@@ -140,7 +140,7 @@ def score_system(system: System, recordings: Sequence[Audio], metrics: Sequence[
     texts = {"kbps": f"{sum(rendition.n_bits or 0 for rendition in made) / seconds / 1000:.2f}"}
     for name, mean in zip(rows[0], means(np.array([list(row.values()) for row in rows])), strict=True):
         digits = METRICS[name].digits
-        texts[METRICS[name].label] = f"{mean.value:.{digits}f} ± {(mean.high - mean.low) / 2:.{digits}f}"
+        texts[METRICS[name].label] = f"{mean.mean:.{digits}f} ± {(mean.high - mean.low) / 2:.{digits}f}"
     return texts
 
 

@@ -15,7 +15,7 @@ import soundfile
 
 from codecctl.audio import Audio
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.evaluation import measure
 from codecctl.evaluate.metrics.metric import Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
 from codecctl.evaluate.perceptual import score, score_all, unavailable
@@ -76,8 +76,7 @@ def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: 
         between += time.process_time() - started
 
     started = time.process_time()
-    session = Session(codec, utterances, ValidateConfig(), parts=True, n_workers=0)
-    session.measure(on_progress=time_packages)
+    measure(Renderer(codec, renderer.plan), utterances, ValidateConfig(), n_workers=0, on_progress=time_packages)
     ours = time.process_time() - started - between
     print(f"\nreport {ours:.0f} CPU s, packages alone {packages:.0f}, ratio {ours / packages:.2f}")
     assert ours < 1.3 * packages
@@ -86,11 +85,13 @@ def test_the_report_costs_little_more_than_its_metrics_called_one_by_one(codec: 
 _MEMORY = """
 import resource, sys
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.evaluation import measure
+from codecctl.evaluate.rendering import Plan, Renderer
 from codecctl.evaluate.utterances import find_utterances
 from codecctl.inference.load import Codec
 config = ValidateConfig(metrics=(), opus_kbps=())
-Session(Codec.load(sys.argv[1], "cpu"), find_utterances(sys.argv[2]), config).measure()
+codec = Codec.load(sys.argv[1], "cpu")
+measure(Renderer(codec, Plan.of(codec, config)), find_utterances(sys.argv[2]), config)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from codecctl.cli.pipes import as_file
+from codecctl.cli.pipes import as_file, binary_stdin
+from codecctl.errors import UsageError
 
 PROGRAM = [sys.executable, "-c", "from codecctl.cli.main import main; main()"]
 Command = Callable[..., Any]
@@ -115,3 +116,11 @@ def test_a_folder_says_what_it_leaves_out_and_which_channel_it_took(
     assert "c.wav: cut off (" in done.stderr
     assert "--partial takes what is there" in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.npy", "b.npy"]
+
+
+def test_a_closed_stdin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(UsageError, match="stdin, which is closed; pipe a stream"):
+        binary_stdin([Path("-")])
+    with pytest.raises(UsageError, match="stdin, which is closed; pipe a file"), as_file(Path("-")):
+        pass

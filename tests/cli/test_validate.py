@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -108,7 +109,10 @@ def test_recordings_that_cannot_be_measured_are_exit_code_1(
     assert "1 of 2 recordings could not be measured" in output.err.splitlines()[-1]
 
 
-def test_ctrl_c_ends_the_workers_and_keeps_the_scores(checkpoint: Path, clips_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_workers_and_keeps_the_scores(
+    checkpoint: Path, clips_folder: Path, tmp_path: Path, number: int
+) -> None:
     pytest.importorskip("pystoi")
     rows = tmp_path / "report" / "rows.jsonl"
     arguments = [str(checkpoint), "--data", str(clips_folder), "--report", str(rows.parent), "--device", "cpu"]
@@ -120,11 +124,16 @@ def test_ctrl_c_ends_the_workers_and_keeps_the_scores(checkpoint: Path, clips_fo
         deadline = time.monotonic() + 300
         while not (rows.exists() and len(rows.read_text().splitlines()) > 1) and time.monotonic() < deadline:
             time.sleep(0.05)
-        os.killpg(process.pid, signal.SIGINT)  # as a terminal does it: to the workers too
+        if number == signal.SIGINT:
+            os.killpg(process.pid, number)  # as a terminal does it: to the workers too
+        else:
+            process.send_signal(number)
         out, error = process.communicate(timeout=300)
-    assert process.returncode == 130, error
+    assert process.returncode == 128 + number, error
     assert "Traceback" not in error
-    assert "--continue goes on" in error
+    assert re.search(
+        r"^interrupted after \d+ of 12 recordings; their scores are kept, and --continue goes on$", error, re.M
+    )
     assert " of 12 recordings" in out
     assert len(rows.read_text().splitlines()) > 1
 

@@ -12,6 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
+from codecctl.config.schema import ValidateConfig
+from codecctl.evaluate.rendering import Plan, Renderer
 from codecctl.evaluate.utterances import ReferenceUtterance, find_utterances
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
@@ -63,6 +65,10 @@ def waveform_codec(speech_files: list[Path], delay: int = 0) -> Codec:
     vectors = torch.from_numpy(audio[: len(audio) // 16 * 16].reshape(-1, 16))[::5]
     made.quantizer.fit(vectors, torch.Generator().manual_seed(0), n_iterations=4)
     return made.eval()
+
+
+def renderer_of(codec: Codec, config: ValidateConfig, *, against: Codec | None = None, parts: bool = False) -> Renderer:
+    return Renderer(codec, Plan.of(codec, config, parts=parts), against)
 
 
 @pytest.fixture(scope="session")

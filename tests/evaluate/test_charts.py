@@ -28,7 +28,7 @@ def test_a_spectrogram_is_a_png_with_the_tone_at_its_frequency() -> None:
 
 def test_charts_are_well_formed_and_label_their_numbers_for_screen_readers() -> None:
     ours = [Point(1, 0.5, "codec, <1> codebook", 0.4, 0.6), Point(4, 0.8, "codec", 0.7, 0.9)]
-    chart = rate_chart("STOI & more", ours, [Point(6, 0.9, "Opus"), Point(8, math.nan, "Opus 8")], None)
+    chart = rate_chart("STOI & more", ours, [Point(6, 0.9, "Opus"), Point(8, math.nan, "Opus 8")], math.nan)
     svg = ElementTree.fromstring(chart)
     assert svg.get("role") == "img"
     assert "codec: 0.8 at 4.00 kbps" in (svg.get("aria-label") or "")

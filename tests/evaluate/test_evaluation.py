@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from codecctl import evaluate
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import CodecctlError, ConfigError, UsageError
 from codecctl.evaluate import scorer
-from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.evaluation import measure
 from codecctl.evaluate.metrics.ratios import snr_db
 from codecctl.evaluate.rendering import Renderer
 from codecctl.evaluate.result import Validation
@@ -28,12 +29,21 @@ from codecctl.files import to_json
 from codecctl.inference.load import save_codec
 from codecctl.model.codec import Codec
 from tests.conftest import write_audio
+from tests.evaluate.conftest import renderer_of
 
 QUICK = ValidateConfig(metrics=(), opus_kbps=())
 
 
-def _measure(codec: Codec, utterances: list[ReferenceUtterance], **options: Any) -> Validation:
-    return Session(codec, utterances, QUICK, **options).measure()
+def _measure(
+    codec: Codec,
+    utterances: Sequence[ReferenceUtterance],
+    config: ValidateConfig = QUICK,
+    *,
+    against: Codec | None = None,
+    parts: bool = False,
+    **options: Any,
+) -> Validation:
+    return measure(renderer_of(codec, config, against=against, parts=parts), utterances, config, **options)
 
 
 def test_scores_are_those_of_the_codecs_output(codec: Codec, speech_files: list[Path]) -> None:
@@ -59,7 +69,7 @@ def test_a_delay_of_37_samples_does_not_change_the_scores(
     for one, other in zip(
         prompt.systems, tardy.systems, strict=True
     ):  # also with fewer codebooks, all but the first, quantizer off
-        assert other.metrics["snr_db"].value == pytest.approx(one.metrics["snr_db"].value, abs=0.1), one.name
+        assert other.metrics["snr_db"].mean == pytest.approx(one.metrics["snr_db"].mean, abs=0.1), one.name
 
 
 def test_an_undefined_mean_is_null_in_json(codec: Codec, tmp_path: Path) -> None:
@@ -81,7 +91,7 @@ def test_a_trainings_validation_gives_the_same_scores_and_restores_the_mode(
     scores = validation.score(speaking)
     assert speaking.training
     assert len(scores.values) == (6 if find_spec("pystoi") else 4)
-    means = Session(speaking.eval(), validation.utterances, config, n_workers=0).measure().means
+    means = _measure(speaking.eval(), validation.utterances, config, n_workers=0).means
     assert scores.values == pytest.approx({name: means[name] for name in scores.values}, rel=1e-4)
 
 
@@ -91,7 +101,7 @@ def test_two_processes_give_the_scores_of_one(speaking: Codec, clips: list[Refer
     config = ValidateConfig(metrics=("stoi",), opus_kbps=())
     calls: list[tuple[int, int]] = []
     one, two = (
-        Session(speaking, clips[:3], config, n_workers=n).measure(on_progress=lambda *counts: calls.append(counts))
+        _measure(speaking, clips[:3], config, n_workers=n, on_progress=lambda *counts: calls.append(counts))
         for n in (0, 2)
     )
     assert calls == [(1, 3), (2, 3), (3, 3)] * 2
@@ -107,11 +117,11 @@ def test_an_interrupted_measurement_is_continued(
         if done == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
-    part = Session(speaking, clips[:4], QUICK, folder=tmp_path).measure(on_progress=press_ctrl_c)
+    part = _measure(speaking, clips[:4], folder=tmp_path, on_progress=press_ctrl_c)
     assert (part.n_utterances, part.n_missing) == (2, 2)
     calls: list[tuple[int, int]] = []
-    whole = Session(speaking, clips[:4], QUICK, folder=tmp_path).measure(
-        resume=True, on_progress=lambda *counts: calls.append(counts)
+    whole = _measure(
+        speaking, clips[:4], folder=tmp_path, resume=True, on_progress=lambda *counts: calls.append(counts)
     )
     assert calls == [(3, 4), (4, 4)]
     assert to_json(whole.to_dict()) == to_json(_measure(speaking, clips[:4]).to_dict())
@@ -122,7 +132,7 @@ def test_scores_of_another_model_are_not_continued(
 ) -> None:
     _measure(speaking, clips[:2], folder=tmp_path, identity="one")
     with pytest.raises(UsageError, match="another model"):
-        Session(speaking, clips[:2], QUICK, folder=tmp_path, identity="two").measure(resume=True)
+        _measure(speaking, clips[:2], folder=tmp_path, identity="two", resume=True)
 
 
 def test_a_codec_against_itself_has_no_differences(
@@ -131,7 +141,7 @@ def test_a_codec_against_itself_has_no_differences(
     same = _measure(speaking, clips[:2], against=speaking).comparison
     assert same is not None
     assert same.equal_codes == (1.0, 1.0, 1.0)
-    assert all(mean.value == 0 for mean in same.differences.values())
+    assert all(each.mean == 0 for each in same.differences.values())
     worse = Codec(speaking.config).eval()
     worse.encoder, worse.decoder = speaking.encoder, speaking.decoder
     other = _measure(speaking, clips[:2], against=worse).comparison
@@ -156,7 +166,7 @@ def test_groups_curve_and_worst_utterances(speaking: Codec, clips: list[Referenc
     assert {g.name: g.n_utterances for g in result.groups if g.kind == "language"} == {"en": 4, "es": 4, "it": 4}
     assert sum(g.codebooks[0].n_codes for g in result.groups if g.kind == "language") == result.codebooks[0].n_codes
     curve = [result.system(name) for name in ("n_quantizers_1", "n_quantizers_2", "codec")]
-    snr = [system.metrics["snr_db"].value for system in curve if system]
+    snr = [system.metrics["snr_db"].mean for system in curve if system]
     assert snr == sorted(snr)
     worst = [value for _, value in result.worst["snr_db"]]
     assert len(worst) == 10
@@ -173,12 +183,12 @@ def test_an_empty_set_is_an_error(codec: Codec) -> None:
 
 
 def test_the_kept_utterances_are_rendered_once(codec: Codec, clips: list[ReferenceUtterance]) -> None:
-    session = Session(codec, clips[:3], QUICK)
+    renderer = renderer_of(codec, QUICK)
     rendered: list[int] = []
-    session.renderer.render = lambda audio: (rendered.append(1), Renderer.render(session.renderer, audio))[1]  # type: ignore[method-assign]
-    session.measure()
+    renderer.render = lambda audio: (rendered.append(1), Renderer.render(renderer, audio))[1]  # type: ignore[method-assign]
+    measure(renderer, clips[:3], QUICK)
     assert len(rendered) == 3  # for the delays and for the scores
-    session.renderer.render_start(clips[0], 16000)
+    renderer.render_start(clips[0], 16000)
     assert len(rendered) == 3
 
 
@@ -206,9 +216,9 @@ def test_run_measures_a_checkpoint_and_writes_its_report(checkpoint: Path, speec
         report=checkpoint.parent / "report",
         overrides=["validate.metrics=[]", "validate.opus_kbps=[]", "validate.require={mel_distance: 99}"],
         device="cpu",
-        on_start=sources.append,
+        on_start=lambda source, _: sources.append(source),
     )
-    assert [source.path for source in sources] == [speech_files[0]]
+    assert sources == [speech_files[0]]
     assert evaluation.report == checkpoint.parent / "report" / "index.html"
     assert [requirement.passed for requirement in evaluation.requirements] == [True]
     record = json.loads(evaluation.to_json())
@@ -233,7 +243,7 @@ def test_run_refuses_arguments_that_do_not_fit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.worker", "codecctl.evaluate.perceptual"])
+@pytest.mark.parametrize("module", ["codecctl.evaluate", "codecctl.evaluate.perceptual"])
 def test_workers_do_not_load_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -10,7 +10,7 @@ def test_the_interval_of_many_values_is_that_of_the_normal_distribution() -> Non
     values = np.random.default_rng(0).normal(3.0, 2.0, size=(400, 1))
     (mean,) = means(values)
     half = 1.96 * values.std() / math.sqrt(400)
-    assert mean.value == pytest.approx(values.mean())
+    assert mean.mean == pytest.approx(values.mean())
     assert mean.low == pytest.approx(values.mean() - half, abs=0.03)
     assert mean.high == pytest.approx(values.mean() + half, abs=0.03)
 
@@ -23,10 +23,10 @@ def test_the_interval_contains_the_true_mean_in_about_95_percent_of_experiments(
 
 def test_undefined_values_are_left_out() -> None:
     first, second, third = means(np.array([[1.0, math.nan, math.nan], [3.0, 5.0, math.nan]]))
-    assert (first.value, first.n) == (2.0, 2)
-    assert (second.value, second.n) == (5.0, 1)
+    assert (first.mean, first.n) == (2.0, 2)
+    assert (second.mean, second.n) == (5.0, 1)
     assert math.isnan(second.low)
-    assert math.isnan(third.value)
+    assert math.isnan(third.mean)
     assert third.n == 0
     assert mean_of_defined([1.0, math.nan, 3.0]) == 2.0
     assert math.isnan(mean_of_defined([math.nan]))

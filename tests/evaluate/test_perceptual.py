@@ -10,9 +10,11 @@ import soxr
 from numpy.typing import NDArray
 
 from codecctl.audio import Audio
+from codecctl.config.schema import ValidateConfig
 from codecctl.errors import ConfigError
+from codecctl.evaluate.metrics.metric import Context
 from codecctl.evaluate.metrics.perceptual import PERCEPTUAL_METRICS
-from codecctl.evaluate.perceptual import check_metrics, score, unavailable
+from codecctl.evaluate.perceptual import installed, score, score_all, unavailable
 
 Signal = NDArray[np.float64]
 
@@ -110,9 +112,9 @@ def test_pesq_falls_with_noise_and_ignores_level_and_a_constant_delay(speech_arr
 
 
 def test_scores_of_silence_and_of_short_signals_are_nan(speech_array: Audio) -> None:
-    installed = [name for name in ("pesq", "stoi") if importlib.util.find_spec(PERCEPTUAL_METRICS[name].package)]
+    names = [name for name in ("pesq", "stoi") if importlib.util.find_spec(PERCEPTUAL_METRICS[name].package)]
     for reference in (np.zeros(16000, np.float32), speech_array[:100]):
-        assert all(math.isnan(value) for value in score(reference, reference, installed).values())
+        assert all(math.isnan(value) for value in score(reference, reference, names).values())
 
 
 def test_unavailable_metrics_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,12 +126,11 @@ def test_unavailable_metrics_have_a_reason(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_the_original_gets_only_what_needs_no_reference(speech_array: Audio) -> None:
-    assert score(speech_array, speech_array, ["pesq", "stoi"], is_original=True) == {}
+    assert score_all({}, speech_array, ["pesq", "stoi"], Context()) == {"original": {}}
 
 
 def test_an_unknown_metric_is_refused_with_the_nearest_name() -> None:
-    check_metrics(list(PERCEPTUAL_METRICS))
     with pytest.raises(ConfigError, match=r"validate\.metrics: no metric 'peskq'; did you mean 'pesq'"):
-        check_metrics(["stoi", "peskq"])
+        installed(ValidateConfig(metrics=("stoi", "peskq")))
     with pytest.raises(ConfigError, match="there are pesq, stoi"):
-        check_metrics(["xyz"])
+        installed(ValidateConfig(metrics=("xyz",)))

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 
 from codecctl.config.schema import ValidateConfig
-from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.evaluation import measure
 from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.metrics.table import METRICS
-from codecctl.evaluate.report.page import ModelCard, write_report
+from codecctl.evaluate.report.page import write_report
 from codecctl.evaluate.utterances import ReferenceUtterance
-from codecctl.evaluate.verdict import compare_requirements, verdict_of
+from codecctl.evaluate.verdict import compare, verdict_of
 from codecctl.model.codec import Codec
 from tests.browser import headless, until
+from tests.evaluate.conftest import renderer_of
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +26,7 @@ CONFIG = ValidateConfig(metrics=(), opus_kbps=(6.0,), require={"snr_db": 2.0, "s
 
 ODD_NAME = '<b>odd</b> & "quoted" \udce9'  # as the name of a file that is not UTF-8
 REVERSED = "\u202ereversed\x07"
-CARD = ModelCard("best.pt", "0123456789abcdef", 300)
+CARD: dict[str, Any] = {"name": "best.pt", "fingerprint": "0123456789abcdef", "step": 300}
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,12 @@ def page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory: pyt
     """A report on four clips, one of them with names that need escaping."""
     odd = replace(clips[0], id=ODD_NAME, speaker=REVERSED)
     utterances = [odd, clips[4], clips[8], clips[9]]
-    session = Session(speaking, utterances, CONFIG, against=speaking, parts=True)
-    result = session.measure(source="four clips")
-    requirements, verdict = compare_requirements(result, CONFIG.require), verdict_of(result)
+    renderer = renderer_of(speaking, CONFIG, against=speaking, parts=True)
+    result = measure(renderer, utterances, CONFIG, source="four clips")
+    requirements = [compare(result, name, limit) for name, limit in CONFIG.require.items()]
+    verdict = verdict_of(result)
     folder = tmp_path_factory.mktemp("report")
-    return write_report(folder, result, requirements, verdict, CARD, session.renderer, utterances)
+    return write_report(folder, result, requirements, verdict, renderer, utterances, **CARD)
 
 
 class _Reader(HTMLParser):
@@ -188,17 +190,15 @@ def test_the_blind_test_counts_answers_and_hides_the_versions(opened: Any) -> No
 @pytest.fixture(scope="module")
 def full_page(speaking: Codec, clips: list[ReferenceUtterance], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A report with a column for every metric, as wide as such numbers are."""
-    session = Session(speaking, clips[:4:3], CONFIG, parts=True)
-    result = session.measure(source="two clips")
+    renderer = renderer_of(speaking, CONFIG, parts=True)
+    result = measure(renderer, clips[:4:3], CONFIG, source="two clips")
     wide = dict.fromkeys(METRICS, Mean(0.891, 0.852, 0.937, 2))
     result = replace(
         result,
         systems=tuple(replace(s, metrics={**wide, **s.metrics}) for s in result.systems),
         groups=tuple(replace(g, metrics={**wide, **g.metrics}) for g in result.groups),
     )
-    return write_report(
-        tmp_path_factory.mktemp("full"), result, [], verdict_of(result), CARD, session.renderer, clips[:1]
-    )
+    return write_report(tmp_path_factory.mktemp("full"), result, [], verdict_of(result), renderer, clips[:1], **CARD)
 
 
 @pytest.mark.parametrize(("width", "fits"), [(1300, True), (390, False)])

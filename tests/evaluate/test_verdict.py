@@ -3,21 +3,23 @@ from dataclasses import replace
 
 import pytest
 
+from codecctl.audio import pyav
 from codecctl.config.schema import ValidateConfig
 from codecctl.errors import UsageError
-from codecctl.evaluate.evaluation import Session
+from codecctl.evaluate.evaluation import measure
 from codecctl.evaluate.intervals import Mean
-from codecctl.evaluate.rendering import has_opus
-from codecctl.evaluate.report.sentences import in_sentence, in_sentences
+from codecctl.evaluate.report.templates import in_sentence, in_sentences
 from codecctl.evaluate.result import Validation
 from codecctl.evaluate.utterances import ReferenceUtterance
-from codecctl.evaluate.verdict import check_requirements, compare_requirements, verdict_of
+from codecctl.evaluate.verdict import check_requirements, compare, verdict_of
 from codecctl.model.codec import Codec
+from tests.evaluate.conftest import renderer_of
 
 
 @pytest.fixture(scope="module")
 def result(speaking: Codec, clips: list[ReferenceUtterance]) -> Validation:
-    return Session(speaking, clips[:3], ValidateConfig(metrics=())).measure()
+    config = ValidateConfig(metrics=())
+    return measure(renderer_of(speaking, config), clips[:3], config)
 
 
 @pytest.mark.parametrize(
@@ -43,7 +45,7 @@ def test_the_quantizers_share_is_told_as_it_is(result: Validation, without: floa
 def test_requirements_are_limits_in_the_metrics_direction(result: Validation) -> None:
     snr, distance = result.means["snr_db"], result.means["mel_distance"]
     require = {"snr_db": snr - 1, "si_sdr_db": 99.0, "mel_distance": distance + 1, "pesq_wb": 1.0, "perplexity": 0.999}
-    compared = {requirement.name: requirement for requirement in compare_requirements(result, require)}
+    compared = {name: compare(result, name, limit) for name, limit in require.items()}
     assert [name for name, requirement in compared.items() if requirement.passed] == ["snr_db", "mel_distance"]
     assert "was not measured" in in_sentence(compared["pesq_wb"])
     assert "of codebook" in in_sentence(compared["perplexity"])
@@ -57,6 +59,6 @@ def test_a_requirement_on_an_unknown_metric_is_refused() -> None:
 def test_the_verdict_ranks_the_codec_among_opus_rates_and_names_the_bound(result: Validation) -> None:
     text = " ".join(in_sentences(result, verdict_of(result)))
     assert f"At {result.bitrate_kbps:.2f} kbps" in text
-    assert ("better than Opus" in text) == has_opus()
+    assert ("better than Opus" in text) == pyav.is_installed()
     assert "Gaussian bound" in text
     assert "Every codebook is in use" in text

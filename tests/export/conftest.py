@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codecctl.errors import CodecctlError
-from codecctl.export import web_runtime
+from codecctl.export import web
 from codecctl.export.web import write_web
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.find import find_checkpoint
@@ -51,7 +51,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., str]:
 def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The npm package onnxruntime-web, where npm can fetch it."""
     try:
-        return web_runtime.fetch_package(tmp_path_factory.mktemp("package"))
+        return web.fetch_package(tmp_path_factory.mktemp("package"))
     except CodecctlError as error:
         pytest.skip(f"the page of export --to web is not tested: {error}")
 

@@ -14,7 +14,7 @@ import pytest
 
 from codecctl.bitstream import PackedWriter
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.export import web, web_runtime
+from codecctl.export import web
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.find import find_checkpoint
 from tests.browser import headless
@@ -38,7 +38,7 @@ def pack(path: Path, files: dict[str, bytes]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["other", "empty", "cut", "text", "folder"])
+@pytest.mark.parametrize("kind", ["other", "empty", "cut", "text", "folder", "nowhere"])
 def test_what_is_not_the_pinned_package_is_one_line_and_leaves_nothing(
     kind: str, starter: Checkpoint, tmp_path: Path
 ) -> None:
@@ -53,7 +53,9 @@ def test_what_is_not_the_pinned_package_is_one_line_and_leaves_nothing(
             place.write_text("no archive")
         case "folder":
             place = tmp_path
-    with pytest.raises(CodecctlError, match=rf"^{place}: .*onnxruntime-web@{web_runtime.VERSION}") as caught:
+        case "nowhere":
+            place = tmp_path / "nowhere"
+    with pytest.raises(CodecctlError, match=rf"^{place}: .*onnxruntime-web@{web.VERSION}") as caught:
         web.write_web(starter, tmp_path / "site", runtime=place)
     assert "\n" not in str(caught.value)
     assert {path.name for path in tmp_path.iterdir()} <= {"package.tgz"}

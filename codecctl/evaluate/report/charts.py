@@ -1,4 +1,4 @@
-"""Charts as inline SVG and spectrograms as PNG: the page needs no library."""
+"""What the charts of `charts.svg.j2` show, and spectrograms as PNG."""
 
 from __future__ import annotations
 
@@ -8,19 +8,26 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from html import escape
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from markupsafe import Markup
 from numpy.typing import NDArray
 
 from codecctl.audio import Audio
 from codecctl.audio.spectrum import Stft
+from codecctl.evaluate.metrics.table import METRICS
+from codecctl.evaluate.report.templates import TEMPLATES
+from codecctl.evaluate.systems import CODEC, FEWER, UNQUANTIZED, is_opus
+
+if TYPE_CHECKING:
+    from codecctl.evaluate.result import System, Validation
 
 _RANGE_DB = 80  # below the loudest point of the original
 _COLOURS = np.array([[4, 4, 20], [70, 20, 100], [170, 50, 90], [240, 120, 40], [250, 220, 120], [255, 255, 240]])
-_WIDTH, _HEIGHT = 340, 210
-_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 12, 12, 34
+_BOX = {"width": 340, "height": 210, "left": 46, "right": 328, "top": 12, "bottom": 176}
+_SVG: Any = TEMPLATES.get_template("charts.svg.j2").module  # its macros
 
 
 @dataclass(frozen=True)
@@ -31,56 +38,8 @@ class Point:
     low: float = math.nan
     high: float = math.nan
 
-
-def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: Point | None) -> str:
-    """A metric over the true bitrate: the codec's curve over codebooks with its interval, Opus, and the level with the
-    quantizer off."""
-    points = [*ours, *opus, *([level] if level else [])]
-    ys = [v for p in points for v in (p.y, p.low, p.high) if not math.isnan(v)]
-    across = _Axis(0.0, 1.05 * max([p.x for p in (*ours, *opus)], default=1.0), _LEFT, _WIDTH - _RIGHT)
-    up = _Axis(*_with_margin(min(ys, default=0), max(ys, default=1)), _HEIGHT - _BOTTOM, _TOP)
-    parts = [_frame(across, up, "kbps")]
-    band = [p for p in ours if not math.isnan(p.low)]
-    if len(band) > 1:
-        edge = [(p.x, p.low) for p in band] + [(p.x, p.high) for p in reversed(band)]
-        parts.append(f'<polygon class="ours-band" points="{_places(edge, across, up)}"/>')
-    if level is not None and not math.isnan(level.y):
-        height = up.at(level.y)
-        parts.append(f'<line class="rest" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>')
-        parts.append(f'<text x="{_WIDTH - _RIGHT}" y="{height - 4:.1f}" text-anchor="end">{escape(level.label)}</text>')
-    for kind, line in (("opus", opus), ("ours", ours)):
-        known = [p for p in line if not math.isnan(p.y)]
-        parts.append(f'<polyline class="{kind}" points="{_places([(p.x, p.y) for p in known], across, up)}"/>')
-        for p in known:
-            x, y = across.at(p.x), up.at(p.y)
-            parts.append(
-                f'<circle class="{kind}-dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5">'
-                f"<title>{escape(p.label)}: {p.y:.3g} at {p.x:.2f} kbps</title></circle>"
-            )
-    points_text = "; ".join(f"{p.label}: {p.y:.3g} at {p.x:.2f} kbps" for p in (*ours, *opus) if not math.isnan(p.y))
-    return _svg(f"{title} over bitrate. {points_text}", parts)
-
-
-def histogram(title: str, hits: NDArray[np.int64]) -> str:
-    """How often each codeword of a codebook was chosen, [V], the most frequent first; the height is logarithmic."""
-    falling = np.sort(hits)[::-1].astype(np.float64)
-    n_columns = min(len(falling), _WIDTH - _LEFT - _RIGHT)
-    columns = np.array([part.mean() for part in np.array_split(falling, n_columns)])
-    across = _Axis(0, len(falling), _LEFT, _WIDTH - _RIGHT)
-    up = _Axis(0, max(1.0, math.log10(1 + columns.max())), _HEIGHT - _BOTTOM, _TOP)
-    width = len(falling) / n_columns
-    outline = [(0.0, 0.0)]
-    for i, height in enumerate(np.log10(1 + columns)):
-        outline += [(i * width, float(height)), ((i + 1) * width, float(height))]
-    outline.append((float(len(falling)), 0.0))
-    ticks = [
-        (math.log10(1 + n), f"{n:g}") for n in (0, 9, 99, 999, 9999, 99999, 999999) if math.log10(1 + n) <= up.high
-    ]
-    parts = [
-        _frame(across, up, "codewords by rank", ticks),
-        f'<polygon class="bars" points="{_places(outline, across, up)}"/>',
-    ]
-    return _svg(title, parts)
+    def __str__(self) -> str:
+        return f"{self.label}: {self.y:.3g} at {self.x:.2f} kbps"
 
 
 @dataclass(frozen=True)
@@ -101,30 +60,61 @@ class _Axis:
         return [(i * step, f"{i * step:g}") for i in range(first, math.floor(self.high / step) + 1)]
 
 
-def _with_margin(low: float, high: float) -> tuple[float, float]:
+def rate_charts(result: Validation) -> list[tuple[str, Markup]]:
+    """A title and a chart for each metric of the codec."""
+    first = [s for s in result.systems if s.name == CODEC or s.name.startswith(FEWER)]
+    ours = sorted(first, key=lambda system: system.bitrate_kbps or 0)
+    opus = [system for system in result.systems if is_opus(system.name)]
+    without = result.system(UNQUANTIZED)
+    charts = []
+    for name in result.means:
+        level = without.metrics[name].mean if without and name in without.metrics else math.nan
+        title = METRICS[name].label
+        charts.append((title, rate_chart(title, _points(ours, name), _points(opus, name), level)))
+    return charts
+
+
+def _points(systems: Sequence[System], metric: str) -> list[Point]:
+    scores = [(system, system.metrics[metric]) for system in systems if metric in system.metrics]
+    return [Point(system.bitrate_kbps or 0, s.mean, system.label, s.low, s.high) for system, s in scores]
+
+
+def rate_chart(title: str, ours: Sequence[Point], opus: Sequence[Point], level: float) -> Markup:
+    """A metric over the true bitrate: the codec's curve over codebooks with its interval, Opus, and the level with the
+    quantizer off, which may be NaN."""
+    ys = [v for p in (*ours, *opus) for v in (p.y, p.low, p.high) if not math.isnan(v)]
+    if not math.isnan(level):
+        ys.append(level)
+    low, high = min(ys, default=0), max(ys, default=1)
     margin = 0.08 * (high - low) or 0.5
-    return low - margin, high + margin
+    up = _Axis(low - margin, high + margin, _BOX["bottom"], _BOX["top"])
+    across = _Axis(0.0, 1.05 * max([p.x for p in (*ours, *opus)], default=1.0), _BOX["left"], _BOX["right"])
+    lines = {kind: [p for p in line if not math.isnan(p.y)] for kind, line in (("opus", opus), ("ours", ours))}
+    band = [p for p in ours if not math.isnan(p.low)]
+    edge = [(p.x, p.low) for p in band] + [(p.x, p.high) for p in reversed(band)]
+    return Markup(_SVG.rate(_BOX, title, across, up, lines, edge if len(band) > 1 else [], level))
 
 
-def _places(points: Sequence[tuple[float, float]], across: _Axis, up: _Axis) -> str:
-    return " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in points)
+def histograms(result: Validation) -> list[tuple[str, Markup]]:
+    """A title and a chart for each codebook."""
+    charts = []
+    for k, hits in enumerate(result.histograms, start=1):
+        title = f"Codebook {k}: hits of its {len(hits)} codewords by rank, {(hits == 0).sum()} without any"
+        charts.append((f"codebook {k}", histogram(title, hits)))
+    return charts
 
 
-def _frame(across: _Axis, up: _Axis, x_label: str, y_ticks: list[tuple[float, str]] | None = None) -> str:
-    parts = [f'<path class="axis" d="M{_LEFT} {_TOP}V{_HEIGHT - _BOTTOM}H{_WIDTH - _RIGHT}"/>']
-    for value, text in across.ticks():
-        parts.append(
-            f'<text x="{across.at(value):.1f}" y="{_HEIGHT - _BOTTOM + 14}" text-anchor="middle">{text}</text>'
-        )
-    for value, text in y_ticks or up.ticks():
-        parts.append(f'<text x="{_LEFT - 5}" y="{up.at(value) + 4:.1f}" text-anchor="end">{text}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    return "".join(parts) + f'<text x="{middle}" y="{_HEIGHT - 4}" text-anchor="middle">{escape(x_label)}</text>'
-
-
-def _svg(label: str, parts: Sequence[str]) -> str:
-    head = f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{escape(label)}">'
-    return head + "".join(parts) + "</svg>"
+def histogram(title: str, hits: NDArray[np.int64]) -> Markup:
+    """How often each codeword of a codebook was chosen, [V], the most frequent first; the height is logarithmic."""
+    falling = np.sort(hits)[::-1].astype(np.float64)
+    n_columns = min(len(falling), _BOX["right"] - _BOX["left"])
+    heights = np.log10(1 + np.array([part.mean() for part in np.array_split(falling, n_columns)]))
+    across = _Axis(0, len(falling), _BOX["left"], _BOX["right"])
+    up = _Axis(0, max(1.0, float(heights.max())), _BOX["bottom"], _BOX["top"])
+    places = np.repeat(np.arange(n_columns + 1) * len(falling) / n_columns, 2)
+    outline = list(zip(places.tolist(), [0.0, *np.repeat(heights, 2).tolist(), 0.0], strict=True))
+    ticks = [(math.log10(1 + n), f"{n:g}") for n in (0, 9, 99, 999, 9999, 99999, 999999)]
+    return Markup(_SVG.histogram(_BOX, title, across, up, [tick for tick in ticks if tick[0] <= up.high], outline))
 
 
 def spectrogram_png(audio: Audio, loudest: float | None = None) -> tuple[str, float]:

@@ -12,20 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from codecctl.audio import Audio
 from codecctl.audio.files import to_pcm16
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.rendering import N_KEPT, Plan, Renderer
-from codecctl.evaluate.report import context
-from codecctl.evaluate.report.charts import spectrogram_png
-from codecctl.evaluate.report.context import Player
-from codecctl.evaluate.systems import CODEC, ORIGINAL, label_of
+from codecctl.evaluate.report.charts import histograms, rate_charts, spectrogram_png
+from codecctl.evaluate.report.templates import TEMPLATES, in_sentence, in_sentences
+from codecctl.evaluate.systems import CODEC, ORIGINAL
 from codecctl.evaluate.utterances import ReferenceUtterance, choose
-from codecctl.files import replacing
-from codecctl.text import number, printable
+from codecctl.files import write_lines
 
 if TYPE_CHECKING:
     from codecctl.evaluate.result import Validation
@@ -38,6 +35,17 @@ _MAX_SECONDS = 8.0
 assert N_EXAMPLES <= N_KEPT  # the examples are rendered once
 
 PAGE_NAME = "index.html"
+
+
+@dataclass(frozen=True)
+class Player:
+    """The beginning of one utterance through several systems, ready for the page."""
+
+    anchor: str  # the id on the page
+    utterance: ReferenceUtterance
+    tracks: dict[str, str]  # system -> FLAC in base64, all of one length
+    seconds: float
+    spectrograms: tuple[str, str]  # of original and codec, as data URIs
 
 
 def _make_worst(
@@ -82,68 +90,46 @@ def _flac(audio: Audio, sample_rate: int) -> str:
     return base64.b64encode(file.getvalue()).decode()
 
 
-@dataclass(frozen=True)
-class ModelCard:
-    """The checkpoint."""
-
-    name: str
-    fingerprint: str
-    step: int  # updates of its training
-
-
 def write_report(
     folder: Path,
     result: Validation,
     requirements: Sequence[Requirement],
     verdict: Verdict,
-    card: ModelCard,
     renderer: Renderer,
     utterances: Sequence[ReferenceUtterance],
+    *,
+    name: str,
+    fingerprint: str,
+    step: int,
 ) -> Path:
-    """Write `folder`/index.html atomically; returns its path. The worst utterances are rendered again to be played."""
+    """Write `folder`/index.html atomically; returns its path. The worst utterances are rendered again to be played.
+
+    `name` and `fingerprint`: of the checkpoint; `step`: the updates of its training.
+    """
     measured = [utterance for utterance in utterances if utterance.id not in result.failed]
     examples = _players("example", renderer, result, choose(measured, N_EXAMPLES))
     worst = _make_worst(renderer, result, measured, examples)
     codec = renderer.codec
-    sections = {
-        "summary": ("Summary and verdict", context.summary(result, requirements, verdict)),
-        "systems": ("Beside other systems", context.systems(result)),
-        "groups": ("By dataset, language and speaker", context.groups(result)),
-        "against": ("Against the other checkpoint", context.comparison(result)),
-        "listen": ("Listen", {"items": examples}),
-        "blind-test": ("Blind test (A/B/X)", context.blind_test(examples)),
-        "curve": ("Curve over codebooks", context.curve(result)),
-        "codebooks": ("Codebooks", context.codebooks(result)),
-        "semantics": ("What the first codebook carries", context.semantics(result)),
-        "worst": ("Worst recordings", context.worst(result, examples, worst)),
-        "model": ("Model card", context.model(codec, card.name, card.fingerprint, card.step)),
-        "method": ("How it was measured, and what was not", context.method(result)),
-    }
-    shown = {name: section for name, section in sections.items() if any(section[1].values())}
-    template = _environment(codec.n_codebooks).get_template("page.html.j2")
-    with replacing(folder / PAGE_NAME) as partial:
-        partial.write_text(
-            template.render(card=card, result=result, sections=shown, style=_read("page.css"), script=_read("page.js")),
-            encoding="utf-8",
-        )
-    return folder / PAGE_NAME
-
-
-def _environment(n_codebooks: int) -> Environment:
-    environment = Environment(
-        loader=PackageLoader("codecctl.evaluate.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    parts = [*codec.parameters(), *(codebook.codewords for codebook in codec.quantizer.codebooks)]
+    text = TEMPLATES.get_template("page.html.j2").render(
+        result=result,
+        requirements=[(requirement.passed, in_sentence(requirement)) for requirement in requirements],
+        sentences=in_sentences(result, verdict),
+        examples=examples,
+        worst=worst,
+        anchors={player.utterance.id: player.anchor for player in (*examples, *worst)},
+        curves=rate_charts(result),
+        histograms=histograms(result),
+        name=name,
+        fingerprint=fingerprint,
+        step=step,
+        n_parameters=sum(part.numel() for part in parts),
+        config=codec.config,
+        style=_read("page.css"),
+        script=_read("page.js"),
     )
-    environment.filters |= {
-        "duration": context.duration,
-        "label": lambda system: label_of(system, n_codebooks),
-        "number": number,
-        "visible": printable,
-    }
-    return environment
+    write_lines(folder / PAGE_NAME, [text], durable=False)
+    return folder / PAGE_NAME
 
 
 def _read(name: str) -> Markup:
