@@ -60,7 +60,7 @@ def decode(
     stdout = None if output or out_dir else binary_stdout(f"codecctl decode {inputs[0]} -o out.wav")
     model = find_checkpoint(checkpoint)
 
-    from codecctl.inference.container import find_codes
+    from codecctl.inference.containers import find_codes
     from codecctl.inference.outputs import plan_outputs
 
     pairs = plan_outputs(inputs, out_dir, f".{form or 'wav'}", find_codes, "files of codes") if out_dir else []

@@ -103,7 +103,7 @@ def encode(
     if (n_workers, n_devices, shard, executor) != (None, 1, "1/1", "processes"):
         raise UsageError("--workers, --devices, --shard and --executor are for a corpus; add --format shards")
 
-    from codecctl.inference.container import CONTAINERS
+    from codecctl.inference.containers import CONTAINERS
 
     suffix = f".{form or 'npy'}"
     check_request(inputs, output, out_dir, form, [*CONTAINERS, *(f".{name}" for name in CORPUS_FORMATS)])

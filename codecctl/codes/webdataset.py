@@ -17,7 +17,7 @@ from codecctl.bitstream import Codes
 from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, damaged
 from codecctl.codes.folder import Coded
 from codecctl.errors import CodecctlError
-from codecctl.inference.container import npy_bytes
+from codecctl.inference.containers import npy_bytes
 
 _HEADER = "__codes__"
 

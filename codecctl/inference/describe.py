@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from codecctl.audio.files import AudioReader
-from codecctl.inference.container import first_bytes, recognise
+from codecctl.inference.container import first_bytes
+from codecctl.inference.containers import recognise
 
 
 def describe(path: str | Path, *, name: str | None = None) -> dict[str, Any]:

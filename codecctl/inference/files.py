@@ -17,7 +17,8 @@ from codecctl.audio import Audio
 from codecctl.audio.files import AudioInfo, AudioReader, AudioWriter, to_pcm16
 from codecctl.audio.resample import Resampler
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.inference.container import CONTAINERS, FRAMES_PER_CHUNK, CodesFormat, StoredCodes, first_bytes, recognise
+from codecctl.inference.container import FRAMES_PER_CHUNK, CodesFormat, StoredCodes, first_bytes
+from codecctl.inference.containers import CONTAINERS, recognise
 from codecctl.inference.live import wav_header
 from codecctl.inference.outputs import check_output
 from codecctl.inference.stream import StreamDecoder, StreamEncoder

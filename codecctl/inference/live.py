@@ -30,7 +30,8 @@ from codecctl.audio.opening import say_cut_off
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import STREAMED, Codes, PackedHeader, pack_codes, read_header, unpack_codes
 from codecctl.errors import CodecctlError
-from codecctl.inference.container import CodesFormat, check_model
+from codecctl.inference.container import CodesFormat
+from codecctl.inference.containers import check_model
 
 if TYPE_CHECKING:
     from codecctl.inference.load import Codec

@@ -19,7 +19,7 @@ from codecctl.audio.resample import resample
 from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
-from codecctl.inference.container import find_codes, npy_bytes
+from codecctl.inference.containers import find_codes, npy_bytes
 from codecctl.inference.files import decode_file, encode_file
 from codecctl.inference.load import Codec, save_codec
 from codecctl.inference.outputs import plan_outputs
