@@ -30,11 +30,7 @@ class Concealment:
         self._past = torch.zeros(batch_size, round(_PAST * sample_rate), dtype=wide, device=like.device)
         # samples since the last frame that arrived
         self._missing = torch.zeros(batch_size, dtype=torch.int64, device=like.device)
-
-    @property
-    def is_active(self) -> bool:
-        """The last frame of an item did not arrive."""
-        return bool(self._missing.any())
+        self.is_active = False  # the last frame of an item did not arrive
 
     def note(self, audio: Tensor) -> None:
         """[B, L] arrived, of every item."""
@@ -59,6 +55,7 @@ class Concealment:
         known[active] = torch.where(is_lost, going_on, arrived)
         self.note(known)  # what goes on does not fade a second time
         self._missing = torch.where(lost, self._missing + n, 0)
+        self.is_active = bool(lost.any())
         return filled
 
     def _crossfade(self, n: int) -> Tensor:
@@ -71,6 +68,7 @@ class Concealment:
         """A new signal starts in this item."""
         self._past[item] = 0
         self._missing[item] = 0
+        self.is_active = bool(self._missing.any())
 
 
 def continue_audio(past: Tensor, n_samples: int, sample_rate: int) -> Tensor:

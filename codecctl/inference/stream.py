@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from codecctl.errors import UsageError
 from codecctl.inference.concealment import Concealment
@@ -51,7 +52,8 @@ class StreamEncoder:
             return codec.quantize(codec.encode_latents(chunk, state=state), n_quantizers)
 
         example = self._parameter.new_zeros(batch_size, 1, self._n_together)
-        self._step = TracedStep(step, codec, example) if traced and is_traceable(codec) else None
+        parts = nn.ModuleList([codec.encoder, codec.quantizer])
+        self._step = TracedStep(step, parts, example) if traced and is_traceable(codec) else None
 
     def push(self, audio: Tensor) -> Tensor:
         """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it, t a multiple of
@@ -120,7 +122,14 @@ class StreamDecoder:
         def step(latents: Tensor, state: StreamState) -> Tensor:
             return codec.decode_latents(latents, state=state)
 
-        self._step = TracedStep(step, codec, self._latents) if traced and is_traceable(codec) else None
+        def dequantize(codes: Tensor, _: StreamState) -> Tensor:
+            return codec.dequantize(codes)
+
+        self._step = self._dequantize = None
+        if traced and is_traceable(codec):
+            self._step = TracedStep(step, codec.decoder, self._latents)
+            all_codes = torch.zeros(batch_size, codec.n_codebooks, 1, dtype=torch.int64)
+            self._dequantize = TracedStep(dequantize, codec.quantizer, all_codes)
 
     @torch.no_grad()
     def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
@@ -154,8 +163,7 @@ class StreamDecoder:
 
     def _frame(self, codes: Tensor, lost: Tensor) -> Tensor:
         """[B, K, 1] and [B] -> [B, 1, hop_length]"""
-        self._codec.check_codes(codes)
-        self._latents = torch.where(lost[:, None, None], _LATENTS_FADE * self._last(), self._codec.dequantize(codes))
+        self._latents = torch.where(lost[:, None, None], _LATENTS_FADE * self._last(), self._latents_of(codes))
         with torch.autocast(self._device.type, enabled=False):
             audio = (self._step or self._codec.decode_latents)(self._latents, state=self._state)
         return self._concealment.fill(audio[:, 0], lost)[:, None]
@@ -163,8 +171,15 @@ class StreamDecoder:
     def _decode(self, codes: Tensor) -> Tensor:
         if self._step is None or codes.shape[-1] != 1:
             return self._codec.decode(codes, state=self._state)
+        return self._step(self._latents_of(codes), self._state)
+
+    def _latents_of(self, codes: Tensor) -> Tensor:
+        """[B, K, 1] -> [B, D, 1]"""
+        if self._dequantize is not None and self._dequantize.takes(codes) and codes.dtype == torch.int64:
+            with contextlib.suppress(IndexError, RuntimeError):  # no such codeword: `check_codes` says which
+                return self._dequantize(codes, StreamState())
         self._codec.check_codes(codes)
-        return self._step(self._codec.dequantize(codes), self._state)
+        return self._codec.dequantize(codes)
 
     def _last(self) -> Tensor:
         """[B, D, 1], the latents of the last frame."""

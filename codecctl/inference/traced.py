@@ -4,6 +4,7 @@ take to compute.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -28,13 +29,14 @@ class TracedStep:
     """`run` for chunks of the shape of `example`: the same operators, called from a graph (TorchScript)."""
 
     @torch.no_grad()
-    def __init__(self, run: Callable[[Tensor, StreamState], Tensor], codec: Codec, example: Tensor) -> None:
+    def __init__(self, run: Callable[[Tensor, StreamState], Tensor], module: nn.Module, example: Tensor) -> None:
+        """`module` has the weights of `run`, and better no others: the graph gets copies."""
         self._shape = example.shape
         state = StreamState()
         run(example, state)
         self._layers = list(state.past)
         self._start = [torch.zeros_like(past) for past in state.past.values()]
-        step = _Step(run, codec, self._layers).eval()
+        step = _Step(run, module, self._layers).eval()
         with warnings.catch_warnings(), _in_full_precision():
             # Of sizes that become constant, as they should; and of torch.compile, which needs a C compiler instead.
             warnings.simplefilter("ignore")
@@ -60,9 +62,11 @@ class TracedStep:
 class _Step(nn.Module):
     """`run` with its state as arguments and results."""
 
-    def __init__(self, run: Callable[[Tensor, StreamState], Tensor], codec: Codec, layers: list[nn.Module]) -> None:
+    def __init__(
+        self, run: Callable[[Tensor, StreamState], Tensor], module: nn.Module, layers: list[nn.Module]
+    ) -> None:
         super().__init__()
-        self.codec = codec  # whose weights the graph finds
+        self.module = module  # whose weights the graph finds
         self._run, self._layers = run, tuple(layers)
 
     def forward(self, chunk: Tensor, *past: Tensor) -> tuple[Tensor, ...]:
@@ -72,6 +76,7 @@ class _Step(nn.Module):
         return output, *(state.past[layer] for layer in self._layers)
 
 
-def _in_full_precision() -> torch.autocast:
+def _in_full_precision() -> contextlib.AbstractContextManager[object]:
     """Codes do not depend on what surrounds the call."""
-    return torch.autocast("cpu", enabled=False)
+    is_needed = torch.is_autocast_enabled("cpu")  # rarely, and the context takes a while
+    return torch.autocast("cpu", enabled=False) if is_needed else contextlib.nullcontext()

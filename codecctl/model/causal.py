@@ -53,6 +53,7 @@ class CausalConv1d(nn.Module):
         self.n_past = (kernel_size - 1) * dilation + 1 - stride
         self.conv = weight_norm(nn.Conv1d(n_in, n_out, kernel_size, stride, dilation=dilation))
         self.product: nn.Module | None = None  # of `matrix`, in another arithmetic
+        self.short_product: nn.Module | None = None  # of `matrix` and a few frames
 
     @property
     def matrix(self) -> Tensor:
@@ -65,15 +66,14 @@ class CausalConv1d(nn.Module):
         kernel_size = self.n_past + self.stride  # in samples of the input, gaps included
         is_long = n_out * x.shape[1] * self.conv.kernel_size[0] > _LARGEST_PRODUCT
         if state is None or (is_long and self.product is None):
-            y: Tensor = self.conv(x)
-            return y
+            return self.conv(x)
         rows = x.mT
         if kernel_size > 1:
             taps = rows.contiguous().unfold(1, kernel_size, self.stride)[..., :: self.dilation].mT  # [B, L', k, C]
             rows = taps.flatten(2)
-        if self.product is None:
-            return F.linear(rows, self.matrix, self.conv.bias).mT
-        return (self.product(rows) + self.conv.bias).mT
+        product = self.product or self.short_product
+        y = F.linear(rows, self.matrix, self.conv.bias) if product is None else product(rows, self.conv.bias)
+        return y.mT
 
 
 class CausalConvTranspose1d(nn.Module):
@@ -84,6 +84,7 @@ class CausalConvTranspose1d(nn.Module):
         self.stride = stride
         self.conv = weight_norm(nn.ConvTranspose1d(n_in, n_out, 2 * stride, stride))
         self.product: nn.Module | None = None  # of `matrix`, in another arithmetic
+        self.short_product: nn.Module | None = None  # of `matrix` and a few frames
 
     @property
     def matrix(self) -> Tensor:
@@ -98,7 +99,8 @@ class CausalConvTranspose1d(nn.Module):
             # The first `stride` samples belong to the past frame and went out with it; the last still lack the next
             # frame.
             return x[..., self.stride : -self.stride]
-        spread = F.linear(x.mT, self.matrix) if self.product is None else self.product(x.mT)
+        product = self.product or self.short_product
+        spread = F.linear(x.mT, self.matrix) if product is None else product(x.mT)
         spread = spread.unflatten(-1, (2, self.stride, -1))  # [B, T + 1, 2, s, C']
         assert self.conv.bias is not None
         return (spread[:, 1:, 0] + spread[:, :-1, 1] + self.conv.bias).flatten(1, 2).mT
@@ -116,9 +118,8 @@ def prepend_past(layer: nn.Module, x: Tensor, n_past: int, state: StreamState | 
     else:
         x = torch.cat([past, x], dim=-1)
     if state is not None:
-        n_new = x.shape[-1] - n_past
-        past = x[..., n_new:]
-        state.past[layer] = past.clone() if n_new > n_past else past  # a view of a long chunk would keep it alive
+        past = x[..., -n_past:]
+        state.past[layer] = past.clone() if x.shape[-1] > 2 * n_past else past  # a view of a long chunk keeps it alive
     return x
 
 

@@ -29,7 +29,7 @@ class Codebook(nn.Module):
         self.register_buffer("codewords", codewords)
         self.register_buffer("codeword_sum", codewords.clone())
         self.register_buffer("cluster_size", torch.ones(codebook_size))
-        self.product: nn.Module | None = None  # of `codewords`, in another arithmetic
+        self.product: nn.Module | None = None  # of `codewords` times -2, in another arithmetic
         self._cached: tuple[Tensor, int, Tensor] | None = None  # codewords, their version, their table
 
     def __len__(self) -> int:
@@ -54,11 +54,11 @@ class Codebook(nn.Module):
         """[..., D] -> [...], the nearest codeword of each vector; the lower index in a tie."""
         if self.product is None or x.shape[:-1].numel() > _FEW:
             return self.distances(x).argmin(dim=-1)
-        lengths = self.table()[-2]
-        rough = lengths - 2 * self.product(x)
+        x, shape, lengths = x.flatten(0, -2), x.shape[:-1], self.table()[-2]
+        rough = self.product(x, lengths)
         near = rough.topk(min(_N_CANDIDATES, len(self)), largest=False, sorted=False).indices.sort().values
-        exact = lengths[near] - 2 * (self.lookup(near) @ x[..., None])[..., 0]
-        return near.gather(-1, exact.argmin(dim=-1, keepdim=True))[..., 0]
+        exact = torch.baddbmm(lengths[near][..., None], self.lookup(near), x[..., None], alpha=-2)[..., 0]
+        return near.gather(-1, exact.argmin(dim=-1, keepdim=True)).view(shape)
 
     def distances(self, x: Tensor) -> Tensor:
         """[..., D] -> [..., V], squared, less the squared length of x."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -127,7 +128,8 @@ class Codec(nn.Module):
 
     def encode_latents(self, audio: Tensor, *, state: StreamState | None = None) -> Tensor:
         """[B, 1, L] -> latents [B, D, T] before the quantizer; L is padded with zeros to whole frames."""
-        return self.encoder(F.pad(audio, (0, -audio.shape[-1] % self.hop_length)), state)
+        n_missing = -audio.shape[-1] % self.hop_length
+        return self.encoder(F.pad(audio, (0, n_missing)) if n_missing else audio, state)
 
     def quantize(self, latents: Tensor, n_quantizers: int | None = None) -> Tensor:
         """Latents [B, D, T] -> codes [B, K, T], K = `n_quantizers` or all codebooks."""
@@ -156,7 +158,8 @@ class Codec(nn.Module):
             is_stereo = audio.dim() == 3
             advice = "one channel at a time, or audio.mean(1, keepdim=True)" if is_stereo else "audio.reshape(1, 1, -1)"
             raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
-        if type(audio) is Tensor and not audio.isfinite().all():  # others, as of torch.compile, may have no values
+        # Others, as of torch.compile, may have no values. The sum is the faster test, but may exceed the type's range.
+        if type(audio) is Tensor and not (math.isfinite(audio.sum()) or audio.isfinite().all()):
             raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
         return audio.to(next(self.parameters()).dtype)
 

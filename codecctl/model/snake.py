@@ -47,7 +47,7 @@ def snake_formula(x: Tensor, alpha: Tensor) -> Tensor:
     angle = alpha * x
     if torch.is_grad_enabled():
         return x + angle.sin().square() / (alpha + _TINY)
-    return angle.sin_().square_().div_(alpha + _TINY).add_(x)  # new memory costs as much as the arithmetic
+    return torch.addcmul(x, angle.sin_().square_(), 1 / (alpha + _TINY))  # few passes, and little new memory
 
 
 def _gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:

@@ -27,6 +27,8 @@ class Transformer(nn.Module):
         if state is None:
             # The residual stream has the type of the weights, also under autocast: the fused norm takes no other.
             return self.layers(x.mT.to(next(self.parameters(), x).dtype)).mT
+        if x.shape[-1] <= MAX_CHUNK:
+            return self._advance(x.mT, state).mT
         return torch.cat([self._advance(chunk.mT, state) for chunk in torch.split(x, MAX_CHUNK, dim=-1)], dim=1).mT
 
     def _advance(self, x: Tensor, state: StreamState) -> Tensor:
@@ -56,8 +58,8 @@ class TransformerLayer(nn.Module):
         self.feedforward_scale = nn.Parameter(torch.full((config.width,), layer_scale))
 
     def forward(self, x: Tensor, state: StreamState | None = None, ring: Ring | None = None) -> Tensor:
-        x = x + self.attention_scale * self.attention(self.attention_norm(x), state, ring)
-        return x + self.feedforward_scale * self.feedforward(self.feedforward_norm(x))
+        x = torch.addcmul(x, self.attention_scale, self.attention(self.attention_norm(x), state, ring))
+        return torch.addcmul(x, self.feedforward_scale, self.feedforward(self.feedforward_norm(x)))
 
 
 class GatedFeedforward(nn.Module):
@@ -128,16 +130,16 @@ class Ring:
     def __init__(self, position: Tensor, n_frames: int, look_back: int, like: Tensor, head_width: int) -> None:
         """`position` [B] of the first frame: below R in the first round, R to 2R - 1 in all later ones."""
         self.n_slots = look_back + MAX_CHUNK
-        frames = position[:, None] + torch.arange(n_frames, device=position.device)  # [B, T]
-        slots = torch.arange(self.n_slots, device=position.device)
-        self.own = frames % self.n_slots
-        after = self.own[..., None] - slots  # [B, T, R] slots from the key to the query
-        self.is_this_round = (after >= 0)[:, None]
-        age = after % self.n_slots  # that of a frame still to come is more than the look-back
-        self.hidden = ((age > look_back) | (age > frames[..., None]))[:, None]  # [B, 1, T, R]
-        angles = _slot_angles(self.n_slots, head_width, like.dtype, like.device)
-        self.cosine, self.sine = angles[:, self.own].movedim(3, 2)[:, :, None]  # [B, 1, 3, T, d]
-        end = frames[:, -1] + 1
+        angles, is_this_round, hiding = _ring_tables(look_back, head_width, like.dtype, like.device)
+        places = position[:, None]  # [B, T]
+        if n_frames > 1:
+            places = places + torch.arange(n_frames, device=position.device)
+            places = torch.where(places < 2 * self.n_slots, places, places - self.n_slots)
+        self.own = places % self.n_slots
+        self.is_this_round = is_this_round[self.n_slots - 1 - self.own][:, None]  # [B, 1, T, R]
+        self.hiding = hiding[2 * self.n_slots - 1 - places][:, None]  # [B, 1, T, R]
+        self.cosine, self.sine = angles[self.own].permute(2, 0, 3, 1, 4)[:, :, None]  # [B, 1, 3, T, d]
+        end = places[:, -1] + 1
         self.next_position = torch.where(end < 2 * self.n_slots, end, end - self.n_slots)
 
     def attend(self, queries: Tensor, keys: Tensor, values: Tensor, past: Tensor) -> Tensor:
@@ -147,24 +149,34 @@ class Ring:
         rotated = torch.addcmul(rotated * self.cosine, rotated.roll(width // 2, -1), self.sine)
         new = torch.stack([rotated[:, :, 0], values], dim=1)  # [B, 2, H, T, d]
         past.scatter_(3, self.own[:, None, None, :, None].expand_as(new), new)
-        scores = rotated[:, :, 1:].flatten(2, 3) @ past[:, 0].mT  # [B, H, 2T, R]
+        queries, keys = rotated[:, :, 1:].flatten(2, 3), past[:, 0]
+        # The same [B, H, 2T, R]: the first is faster where the keys come from memory, the second for more queries.
+        scores = (keys @ queries.mT).mT if queries.shape[-2] == 2 else queries @ keys.mT
         this_round, round_before = scores.chunk(2, dim=-2)
-        scores = torch.where(self.is_this_round, this_round, round_before)
-        weights: Tensor = scores.masked_fill(self.hidden, -torch.inf).softmax(dim=-1)
-        return weights @ past[:, 1]
+        scores = torch.where(self.is_this_round, this_round, round_before) + self.hiding
+        return scores.softmax(dim=-1) @ past[:, 1]
 
 
 @lru_cache(maxsize=16)
-def _slot_angles(n_slots: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """[2, R, 3, d]: cosines and signed sines that rotate the keys of each slot, its queries, and these R slots further.
+def _ring_tables(look_back: int, width: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What `Ring` looks up: making it costs a stream's single frame more than its attention.
 
-    The scale of the scores is in those of the queries.
+    [R, 2, 3, d] cosines and signed sines that rotate the keys of each slot, its queries, and these R slots further; the
+    scale of the scores is in those of the queries. [R, R], the row of slot s is R - 1 - s: whether a slot is not after
+    it. [2R, R], the row of position p is 2R - 1 - p: 0 or, where p does not attend to a slot, minus infinity.
     """
+    n_slots = look_back + MAX_CHUNK
     with torch.inference_mode(False):
         cosine, sine = rotary_angles(2 * n_slots, width, torch.empty(0, dtype=torch.float64, device=device))
         both = torch.stack([torch.cat([cosine, cosine], dim=-1), torch.cat([-sine, sine], dim=-1)])
         first, second = both.chunk(2, dim=1)
-        return torch.stack([first, first * width**-0.5, second * width**-0.5], dim=2).to(dtype)
+        angles = torch.stack([first, first * width**-0.5, second * width**-0.5], dim=2).to(dtype).transpose(0, 1)
+        # Both depend on the difference of position and slot only: a row is a view, one place further than the next.
+        before = torch.arange(2 * n_slots - 1, -n_slots, -1, device=device)  # slots from the one looked at
+        is_this_round = (before[n_slots:] >= 0).unfold(0, n_slots, 1)
+        hidden = (before < 0) | (before % n_slots > look_back)  # not reached yet, or too old
+        hiding = torch.zeros(len(before), dtype=dtype, device=device).masked_fill(hidden, -torch.inf)
+        return angles.contiguous(), is_this_round, hiding.unfold(0, n_slots, 1)
 
 
 def rotary_angles(n_positions: int, width: int, like: Tensor) -> Tensor:

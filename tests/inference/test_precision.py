@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
 from codecctl.errors import UsageError
 from codecctl.inference.load import Codec
-from codecctl.inference.precision import BFloat16Matrix, Int8Matrix, set_precision
+from codecctl.inference.precision import BFloat16Matrix, Float32Matrix, Int8Matrix, set_precision
 from codecctl.model.codebook import Codebook
 
 
@@ -24,6 +25,46 @@ def test_an_8_bit_product_of_a_frame_does_not_depend_on_the_other_frames() -> No
     product, x = Int8Matrix(torch.randn(300, 256)), torch.randn(1, 5, 256) * torch.tensor([0, 1e-6, 1, 5, 100])[:, None]
     assert torch.equal(torch.cat([product(frame) for frame in x.split(1, dim=1)], dim=1), product(x))
     assert not product(x)[:, 0].any()  # zeros stay zeros
+
+
+@pytest.mark.parametrize("matrix", [Int8Matrix, BFloat16Matrix, Float32Matrix])
+def test_a_product_adds_the_bias(matrix: type[nn.Module]) -> None:
+    product, x, bias = matrix(torch.randn(30, 16)), torch.randn(1, 5, 16), torch.randn(30)
+    assert torch.allclose(product(x, bias), product(x) + bias, atol=1e-5)
+
+
+def test_a_product_in_float32_is_that_of_torch() -> None:
+    matrix, x = torch.randn(300, 256), torch.randn(2, 50, 256)
+    assert torch.allclose(Float32Matrix(matrix)(x), x @ matrix.mT, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["int8", "bfloat16"])
+def test_a_stream_through_wide_convolutions_computes_nearly_the_same(speech: Tensor, precision: str) -> None:
+    """In the decoder of 128 channels, and in float32 by oneDNN."""
+    codec = Codec(
+        ModelConfig(
+            front=StridedConfig(strides=(4, 5), base_channels=64, dilations=(1, 3)),  # hop 20
+            transformer=TransformerConfig(width=32, n_layers=1, n_heads=2, feedforward_width=32, look_back_frames=20),
+            quantizer=QuantizerConfig(codebook_sizes=(64, 16, 8)),
+        )
+    )
+    codec.fold_weight_norm()
+    codec.eval().requires_grad_(False)
+    codes = codec.encode(speech[..., :2000])
+    audio = codec.decode(codes)
+    set_precision(codec, precision)
+    assert codec.encoder.blocks[0].units[0].dilated.short_product is not None
+    assert codec.decoder.blocks[0].units[0].dilated.product is not None
+    encoded, decoded = [], []
+    for traced in (False, True):
+        encoder, decoder = codec.stream_encoder(traced=traced), codec.stream_decoder(traced=traced)
+        encoded.append(torch.cat([encoder.push(frame) for frame in speech[..., :2000].split(20, dim=-1)], dim=-1))
+        decoded.append(torch.cat([decoder.push(frame) for frame in codes.split(1, dim=-1)], dim=-1))
+    assert torch.equal(*encoded)
+    assert (encoded[0] != codes).float().mean() < 0.3
+    assert torch.equal(*decoded)
+    assert 20 * torch.log10(audio.norm() / (decoded[0] - audio).norm()) > 30
 
 
 @pytest.mark.slow
@@ -56,7 +97,7 @@ def test_a_search_by_rough_products_finds_the_nearest_codewords(matrix: type[nn.
     codebook = Codebook(512, 1024)
     x = codebook.codewords[:200] / 2 + torch.randn(200, 512)
     nearest = codebook.search(x)
-    codebook.product = matrix(codebook.codewords)
+    codebook.product = matrix(-2 * codebook.codewords)
     assert torch.equal(torch.cat([codebook.search(vector[None]) for vector in x]), nearest)
 
 

@@ -221,3 +221,15 @@ def test_a_traced_stream_is_the_same(double: Codec, name: str, n_frames: int) ->
     again = encoder.push(audio[..., : codec.hop_length])
     assert torch.equal(again[1], whole[1, :, :1])
     assert (decoder.push(again)[1] - codec.decode(whole[1:, :, :1])[0]).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize("wrong", [-1, 64])
+def test_a_traced_stream_refuses_codes_that_the_model_does_not_have(codec: Codec, wrong: int) -> None:
+    decoder, codes = codec.stream_decoder(traced=True), torch.ones(1, 3, 1, dtype=torch.int64)
+    audio = decoder.push(codes)
+    with pytest.raises(UsageError, match="codes must be 0 to 63"):
+        decoder.push(torch.full_like(codes, wrong))
+    with pytest.raises(UsageError, match=r"codes must be integers \[B, 1 to 3, T\]"):
+        decoder.push(codes.float())
+    again = codec.stream_decoder()
+    assert torch.allclose(torch.cat([audio, decoder.push(codes)], dim=-1), again.push(codes.repeat(1, 1, 2)), atol=1e-6)

@@ -50,6 +50,12 @@ def test_one_nan_is_refused_and_the_stream_goes_on(tiny_codec: Codec, audio: Ten
     assert torch.equal(torch.cat(codes, dim=-1), tiny_codec.encode(audio))
 
 
+def test_samples_whose_sum_is_infinite_are_finite(tiny_codec: Codec) -> None:
+    assert tiny_codec.check_audio(torch.full((1, 1, 4), 2e38)).sum().isinf()
+    with pytest.raises(UsageError, match="NaN or infinite"):
+        tiny_codec.check_audio(torch.tensor([[[torch.inf, -torch.inf]]]))
+
+
 @pytest.mark.parametrize(("codebook", "code"), [(0, 32), (1, 16), (2, -1)])
 def test_codes_out_of_range_are_refused(tiny_codec: Codec, codebook: int, code: int) -> None:
     codes = torch.zeros(1, 3, 4, dtype=torch.int64)
