@@ -98,7 +98,7 @@ def test_it_is_the_wheel_that_is_used(installed: Installed) -> None:
 
 def test_configs_are_found_by_name_from_anywhere(installed: Installed) -> None:
     code = (
-        "from codecctl.config import load_config; from codecctl.data.download.recipes import read_recipes; "
+        "from codecctl.config.load import load_config; from codecctl.data.download.recipes import read_recipes; "
         "print(load_config('smoke', gpu='rtx4090').train.batch_size, load_config().model.bits_per_frame, "
         "len(read_recipes()) > 100)"
     )

@@ -82,9 +82,8 @@ def _bench_coding(
     path: Path, seconds: float, threads: int, device: str, precision: str, peers: bool, as_json: bool
 ) -> None:
     from codecctl.inference.load import Codec
-    from codecctl.inference.peers import measure_peers
     from codecctl.inference.precision import set_precision
-    from codecctl.inference.timing import measure, start_up_seconds
+    from codecctl.inference.timing import measure, measure_peers, start_up_seconds
 
     codec = Codec.load(path, device)
     chosen = set_precision(codec, precision)

@@ -17,9 +17,11 @@ from codecctl.cli.console import duration
 from codecctl.config.schema import Config
 from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.text import printable
+from codecctl.train.alarms import N_RECENT, Trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import Change
 from codecctl.train.checkpoint import Restored, Run, training_of
+from codecctl.train.log import SCORE
 from codecctl.train.preflight import Preflight
 from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult
@@ -108,10 +110,10 @@ class TrainingDisplay(TrainingCallbacks):
         if not self._console.is_terminal:
             self._say(f"step {step}: {text}")
 
-    def validated(self, step: int, scores: Scores, trend: str) -> None:
+    def validated(self, step: int, scores: Scores, trend: Trend) -> None:
         perplexities = " ".join(f"{stats.perplexity:.0f}" for stats in scores.codebooks)
         values = ", ".join(f"{name} {value:.2f}" for name, value in scores.values.items())
-        self._say(f"step {step}: validation {values}; perplexity {perplexities}; {trend}")
+        self._say(f"step {step}: validation {values}; perplexity {perplexities}; {SCORE} {describe_trend(trend)}")
 
     def _loss(self, name: str, value: float) -> str:
         arrow = self._losses.setdefault(name, LossTrend(value)).arrow(value)
@@ -126,6 +128,19 @@ class TrainingDisplay(TrainingCallbacks):
 
     def __exit__(self, *_: object) -> None:
         self._bar.stop()
+
+
+def describe_trend(trend: Trend) -> str:
+    """E.g. `best so far, 4.0% better than 3 validations ago: still improving`."""
+    if trend.since_best is None:
+        return trend.verdict
+    n = trend.since_best
+    words = f"no better for {n} validation{'s' if n > 1 else ''}" if n else "best so far"
+    if trend.gain is not None and trend.verdict != "stalled":
+        whose = f" the best of the last {N_RECENT}" if n else ""
+        side = "better" if trend.gain > 0 else "worse"
+        words += f",{whose} {abs(trend.gain):.1%} {side} than {N_RECENT} validations ago"
+    return f"{words}: {trend.verdict}"
 
 
 def describe_preflight(findings: Preflight) -> dict[str, str]:

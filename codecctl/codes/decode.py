@@ -9,7 +9,7 @@ from codecctl.codes.folder import About, read_complete, read_manifest
 from codecctl.codes.reading import Progress, read_utterances
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import NO_ROOM
-from codecctl.inference.container import FRAMES_PER_CHUNK, StoredCodes
+from codecctl.inference.container import FRAMES_PER_CHUNK, StoredCodes, check_fingerprint
 from codecctl.inference.files import write_decoded
 from codecctl.inference.load import Codec
 
@@ -35,7 +35,7 @@ def decode_corpus(
         raise UsageError(f"{out}: is the corpus itself; choose another folder")
     places = _plan(folder, about, out, suffix, ids)
     codec = load()
-    _check_model(folder, about, codec)
+    check_fingerprint(about.fingerprint, str(folder), codec.fingerprint)
     failures: list[str] = []
     for number, (utterance, codes) in enumerate(read_utterances(folder, about, ids), start=1):
         target = places[utterance.id]
@@ -76,11 +76,3 @@ def _plan(folder: Path, about: About, out: Path, suffix: str, ids: Collection[st
             f"{folder / 'manifest.jsonl'}: {n_lines} lines, codes.json says {about.n_utterances}; run encode again"
         )
     return places
-
-
-def _check_model(folder: Path, about: About, codec: Codec) -> None:
-    if codec.fingerprint != about.fingerprint:
-        raise CodecctlError(
-            f"{folder}: made by the model {about.fingerprint}, but the given one is {codec.fingerprint}; "
-            f"pass --checkpoint with the one for which `codecctl info` shows {about.fingerprint}"
-        )

@@ -16,7 +16,7 @@ import numpy as np
 from codecctl.bitstream import Codes
 from codecctl.codes.container import FACTS, ShardContainer, ShardHeader, reading
 from codecctl.codes.folder import Coded
-from codecctl.inference.npy import npy_bytes
+from codecctl.inference.containers import npy_bytes
 
 _HEADER = "__codes__"
 

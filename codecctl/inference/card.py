@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def card_lines(name: str, exported: Checkpoint, source: Checkpoint) -> list[str]
         f"# {name}",
         "",
         f"{_OPENING} {model.sample_rate} Hz, {model.frame_rate:g} frames a second, "
-        f"{model.n_codebooks} codebooks of {_sizes(model.quantizer.codebook_sizes)} codewords, "
+        f"{model.n_codebooks} codebooks of {', '.join(map(str, model.quantizer.codebook_sizes))} codewords, "
         f"{model.bitrate_kbps:g} kbps.",
         "",
         f"- fingerprint: `{exported.fingerprint}`",
@@ -79,10 +78,6 @@ def card_lines(name: str, exported: Checkpoint, source: Checkpoint) -> list[str]
         f"- Speech of {_languages(hours)}. Music, noise and other languages were not trained on.",
         "",
     ]
-
-
-def _sizes(sizes: Iterable[int]) -> str:
-    return ", ".join(map(str, sizes))
 
 
 def _late(model: ModelConfig) -> str:

@@ -68,7 +68,7 @@ class Checkpoint:
             raise CodecctlError(
                 f"{path}: a weight of transformer layer {n_layers} is missing; its config does not describe this model"
             )
-        _compare_shapes(shell(model), weights, path)  # before any memory is spent on a codec
+        compare_shapes(shell(model).state_dict(), weights, path)  # before any memory is spent on a codec
         _compare(content, {key: content[key] for key in _CHECKED if content.get(key) is not None}, "checksum", path)
         check_finite(weights, path)
         training = content.get("training") if with_training else None
@@ -124,7 +124,7 @@ def write_checkpoint(
 
 def load_weights(codec: Codec, weights: Mapping[str, Tensor], path: Path) -> None:
     """Fill a codec from a state dict. Raises `CodecctlError` that names the first weight which does not fit."""
-    _compare_shapes(codec, weights, path)
+    compare_shapes(codec.state_dict(), weights, path)
     check_finite(weights, path)
     codec.load_state_dict(weights)
 
@@ -183,18 +183,18 @@ def _parse(values: Mapping[str, Any], version: object, path: Path) -> Config:
         raise CodecctlError(f"{error}{wrote}") from None
 
 
-def _compare_shapes(codec: Codec, weights: Mapping[str, Tensor], path: Path) -> None:
-    ours = codec.state_dict()
-    for name in sorted(ours.keys() | weights.keys()):
-        if name not in weights:
-            raise CodecctlError(f"{path}: weight {shorten(name)} is missing; its config does not describe this model")
-        if name not in ours:
-            raise CodecctlError(f"{path}: weight {shorten(name)} is foreign; its config does not describe this model")
-        if ours[name].shape != weights[name].shape:
+def compare_shapes(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str | Path) -> None:
+    """Raises `CodecctlError` that names the first weight which `theirs` lack, have beyond ours, or in another shape."""
+    for name in sorted(ours.keys() | theirs.keys()):
+        weight = f"{where}: weight {shorten(name)} is"
+        if name not in ours or name not in theirs:
+            is_missing = name in ours
             raise CodecctlError(
-                f"{path}: weight {shorten(name)} is {list(weights[name].shape)}, "
-                f"the config asks for {list(ours[name].shape)}"
+                f"{weight} {'missing' if is_missing else 'foreign'}; its config does not describe this model"
             )
+        if ours[name].shape != theirs[name].shape:
+            there, here = list(theirs[name].shape), list(ours[name].shape)
+            raise CodecctlError(f"{weight} {there}, the config asks for {here}")
 
 
 def _compare(content: Mapping[str, Any], checked: object, name: str, path: Path) -> None:

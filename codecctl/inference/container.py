@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from codecctl.errors import CodecctlError
+from codecctl.errors import CodecctlError, UsageError
 
 if TYPE_CHECKING:
     from codecctl.bitstream import Codes
@@ -30,6 +30,12 @@ class CodesFormat:
     def of(cls, codec: Codec, n_quantizers: int | None = None) -> CodesFormat:
         sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
         return cls(codec.fingerprint, codec.sample_rate, codec.hop_length, sizes)
+
+    def named(self) -> dict[str, Any]:
+        """All fields. Raises `UsageError` without a fingerprint."""
+        if self.fingerprint is None:
+            raise UsageError("packed codes name their model, and this codec has no fingerprint; use Codec.load(file)")
+        return vars(self)
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,15 @@ class Container:
     create: Callable[[Path, CodesFormat], AbstractContextManager[CodesWriter]]
     open: Callable[[Path, str, CodesFormat], AbstractContextManager[StoredCodes]]
     describe: Callable[[Path, str], dict[str, Any]]  # facts for JSON, `kind` first
+
+
+def check_fingerprint(stated: str, name: str, ours: str | None) -> None:
+    """Raises `CodecctlError` unless codes that state this fingerprint are of our codec."""
+    if stated != ours:
+        raise CodecctlError(
+            f"{name}: made by the model {stated}, but the given one is {ours}; "
+            f"pass --checkpoint with the one for which `codecctl info` shows {stated}"
+        )
 
 
 def first_bytes(path: Path, name: str) -> bytes:

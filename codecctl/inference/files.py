@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -16,7 +16,6 @@ import torch
 from codecctl.audio import Audio
 from codecctl.audio.files import AudioInfo, AudioReader, AudioWriter, to_pcm16
 from codecctl.audio.resample import Resampler
-from codecctl.bitstream import Codes
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.container import FRAMES_PER_CHUNK, CodesFormat, StoredCodes, first_bytes
 from codecctl.inference.containers import CONTAINERS, recognise
@@ -31,14 +30,11 @@ _LARGEST_WAV_SAMPLES = (2**32 - 1 - 36) // 2  # its sizes are 32 bits wide
 
 
 @dataclass(frozen=True)
-class Encoded:
-    """The result of encoding one audio file."""
+class Decoded:
+    """The result of decoding one file of codes."""
 
-    source: AudioInfo
     n_samples: int  # at the codec's rate
     sample_rate: int  # the codec's, Hz
-    n_frames: int
-    bits_per_frame: int  # of the codebooks used
     n_quantizers: int
     compute_seconds: float  # reading and resampling included
 
@@ -47,66 +43,22 @@ class Encoded:
         return self.n_samples / self.sample_rate
 
     @property
-    def bitrate_kbps(self) -> float:
-        """Of the codes alone."""
-        return self.n_frames * self.bits_per_frame / self.seconds / 1000
-
-    @property
     def real_time_factor(self) -> float:
         return self.compute_seconds / self.seconds
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """The result of decoding one file of codes."""
+class Encoded(Decoded):
+    """The result of encoding one audio file."""
 
-    n_samples: int
-    sample_rate: int  # Hz
-    n_quantizers: int
-    compute_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        return self.n_samples / self.sample_rate
+    source: AudioInfo
+    n_frames: int
+    bits_per_frame: int  # of the codebooks used
 
     @property
-    def real_time_factor(self) -> float:
-        return self.compute_seconds / self.seconds
-
-
-def encode_blocks(
-    codec: Codec,
-    path: str | Path,
-    sink: Callable[[Codes], object],
-    *,
-    n_quantizers: int | None,
-    name: str | None,
-    partial: bool,
-) -> Encoded:
-    """Mix down, resample and encode an audio file in constant memory; `sink` is called with codes, uint16 `[K, t]`.
-
-    `name` is the file's name in messages; `partial` takes what is there of a file that is cut off. Raises
-    `CodecctlError` for a file that cannot be read as audio.
-    """
-    started = time.perf_counter()
-    stream = StreamEncoder(codec, n_quantizers)
-    n_frames = 0
-
-    def send(codes: torch.Tensor) -> None:
-        nonlocal n_frames
-        n_frames += codes.shape[-1]
-        sink(codes[0].cpu().numpy().astype(np.uint16))
-
-    with AudioReader(path, name=name, partial=partial) as reader:
-        resampler = Resampler(reader.sample_rate, codec.sample_rate)
-        for block in reader.blocks(FRAMES_PER_CHUNK / codec.frame_rate):
-            send(stream.push(torch.from_numpy(resampler.push(reader.to_mono(block)))[None]))  # [1, 1, L]
-        send(stream.push(torch.from_numpy(resampler.flush())[None]))
-        send(stream.flush())
-        sizes = codec.config.quantizer.codebook_sizes[:n_quantizers]
-        bits = sum(codec.config.bits_per_code[:n_quantizers])
-        seconds = time.perf_counter() - started
-        return Encoded(reader.info, stream.n_samples, codec.sample_rate, n_frames, bits, len(sizes), seconds)
+    def bitrate_kbps(self) -> float:
+        """Of the codes alone."""
+        return self.n_frames * self.bits_per_frame / self.seconds / 1000
 
 
 def encode_file(
@@ -118,17 +70,35 @@ def encode_file(
     name: str | None = None,
     partial: bool = False,
 ) -> Encoded:
-    """Encode an audio file to `.npy` (uint16 `[K, T]`) or to the packed `.cctl`, by the suffix of `output`.
+    """Mix down, resample and encode an audio file in constant memory, to `.npy` (uint16 `[K, T]`) or to the packed
+    `.cctl`, by the suffix of `output`.
 
-    The output appears when it is complete. Raises `UsageError` for an output that cannot be written as asked.
+    `name` is the file's name in messages; `partial` takes what is there of a file that is cut off. The output appears
+    when it is complete. Raises `UsageError` for an output that cannot be written as asked, `CodecctlError` for a file
+    that cannot be read as audio.
     """
     check_output(output, CONTAINERS, inputs=[path])
     codec.check_n_quantizers(n_quantizers)
-    container = CONTAINERS[output.suffix.lower()]
-    with _naming(output), container.create(output, CodesFormat.of(codec, n_quantizers)) as writer:
-        encoded = encode_blocks(codec, path, writer.write, n_quantizers=n_quantizers, name=name, partial=partial)
-        writer.n_samples = encoded.n_samples
-    return encoded
+    create = CONTAINERS[output.suffix.lower()].create
+    started = time.perf_counter()
+    with (
+        _naming(output),
+        create(output, CodesFormat.of(codec, n_quantizers)) as writer,
+        AudioReader(path, name=name, partial=partial) as reader,
+    ):
+        stream, resampler = StreamEncoder(codec, n_quantizers), Resampler(reader.sample_rate, codec.sample_rate)
+
+        def write(codes: torch.Tensor) -> None:
+            writer.write(codes[0].cpu().numpy().astype(np.uint16))
+
+        for block in reader.blocks(FRAMES_PER_CHUNK / codec.frame_rate):
+            write(stream.push(torch.from_numpy(resampler.push(reader.to_mono(block)))[None]))  # [1, 1, L]
+        write(stream.push(torch.from_numpy(resampler.flush())[None]))
+        write(stream.flush())
+        writer.n_samples = n_samples = stream.n_samples
+        seconds, bits = time.perf_counter() - started, codec.config.bits_per_code[:n_quantizers]
+        n_frames = codec.n_frames(n_samples)
+        return Encoded(n_samples, codec.sample_rate, len(bits), seconds, reader.info, n_frames, sum(bits))
 
 
 def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name: str | None = None) -> Decoded:
@@ -141,8 +111,12 @@ def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name
     started = time.perf_counter()
     if isinstance(output, Path):
         check_output(output, (".wav", ".flac"), inputs=[path])
-    with open_codes(codec, path, name=name) as stored:
-        write_decoded(codec, stored, output, name=name or str(path))
+    path, name = Path(path), name or str(path)
+    container = recognise(first_bytes(path, name))
+    if container is None:
+        raise CodecctlError(f"{name}: neither packed codes (.cctl) nor an array (.npy); `codecctl encode` makes both")
+    with container.open(path, name, CodesFormat.of(codec)) as stored:
+        write_decoded(codec, stored, output, name=name)
         return Decoded(stored.n_samples, codec.sample_rate, stored.n_quantizers, time.perf_counter() - started)
 
 
@@ -161,20 +135,6 @@ def write_decoded(codec: Codec, stored: StoredCodes, output: Path | BinaryIO, *,
         for block in audio:
             output.write(to_pcm16(block).astype("<i2").tobytes())
         output.flush()
-
-
-def open_codes(
-    codec: Codec, path: str | Path, *, name: str | None = None
-) -> contextlib.AbstractContextManager[StoredCodes]:
-    """A file of codes, recognised by its first bytes and checked from end to end: it is intact and fits this codec.
-
-    Raises `CodecctlError` if not.
-    """
-    path, name = Path(path), name or str(path)
-    container = recognise(first_bytes(path, name))
-    if container is None:
-        raise CodecctlError(f"{name}: neither packed codes (.cctl) nor an array (.npy); `codecctl encode` makes both")
-    return container.open(path, name, CodesFormat.of(codec))
 
 
 def _decoded_blocks(codec: Codec, stored: StoredCodes) -> Iterator[Audio]:

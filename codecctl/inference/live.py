@@ -29,9 +29,9 @@ from codecctl.audio.files import check_sound, to_pcm16
 from codecctl.audio.opening import say_cut_off
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import STREAMED, Codes, PackedHeader, pack_codes, read_header, unpack_codes
-from codecctl.errors import CodecctlError, UsageError
+from codecctl.errors import CodecctlError
 from codecctl.inference.container import CodesFormat
-from codecctl.inference.packed import check_model
+from codecctl.inference.containers import check_model
 
 if TYPE_CHECKING:
     from codecctl.inference.load import Codec
@@ -88,12 +88,7 @@ def encode_live(
     Raises `CodecctlError` if `source` is no WAV, ends before the length in its header, or holds samples that are NaN,
     infinite or far beyond full scale; what precedes them is written.
     """
-    form = CodesFormat.of(codec, n_quantizers)
-    if form.fingerprint is None:
-        raise UsageError(
-            "packed frames name their model, and this codec has no fingerprint; use Codec.load(checkpoint)"
-        )
-    header = PackedHeader(form.fingerprint, form.sample_rate, form.hop_length, form.codebook_sizes, STREAMED)
+    header = PackedHeader(**CodesFormat.of(codec, n_quantizers).named(), n_samples=STREAMED)
     samples = _Samples(rate, n_channels, "<i2", 2**15) if rate else _read_wav_header(source)
     resampler = Resampler(samples.rate, codec.sample_rate)
     encoder = codec.stream_encoder(n_quantizers=n_quantizers, traced=True)
@@ -235,9 +230,7 @@ def _read_wav_header(source: BinaryIO) -> _Samples:
     samples = None
     while len(head := source.read(8)) == 8:
         size = int.from_bytes(head[4:], "little")
-        if head[:4] == b"data":
-            break
-        if size > _LARGEST_CHUNK:
+        if head[:4] == b"data" or size > _LARGEST_CHUNK:
             break
         content = source.read(size + size % 2)
         if head[:4] == b"fmt " and len(content) >= 16:

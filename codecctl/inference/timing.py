@@ -1,15 +1,17 @@
-"""Measures the speed of encoding and decoding."""
+"""Measures the speed of encoding and decoding, by the codec and by others on the same machine."""
 
 from __future__ import annotations
 
+import logging
 import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from codecctl.audio.files import AudioWriter, read_audio
 from codecctl.inference.load import Codec
 
 _RUNS = 5
+_PEER_CODEBOOKS = 8
 _STREAM_FRAMES = 300  # measured, after enough to fill the look-back
 
 
@@ -39,6 +42,36 @@ def measure(codec: Codec, seconds: float) -> dict[str, float]:
         "streams_per_core": frame_ms / statistics.fmean(both),
         "latency_ms": frame_ms + 1000 * codec.config.delay / codec.sample_rate,
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def measure_peers(seconds: float) -> dict[str, dict[str, float]]:
+    """The real-time factors of codecs of `transformers` for so many seconds, by name. Their weights are random, which
+    changes no time."""
+    return {name: _measure_peer(model, seconds) for name, model in _peers()}
+
+
+def _peers() -> Iterator[tuple[str, Any]]:
+    import transformers
+
+    logging.getLogger("transformers").setLevel(logging.ERROR)
+    yield "EnCodec 24 kHz", transformers.EncodecModel(transformers.EncodecConfig())
+    yield "Mimi, 8 codebooks", transformers.MimiModel(transformers.MimiConfig())
+    yield "DAC 16 kHz", transformers.DacModel(transformers.DacConfig(sampling_rate=16000, n_codebooks=12))
+
+
+@torch.inference_mode()
+def _measure_peer(model: Any, seconds: float) -> dict[str, float]:
+    model.eval()
+    rate = model.config.sampling_rate
+    audio = speech(rate, 1, seconds)
+    options = {"num_quantizers": _PEER_CODEBOOKS} if "Mimi" in type(model).__name__ else {}
+    encoded = model.encode(audio, **options)
+    scales = {"audio_scales": encoded.audio_scales} if "Encodec" in type(model).__name__ else {}
+    named = {"audio_codes": encoded.audio_codes, **scales}
+    return {
+        "encode_real_time_factor": median_seconds(lambda: model.encode(audio, **options)) * rate / audio.shape[-1],
+        "decode_real_time_factor": median_seconds(lambda: model.decode(**named)) * rate / audio.shape[-1],
     }
 
 

@@ -4,20 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
-from torch import Tensor
-
-from codecctl.errors import CodecctlError
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats
     from codecctl.train.state import TrainState
 
 
-_LAST = 3  # validations that are compared with all before them
+N_RECENT = 3  # validations that are compared with all before them
 _STALLED = 5  # validations without a new best
 _NOTABLE = 0.005  # smaller gains are none
 ROLL_BACK_AFTER = 5  # steps in a row whose gradient is not finite
@@ -27,58 +22,35 @@ _STOP_AFTER = 20  # lines of the log in a row
 _MIN_PERPLEXITY = 0.01  # share of a codebook's size below which it counts as collapsed
 
 
-def trend(earlier: Sequence[float], now: float) -> str:
-    """Scores of validations in order, lower being better -> e.g. `best so far, 4.0% better than 3 validations ago:
-    still improving`. A score that is not a number counts as no validation."""
+@dataclass(frozen=True)
+class Trend:
+    """How the score of a validation, lower being better, compares with those before."""
+
+    since_best: int | None  # validations since the best one, 0: it is this one; None: the score is not a number
+    gain: float | None = None  # relative, of the best of the last `N_RECENT` over the best before; None: too few
+
+    @property
+    def verdict(self) -> str:
+        """`stalled`, `still improving`, `hardly improving`, `too early to tell` or `not a number`."""
+        if self.since_best is None:
+            return "not a number"
+        if self.since_best >= _STALLED:
+            return "stalled"
+        if self.gain is None:
+            return "too early to tell"
+        return "still improving" if self.gain >= _NOTABLE else "hardly improving"
+
+
+def trend(earlier: Sequence[float], now: float) -> Trend:
+    """Of scores in order. One that is not a number counts as no validation."""
     if math.isnan(now):
-        return "not a number"
+        return Trend(None)
     scores = [*(score for score in earlier if not math.isnan(score)), now]
     since_best = len(scores) - 1 - scores.index(min(scores))
-    if since_best >= _STALLED:
-        return f"no better for {since_best} validations: stalled"
-    place = "best so far"
-    if since_best:
-        place = f"no better for {since_best} validation{'s' if since_best > 1 else ''}"
-    if len(scores) <= _LAST:
-        return f"{place}: too early to tell"
-    recent, before = min(scores[-_LAST:]), min(scores[:-_LAST])
-    gain = 1 - recent / before if before else 0.0
-    compared = f"{abs(gain):.1%} {'better' if gain > 0 else 'worse'} than {_LAST} validations ago"
-    if since_best:  # the compared score is the best of the last ones
-        compared = f"the best of the last {_LAST} {compared}"
-    return f"{place}, {compared}: {'still improving' if gain >= _NOTABLE else 'hardly improving'}"
-
-
-class Skips:
-    """Collects `StepResult.skipped` of each step, so that the host reads many at once."""
-
-    def __init__(self) -> None:
-        self._flags: dict[int, Tensor] = {}  # by step
-
-    def add(self, step: int, skipped: Tensor) -> None:
-        self._flags[step] = skipped
-
-    def read(self, state: TrainState) -> list[int]:
-        """The skipped steps since the last call; updates `state.n_skipped`. Waits for the device."""
-        flags = torch.stack([*self._flags.values()]).tolist() if self._flags else []
-        skipped = [step for step, flag in zip(self._flags, flags, strict=True) if flag]
-        for flag in flags:
-            state.n_skipped = state.n_skipped + 1 if flag else 0
-        self._flags.clear()
-        return skipped
-
-
-def too_many_skips(folder: Path, state: TrainState) -> CodecctlError:
-    """Why a run stops that cannot, or may not, go back once more."""
-    return CodecctlError(
-        f"{folder}: gradients stay infinite at step {state.step} after {state.n_rollbacks} roll-backs; look at the "
-        "losses in metrics.jsonl, lower train.learning_rate, or check the data"
-    )
-
-
-def lower_rates(state: TrainState, n_rollbacks: int) -> None:
-    """The state after so many roll-backs: each halves the learning rates."""
-    state.n_skipped, state.n_rollbacks, state.rate_factor = 0, n_rollbacks, 0.5**n_rollbacks
+    if len(scores) <= N_RECENT:
+        return Trend(since_best)
+    recent, before = min(scores[-N_RECENT:]), min(scores[:-N_RECENT])
+    return Trend(since_best, 1 - recent / before if before else 0.0)
 
 
 def check_codebooks(state: TrainState, codebooks: Sequence[CodebookStats]) -> tuple[list[str], str]:

@@ -9,6 +9,7 @@ if TYPE_CHECKING:  # what the callbacks receive; the caller has it
 
     from codecctl.config.schema import Config
     from codecctl.evaluate.scorer import Scores, ValidationSet
+    from codecctl.train.alarms import Trend
     from codecctl.train.checkpoint import Restored, Run
     from codecctl.train.preflight import Preflight
     from codecctl.train.state import TrainState
@@ -33,7 +34,7 @@ class TrainingCallbacks:
 
     def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None: ...
 
-    def validated(self, step: int, scores: Scores, trend: str) -> None: ...
+    def validated(self, step: int, scores: Scores, trend: Trend) -> None: ...
 
     def saved(self, step: int, seconds: float) -> None: ...
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 import codecctl
@@ -24,9 +24,8 @@ from codecctl.config.model import ModelConfig
 from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing, write_lines
-from codecctl.inference.checkpoint import Checkpoint, check_finite, load_weights, write_checkpoint
+from codecctl.inference.checkpoint import Checkpoint, check_finite, compare_shapes, load_weights, write_checkpoint
 from codecctl.lock import Lease, LeaseHeld, is_taken, living_holder
-from codecctl.parsing import shorten
 from codecctl.train.changes import Change
 from codecctl.train.state import TrainState
 
@@ -35,31 +34,13 @@ _LATER = ("validated_on",)  # fields of `TrainState` that files of version 1 may
 _OF_MODEL = ("ema", "step")  # fields of `TrainState` that are the model's weights and steps in a checkpoint
 
 
-@dataclass(frozen=True)
 class Run:
     """The folder of one training."""
 
-    folder: Path
-
-    @property
-    def config(self) -> Path:
-        return self.folder / "config.yaml"
-
-    @property
-    def last(self) -> Path:
-        return self.folder / "last.pt"
-
-    @property
-    def best(self) -> Path:
-        return self.folder / "best.pt"
-
-    @property
-    def metrics(self) -> Path:
-        return self.folder / "metrics.jsonl"
-
-    @property
-    def tensorboard(self) -> Path:
-        return self.folder / "tb"
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.config, self.metrics, self.tensorboard = folder / "config.yaml", folder / "metrics.jsonl", folder / "tb"
+        self.last, self.best = folder / "last.pt", folder / "best.pt"
 
     def older(self) -> list[Path]:
         """The checkpoints before `last`, oldest first."""
@@ -126,16 +107,15 @@ class Run:
                 )
 
 
-def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_step: int | None = None) -> None:
-    """Write `last.pt`; the one before stays as step-N.pt while it is among the newest `keep_checkpoints`.
+def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_step: int) -> None:
+    """Write `last.pt`; the one before, of `last_step`, stays as step-N.pt while it is among the newest
+    `keep_checkpoints`.
 
-    `last_step`: the step of the one before; without it the file must be read. Raises `CodecctlError` if another
-    process took over the run while this one was suspended.
+    Raises `CodecctlError` if another process took over the run while this one was suspended.
     """
     if is_taken(run.folder):
         raise CodecctlError(f"{run.folder}: another process took over this run; nothing more is written")
     if config.train.keep_checkpoints > 1 and run.last.exists():
-        last_step = Checkpoint.read(run.last).step if last_step is None else last_step
         before = run.folder / f"step-{last_step:09d}.pt"
         if not before.exists():
             _keep(run.last, before)
@@ -179,7 +159,7 @@ def load_state(state: TrainState, checkpoint: Checkpoint) -> None:
             raise CodecctlError(f"{path}: '{name}' is missing; this file can be used, but not resumed with its config")
         saved, where = content[name], f"{path}: {name}"
         if isinstance(value, nn.Module):
-            _check_keys(value.state_dict(), saved, where)
+            compare_shapes(value.state_dict(), saved, where)
             check_finite(saved, path)
             value.load_state_dict(saved)
         elif isinstance(value, Optimizer):
@@ -274,11 +254,3 @@ def _keep(path: Path, target: Path) -> None:
     except OSError:
         with replacing(target) as partial:
             shutil.copyfile(path, partial)
-
-
-def _check_keys(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], where: str) -> None:
-    for name in sorted(ours.keys() | theirs.keys()):
-        if name not in ours or name not in theirs:
-            raise CodecctlError(f"{where}: weight {shorten(name)} is {'missing' if name in ours else 'foreign'}")
-        if ours[name].shape != theirs[name].shape:
-            raise CodecctlError(f"{where}: weight {shorten(name)} has another shape than the config asks for")

@@ -27,16 +27,15 @@ _QUIET = 1e-2  # RMS; softer crops are not raised to full level, or noise on sil
 _FLOOR = 1e-5
 
 
+@torch.library.custom_op("codecctl::l1_means", mutates_args=())
 def l1_means(target: Tensor, x: Tensor) -> Tensor:
     """[B, ...] twice -> [2, B] in float32 or wider: means of |target - x| and of |target|, item by item. Only `x` gets
     a gradient, and only from the first.
 
-    One operator, `codecctl::l1_means`, that keeps nothing but its inputs: feature maps are many times the audio, and in
+    One operator that keeps nothing but its inputs: feature maps are many times the audio, and in
     plain torch their distance is ten kernels, forward and backward, over float32 copies of them.
     """
-    if torch.compiler.is_compiling():
-        return _means(target.flatten(1), x.flatten(1))
-    means: Tensor = _operator(target, x)
+    means: Tensor = fastest(_means, x)(*_rows(x, target, x))
     return means
 
 
@@ -59,26 +58,20 @@ def _gradient(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
     return (x - target).sign() * (gradient / x.shape[1]).to(x.dtype)[:, None]
 
 
-@torch.library.custom_op("codecctl::l1_means", mutates_args=())
-def _operator(target: Tensor, x: Tensor) -> Tensor:
-    means: Tensor = fastest(_means, x)(*_rows(x, target, x))
-    return means
-
-
 @torch.library.custom_op("codecctl::l1_means_backward", mutates_args=())
-def _operator_backward(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
+def _l1_means_backward(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
     x_gradient = torch.empty_like(x)
     (rows,) = _rows(x, x_gradient)
     rows.copy_(fastest(_gradient, x)(gradient, *_rows(x, target, x)))
     return x_gradient
 
 
-@_operator.register_fake
+@l1_means.register_fake
 def _(target: Tensor, x: Tensor) -> Tensor:
     return x.new_empty(2, len(x), dtype=torch.promote_types(x.dtype, torch.float32))
 
 
-@_operator_backward.register_fake
+@_l1_means_backward.register_fake
 def _(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
     return torch.empty_like(x)
 
@@ -88,11 +81,11 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
-    x_gradient: Tensor = _operator_backward(gradient[0], *ctx.saved_tensors)
+    x_gradient: Tensor = _l1_means_backward(gradient[0], *ctx.saved_tensors)
     return None, x_gradient
 
 
-_operator.register_autograd(_backward, setup_context=_save_inputs)
+l1_means.register_autograd(_backward, setup_context=_save_inputs)
 
 
 class Judgement:

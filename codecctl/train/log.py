@@ -12,14 +12,12 @@ from typing import Any, Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[import-untyped]
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from codecctl.audio.spectrum import MelSpectrogram
 from codecctl.errors import CodecctlError
 from codecctl.evaluate.codebooks import CodebookStats, Counts
-from codecctl.evaluate.report.charts import png
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.files import to_json, write_lines
 from codecctl.model.codec import Codec
@@ -110,11 +108,7 @@ class RunLog:
         """[1, L] twice -> one image of their beginnings: the original on the left, the decoded audio on the right."""
         n_samples = min(original.shape[-1], decoded.shape[-1], _IMAGE_SECONDS * self._sample_rate)
         shades = side_by_side(*self._mel(torch.cat([original[:, :n_samples], decoded[:, :n_samples]])).numpy())
-        # SummaryWriter.add_image would ask for another library.
-        rows, columns = shades.shape
-        image = Summary.Image(height=rows, width=columns, colorspace=3, encoded_image_string=png(shades))
-        summary = Summary(value=[Summary.Value(tag=_tag(name), image=image)])
-        self._tensorboard._get_file_writer().add_summary(summary, step)  # type: ignore[no-untyped-call]
+        self._tensorboard.add_image(_tag(name), shades, step, dataformats="HW")
 
     def histograms(self, step: int, counts: Sequence[Counts]) -> None:
         """How often the codewords of each codebook [V] were chosen, the most frequent on the left."""
@@ -190,7 +184,8 @@ def side_by_side(original: NDArray[np.float32], decoded: NDArray[np.float32]) ->
 
 def _align(run: Run, step: int) -> None:
     """Make the lines those of a run that ended with the checkpoint of `step`; 0: there is none."""
-    kept = [line for line in _lines(run) if _step_of(line) <= step]
+    # A line that a kill cut short belongs to no step.
+    kept = [line for line in _lines(run) if _event(line).get("step", math.inf) <= step]
     saved = [event["step"] for event in map(_event, kept) if event.get("kind") == "checkpoint"]
     if step and step not in saved:
         kept.append(to_json({"step": step, "kind": "checkpoint", "save_seconds": None}))
@@ -204,12 +199,6 @@ def _lines(run: Run) -> list[str]:
         return run.metrics.read_text(encoding="utf-8", errors="replace").split("\n")
     except FileNotFoundError:
         return []
-
-
-def _step_of(line: str) -> float:
-    """A line that a kill cut short belongs to no step."""
-    step: float = _event(line).get("step", float("inf"))
-    return step
 
 
 def _event(line: str) -> dict[str, Any]:

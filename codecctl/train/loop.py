@@ -16,7 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor
 
-from codecctl.config.schema import Config, TrainConfig
+from codecctl.config.schema import Config
 from codecctl.data.crops import Crops, prefetch
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.codebooks import CodebookCounter, codebook_stats
@@ -129,15 +129,6 @@ def resume(
     return run
 
 
-class Due:
-    """What is due after a step; at the last one everything is."""
-
-    def __init__(self, settings: TrainConfig, step: int, stop_step: int) -> None:
-        every = (settings.log_every_steps, settings.validate_every_steps, settings.checkpoint_every_steps)
-        self.log, self.validation, self.save = (step % n == 0 or step == stop_step for n in every)
-        self.any = self.log or self.validation or self.save
-
-
 class _Training:
     """One run on its devices."""
 
@@ -154,10 +145,10 @@ class _Training:
             config, fabric, self.steps_per_epoch, warn=lambda text: self.callbacks.warned(self.state.step, text)
         )
         self.counter = CodebookCounter(config.model.quantizer.codebook_sizes)  # of this rank, since the last `_gather`
-        self.skips = alarms.Skips()
+        self.skipped: dict[int, Tensor] = {}  # by step, not read yet: the host reads many at once
         self.validation = ValidationSet.open(config.data.path, config.validation)
         validate_on(self.state, self.validation.digest)
-        self._saved_step: int | None = None  # of last.pt
+        self._saved_step = 0  # of last.pt
 
     def load(self, checkpoint: Checkpoint) -> None:
         """Load the state. Raises `CodecctlError` if its keys are others, or the ranks read different files."""
@@ -165,7 +156,8 @@ class _Training:
         validate_on(self.state, self.validation.digest)
         self._saved_step = self.state.step
         self.counter.reset()
-        self.context.forget_graphs()
+        if self.context.graphs is not None:
+            self.context.graphs.forget()
         launch.check_same_codebooks(self.fabric, self.state, self.run.folder)
 
     def check(self) -> None:
@@ -185,22 +177,24 @@ class _Training:
         """Train until `stop_step`, a signal, or the end of the time limit."""
         state, settings = self.state, self.config.train
         stop_step = stop_step or settings.n_steps
+        every = (settings.log_every_steps, settings.validate_every_steps, settings.checkpoint_every_steps)
         self.callbacks.started(self.run, state, self.config, stop_step, self.steps_per_epoch)
         with StopSignals(self.limit) as signals, self._open_log() as self.log:
             if state.step > state.validated_step and state.step % settings.validate_every_steps == 0:
                 self._validate(signals)  # a signal had interrupted it
             for result, throughput in self._steps(stop_step):
-                due = Due(settings, state.step, stop_step)
-                self._record(result, throughput)
-                if due.any and self._rolls_back():
+                self.callbacks.stepped(state.step, result, throughput)
+                is_last = state.step == stop_step
+                logs, validates, saves = (state.step % n == 0 or is_last for n in every)
+                if (logs or validates or saves) and self._rolls_back():
                     continue
-                if due.log:
+                if logs:
                     self._log_step(result, throughput)
-                if due.validation:
+                if validates:
                     self._validate(signals)
                 stop = launch.largest(self.fabric, signals.reason)
-                if due.save or stop:
-                    self._save(is_last=bool(stop) or state.step == stop_step)
+                if saves or stop:
+                    self._save(is_last=is_last or bool(stop))
                 if stop:
                     return self._end(stop, stop_step)
 
@@ -212,6 +206,8 @@ class _Training:
                 n_rollbacks = self.state.n_rollbacks
                 for batches in clock.waiting(self._batches(self.state.step, stop_step)):
                     result = train_step(self.state, batches, self.context, self.config)
+                    self.counter.update(result.codes)
+                    self.skipped[self.state.step] = result.skipped
                     yield result, clock.tick()
                     if self.state.n_rollbacks > n_rollbacks:
                         break
@@ -228,14 +224,14 @@ class _Training:
                 if step + 1 >= stop_step:
                     return
 
-    def _record(self, result: StepResult, throughput: Throughput) -> None:
-        self.counter.update(result.codes)
-        self.skips.add(self.state.step, result.skipped)
-        self.callbacks.stepped(self.state.step, result, throughput)
-
     def _read_skips(self) -> None:
-        for step in self.skips.read(self.state):
-            self.callbacks.warned(step, "the gradient is not finite: the step was skipped")
+        """Waits for the device."""
+        flags = torch.stack([*self.skipped.values()]).tolist() if self.skipped else []
+        for step, flag in zip(self.skipped, flags, strict=True):
+            self.state.n_skipped = self.state.n_skipped + 1 if flag else 0
+            if flag:
+                self.callbacks.warned(step, "the gradient is not finite: the step was skipped")
+        self.skipped.clear()
 
     def _rolls_back(self) -> bool:
         """After too many skipped steps in a row: load the last checkpoint, at half the learning rates."""
@@ -244,9 +240,12 @@ class _Training:
         if state.n_skipped < alarms.ROLL_BACK_AFTER:
             return False
         if not self.run.last.exists() or n_rollbacks > alarms.MAX_ROLLBACKS:
-            raise alarms.too_many_skips(self.run.folder, state)
+            raise CodecctlError(
+                f"{self.run.folder}: gradients stay infinite at step {state.step} after {state.n_rollbacks} "
+                "roll-backs; look at the losses in metrics.jsonl, lower train.learning_rate, or check the data"
+            )
         self.load(Checkpoint.read(self.run.last, with_training=True))
-        alarms.lower_rates(state, n_rollbacks)
+        state.n_skipped, state.n_rollbacks, state.rate_factor = 0, n_rollbacks, 0.5**n_rollbacks
         self.callbacks.warned(state.step, f"rolled back to step {state.step}; learning rates x {state.rate_factor:g}")
         return True
 
@@ -277,15 +276,15 @@ class _Training:
                 scores = replace(self.validation, utterances=utterances).score(state.ema)
                 state.validated_step = state.step
                 earlier = self.log.earlier(state.step, state.validated_on)
-                words = f"{SCORE} {alarms.trend(earlier, scores.values[SCORE])}"
-                about = {"trend": words, "validated_on": state.validated_on}
-                self._write("validation", scores.values, scores.codebooks, about)
+                trend = alarms.trend(earlier, scores.values[SCORE])
+                words = {"trend": trend.verdict, "validated_on": state.validated_on}
+                self._write("validation", scores.values, scores.codebooks, words)
                 self._try("NOT LOGGED", partial(self.log.examples, state, self.validation.utterances, scores.counts))
                 if scores.values[SCORE] < state.best_score:
                     state.best_score = scores.values[SCORE]
                     save = partial(save_state, state, self.config, self.run.best, self.fabric.world_size)
                     self._try("NOT SAVED", save)
-                self.callbacks.validated(state.step, scores, words)
+                self.callbacks.validated(state.step, scores, trend)
         state.best_score, state.validated_step = self.fabric.broadcast((state.best_score, state.validated_step))
 
     def _save(self, *, is_last: bool = False) -> None:

@@ -19,7 +19,7 @@ from codecctl.train.device import check_compiler
 from codecctl.train.discriminators import Discriminators
 from codecctl.train.graphs import StepGraphs
 from codecctl.train.losses import ReconstructionLosses
-from codecctl.train.state import TrainState, clear_counts, make_optimizer, step_generator
+from codecctl.train.state import TrainState, make_optimizer, step_generator
 from codecctl.train.step import Adversary, StepContext
 from codecctl.train.teacher import Generator, SemanticHead, Teacher
 
@@ -80,9 +80,18 @@ def start_state(
     start = settings.adversarial.start_epoch * steps_per_epoch
     adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
     ema = copy.deepcopy(codec).requires_grad_(False).eval()
-    state = TrainState(codec, semantic_head, ema, optimizer, discriminators, discriminator_optimizer, adversarial_step)
-    clear_counts(state)
-    return state
+    sizes = config.model.quantizer.codebook_sizes
+    return TrainState(
+        codec,
+        semantic_head,
+        ema,
+        optimizer,
+        discriminators,
+        discriminator_optimizer,
+        adversarial_step,
+        n_alarms=[0] * len(sizes),
+        code_counts=[torch.zeros(size, dtype=torch.int64) for size in sizes],
+    )
 
 
 def wrap(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,6 +34,8 @@ class TrainState:
     discriminators: Discriminators | None
     discriminator_optimizer: torch.optim.Optimizer | None
     adversarial_step: int  # the first with adversarial losses
+    n_alarms: list[int]  # of each codebook, lines of the log in a row
+    code_counts: list[Tensor]  # [V] of each codebook, on all ranks since the last line
     step: int = 0  # updates done, skipped ones included
     best_score: float = math.inf  # lowest mel distance of a validation so far
     validated_on: str = ""  # the digest of the recordings on which `best_score` was measured; "": not known
@@ -41,8 +43,6 @@ class TrainState:
     n_rollbacks: int = 0
     validated_step: int = 0  # of the last validation
     n_skipped: int = 0  # steps in a row whose gradient was not finite
-    n_alarms: list[int] = field(default_factory=list)  # of each codebook, lines of the log in a row
-    code_counts: list[Tensor] = field(default_factory=list)  # [V] of each codebook, on all ranks since the last line
 
     @property
     def generator(self) -> Generator:
@@ -67,13 +67,6 @@ def validate_on(state: TrainState, digest: str) -> None:
     if state.validated_on not in ("", digest):
         state.best_score = math.inf
     state.validated_on = digest
-
-
-def clear_counts(state: TrainState) -> None:
-    """No codes counted, no alarms."""
-    sizes = state.codec.config.quantizer.codebook_sizes
-    state.n_alarms = [0] * len(sizes)
-    state.code_counts = [torch.zeros(size, dtype=torch.int64) for size in sizes]
 
 
 def make_optimizer(module: nn.Module, config: TrainConfig, rate: float) -> torch.optim.Optimizer:

@@ -66,10 +66,6 @@ class StepContext:
     teacher: Teacher | None
     graphs: StepGraphs | None = None  # None: each step is launched kernel by kernel
 
-    def forget_graphs(self) -> None:
-        if self.graphs is not None:
-            self.graphs.forget()
-
 
 @dataclass(frozen=True)
 class StepPlan:

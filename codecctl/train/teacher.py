@@ -50,7 +50,7 @@ class Teacher:
 
     def __init__(self, model: nn.Module, layer: int | Literal["mean"], *, normalize: bool) -> None:
         """`model`: WavLM, HuBERT or wav2vec 2.0 of transformers. `normalize`: it wants items of mean 0, variance 1."""
-        self._model = model.eval().requires_grad_(False)
+        self.module = model.eval().requires_grad_(False)
         self._layer = layer
         self._normalize = normalize
         config: Any = model.config
@@ -89,12 +89,8 @@ class Teacher:
         )
         return teacher
 
-    @property
-    def module(self) -> nn.Module:
-        return self._model
-
     def to(self, device: torch.device) -> Self:
-        self._model.to(device)
+        self.module.to(device)
         return self
 
     @part("teacher")
@@ -107,7 +103,7 @@ class Teacher:
             samples = (samples - mean) / (variance + 1e-7).sqrt()
         with torch.device(samples.device):  # WavLM's tables of positions: some versions make them on the CPU
             padded = F.pad(samples, self._padding(samples.shape[-1]))
-            states = self._model(padded, output_hidden_states=True).hidden_states
+            states = self.module(padded, output_hidden_states=True).hidden_states
         if self._layer == "mean":
             return torch.stack([state.float() for state in states[1:]]).mean(dim=0)
         return states[self._layer].float()
@@ -263,16 +259,12 @@ def _quiet() -> Iterator[None]:
     """Within: no progress bars and notes of the hub and transformers."""
     from transformers.utils import logging as transformers_logging
 
-    loggers = [logging.getLogger(name) for name in ("transformers", "huggingface_hub")]
-    levels = [logger.level for logger in loggers]
-    had_bars = transformers_logging.is_progress_bar_enabled()
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
+    had_bars, before = transformers_logging.is_progress_bar_enabled(), logging.root.manager.disable
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable(logging.WARNING)
     try:
         yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+        logging.disable(before)
         if had_bars:
             transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]

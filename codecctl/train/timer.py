@@ -139,12 +139,12 @@ class Throughput:
     discriminators_share: float | None  # of the time of a step, both passes; None: they have not been used yet
 
 
-class Clock:
-    """Measures steps that each train on `audio_seconds_per_step`, within a `with`. Never waits for the device."""
+class Clock(PartTimer):
+    """Measures steps that each train on `audio_seconds_per_step`. Never waits for the device."""
 
     def __init__(self, audio_seconds_per_step: float, device: torch.device) -> None:
+        super().__init__(device)
         self._audio_seconds = audio_seconds_per_step
-        self._timer = PartTimer(device)
         self._waited = 0.0  # seconds of this step
         self._last = time.perf_counter()
         # A host that runs ahead of its card takes steps of very different length: seconds are averaged, not speeds.
@@ -171,20 +171,13 @@ class Clock:
         self._seconds = _average(self._seconds, now - self._last, kept)
         self._wait_seconds = _average(self._wait_seconds, self._waited, kept)
         self._last, self._waited, self._n_steps = now, 0.0, self._n_steps + 1
-        self._timer.end_step()
-        for parts in filter(None, self._timer.finished()):  # a replayed step has no parts
+        self.end_step()
+        for parts in filter(None, self.finished()):  # a replayed step has no parts
             names = self._parts.keys() | parts.keys()
             kept = _KEPT if self._parts else 0.0
             self._parts = {name: _average(self._parts.get(name, 0.0), parts.get(name, 0.0), kept) for name in names}
         share = self._parts[DISCRIMINATORS] / sum(self._parts.values()) if DISCRIMINATORS in self._parts else None
         return Throughput(self._audio_seconds / self._seconds, self._wait_seconds / self._seconds, share)
-
-    def __enter__(self) -> Self:
-        self._timer.__enter__()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._timer.__exit__()
 
 
 def _average(average: float, value: float, kept: float) -> float:

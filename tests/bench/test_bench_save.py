@@ -42,7 +42,7 @@ def test_a_save_costs_little_more_than_its_bytes(tmp_path: Path) -> None:
     context = wrap(state, None, config, make_fabric(config, CPU))
     crops, run = 0.1 * torch.randn(2, 1, 8000), Run(tmp_path)
     train_step(state, [crops], context, config)  # now the optimisers have their moments
-    save_last(run, state, config, 1)
+    save_last(run, state, config, 1, 0)
     data = run.last.read_bytes()
     saves, writes, steps = [], [], []
     for _ in range(5):

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from codecctl.bitstream import check_codes
-from codecctl.inference.npy import load_npy, npy_bytes
+from codecctl.inference.containers import load_npy, npy_bytes
 from tests.fuzz.harness import Target
 
 _SIZES = (1024, 1024, 16)

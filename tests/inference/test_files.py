@@ -19,10 +19,9 @@ from codecctl.audio.resample import resample
 from codecctl.bitstream import PackedReader, PackedWriter
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference import files
-from codecctl.inference.containers import find_codes
+from codecctl.inference.containers import find_codes, npy_bytes
 from codecctl.inference.files import decode_file, encode_file
 from codecctl.inference.load import Codec, save_codec
-from codecctl.inference.npy import npy_bytes
 from codecctl.inference.outputs import plan_outputs
 from tests.conftest import TINY
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from codecctl.inference.peers import measure_peers
+from codecctl.inference.timing import measure_peers
 
 
 @pytest.mark.slow

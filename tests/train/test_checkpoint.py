@@ -146,7 +146,7 @@ def test_older_checkpoints_are_kept_where_files_have_one_name_only(
     monkeypatch.setattr(os, "link", no_link)
     config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 2})})
     for state.step in (2, 4, 6):
-        save_last(Run(tmp_path), state, config, 1)
+        save_last(Run(tmp_path), state, config, 1, state.step - 2)
     kept = {path.name: Checkpoint.read(path).step for path in tmp_path.iterdir()}
     assert kept == {"last.pt": 6, "step-000000004.pt": 4}
 
@@ -220,6 +220,6 @@ def test_keys_of_the_training_do_not_decide_whether_the_model_loads(
 def test_the_newest_checkpoints_stay(state: TrainState, config: Config, tmp_path: Path) -> None:
     config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 3})})
     for state.step in (2, 4, 6, 8):
-        save_last(Run(tmp_path), state, config, 1)
+        save_last(Run(tmp_path), state, config, 1, state.step - 2)
     kept = {path.name: Checkpoint.read(path).step for path in tmp_path.iterdir()}
     assert kept == {"last.pt": 8, "step-000000006.pt": 6, "step-000000004.pt": 4}

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import threading
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from codecctl.errors import CodecctlError
@@ -133,11 +134,8 @@ def test_spectrograms_writes_one_image(run: Run) -> None:
     board = EventAccumulator(str(run.tensorboard))
     board.Reload()
     (image,) = board.Images("clip")
-    data = image.encoded_image_string
-    assert (image.step, data[:4]) == (3, b"\x89PNG")
-    start = data.index(b"IDAT") + 4
-    packed = data[start : start + int.from_bytes(data[start - 8 : start - 4], "big")]
-    shades = np.frombuffer(zlib.decompress(packed), np.uint8).reshape(image.height, image.width + 1)[:, 1:]
+    assert image.step == 3
+    shades = np.asarray(Image.open(io.BytesIO(image.encoded_image_string)).convert("L"))
     left, right = shades[:, : image.width // 2 - 4], shades[:, image.width // 2 + 4 :]
     assert left.sum(axis=1).argmax() < 0.2 * image.height
     assert right.sum(axis=1).argmax() > 0.8 * image.height

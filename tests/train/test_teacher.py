@@ -78,7 +78,7 @@ def local_teacher(tmp_path_factory: pytest.TempPathFactory) -> Teacher:
 def heard_by(teacher: Teacher, audio: Tensor) -> Tensor:
     """[B, 1, L] -> [B, T, C], what the teacher's convolutions say, at the frames that it teaches."""
     said: list[Tensor] = []
-    hook = teacher._model.feature_extractor.register_forward_hook(lambda *call: said.append(call[2].mT))
+    hook = teacher.module.feature_extractor.register_forward_hook(lambda *call: said.append(call[2].mT))
     teacher(audio)
     hook.remove()
     return said[0]
@@ -137,7 +137,7 @@ def test_layers_and_their_mean(folder: str, teacher: Teacher, voices: Tensor) ->
     targets = [layer(voices) for layer in layers]
     torch.testing.assert_close(teacher(voices), (targets[1] + targets[2]) / 2)
     with torch.no_grad():
-        direct = layers[2]._model(F.pad(voices[:, 0], (40, 40))).last_hidden_state
+        direct = layers[2].module(F.pad(voices[:, 0], (40, 40))).last_hidden_state
     assert torch.equal(targets[2], direct)
     with pytest.raises(UsageError, match=r"train\.semantic\.layer: 3, but '.*' has 2 layers"):
         Teacher.load(SemanticConfig(teacher=folder, layer=3), model)
@@ -150,14 +150,14 @@ def test_a_teacher_that_wants_normal_input_gets_it(tmp_path: Path, voices: Tenso
     extractor = Wav2Vec2FeatureExtractor.from_pretrained(path)
     values = extractor(list(voices[:, 0].numpy()), sampling_rate=16000, return_tensors="pt").input_values
     with torch.no_grad():
-        direct = teacher._model(F.pad(values, (40, 40))).last_hidden_state
+        direct = teacher.module(F.pad(values, (40, 40))).last_hidden_state
     torch.testing.assert_close(teacher(voices), direct)
     torch.testing.assert_close(teacher(0.1 * voices), teacher(voices), rtol=1e-2, atol=1e-2)
 
 
 def test_nothing_moves_the_teacher(teacher: Teacher, voices: Tensor) -> None:
     before = teacher(voices)
-    assert not any(parameter.requires_grad for parameter in teacher._model.parameters())
+    assert not any(parameter.requires_grad for parameter in teacher.module.parameters())
     assert torch.equal(teacher(voices), before), "dropout and masking are off"
     holder = torch.nn.Module()
     holder.teacher = teacher  # type: ignore[assignment]
@@ -288,7 +288,7 @@ def test_what_lies_in_the_cache_is_used_offline(
     config = SemanticConfig(teacher=f"some/teacher@{commit}")
     with pytest.raises(CodecctlError, match="cannot be loaded"):
         Teacher.load(config, ModelConfig())  # half a download
-    torch.save(teacher._model.state_dict(), snapshot / "pytorch_model.bin")
+    torch.save(teacher.module.state_dict(), snapshot / "pytorch_model.bin")
     assert torch.equal(Teacher.load(config, ModelConfig())(voices), teacher(voices))
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from codecctl.cli.watch import describe_trend
 from codecctl.train.alarms import trend
 
 NAN = math.nan
@@ -35,4 +36,4 @@ NAN = math.nan
     ],
 )
 def test_a_history_in_words(earlier: list[float], now: float, words: str) -> None:
-    assert trend(earlier, now) == words
+    assert describe_trend(trend(earlier, now)) == words

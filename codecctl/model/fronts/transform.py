@@ -98,11 +98,6 @@ class TransformDecoder(nn.Module):
         mixed = self.mixer([self.transform.compress(source) for source in sources], features, fit, state)
         return self.transform.expand(mixed)
 
-    def fit(self, encoder: TransformEncoder) -> None:
-        """Take over the encoder's scales."""
-        self.transform.load_state_dict(encoder.transform.state_dict())
-        self.coder.load_state_dict(encoder.coder.state_dict())
-
 
 class Mixer(nn.Module):
     """Three sources of compressed coefficients, [B, T, N] each -> the first, plus the network's gain for each source
@@ -181,7 +176,8 @@ def _zero_initialised(layer: nn.Linear) -> nn.Linear:
 def _fit(encoder: nn.Module, decoder: nn.Module, audio: Tensor) -> None:
     encoder, decoder = cast(TransformEncoder, encoder), cast(TransformDecoder, decoder)
     encoder.fit(audio)
-    decoder.fit(encoder)
+    decoder.transform.load_state_dict(encoder.transform.state_dict())
+    decoder.coder.load_state_dict(encoder.coder.state_dict())
 
 
 FRONT = Front(
