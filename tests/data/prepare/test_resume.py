@@ -15,7 +15,7 @@ import soundfile
 
 from codecctl.config.schema import DataConfig
 from codecctl.data.prepare import prepare
-from codecctl.data.prepare.units import UnitFiles
+from codecctl.data.prepare.units import UnitFiles, tidy
 
 CONFIG = DataConfig()
 
@@ -115,3 +115,13 @@ def test_marker_is_valid_for_its_input_only(tmp_path: Path) -> None:
     assert not files.is_done("first")
     files.marker.write_text('{"input": "first", "shard": nu')
     assert not files.is_done("first")
+
+
+def test_only_shards_and_indices_that_are_not_named_are_removed(tmp_path: Path) -> None:
+    kept = ["shards/now.pcm", "shards/notes.txt", "shards/folder/old.pcm", "index-now.npy", "index.txt"]
+    for name in (*kept, "shards/old.pcm", "shards/old.tar", "index-old.npy"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    tidy(tmp_path, {"shards/now.pcm", "index-now.npy"})
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert left == set(kept)
