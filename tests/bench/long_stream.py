@@ -9,6 +9,7 @@ may depend on what is longer ago, but for ties between two codewords and the pha
 from __future__ import annotations
 
 import argparse
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -39,20 +40,23 @@ def main() -> None:
     encoder, decoder = codec.stream_encoder(), codec.stream_decoder()
     late_encoder, late_decoder = codec.stream_encoder(), codec.stream_decoder()
     n_equal, signal, difference = 0, 0.0, 0.0
-    for push in range(n_pushes):
-        n_left = (n_pushes - push) * per_push
-        block = blocks[push % len(blocks)]
-        codes = encoder.push(block)
-        audio = decoder.push(codes)
-        if n_left <= _LAST:
-            late_codes = late_encoder.push(block)
-            late_audio = late_decoder.push(codes)
-            if n_left <= _COMPARED:
-                n_equal += int((codes == late_codes).sum())
-                signal += float(audio.square().sum())
-                difference += float((audio - late_audio).square().sum())
-        if (push + 1) % every == 0:
-            print(f"{(push + 1) * per_push / 180_000:5.2f} h: {memory_mb():.0f} MB", flush=True)
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
+        decoding = thread.submit(int)
+        for push in range(n_pushes):
+            n_left = (n_pushes - push) * per_push
+            block = blocks[push % len(blocks)]
+            codes = encoder.push(block)
+            decoding.result()
+            decoding = thread.submit(decoder.push, codes)  # while the next block is encoded
+            if n_left <= _LAST:
+                late_codes = late_encoder.push(block)
+                audio, late_audio = decoding.result(), late_decoder.push(codes)
+                if n_left <= _COMPARED:
+                    n_equal += int((codes == late_codes).sum())
+                    signal += float(audio.square().sum())
+                    difference += float((audio - late_audio).square().sum())
+            if (push + 1) % every == 0:
+                print(f"{(push + 1) * per_push / 180_000:5.2f} h: {memory_mb():.0f} MB", flush=True)
     n_compared = _COMPARED * codes.shape[1]
     print(f"beside a stream that began a minute before the end: {n_equal} of {n_compared} codes are equal, ", end="")
     print(f"the audio differs by {difference / signal:.1e} of its energy")

@@ -15,7 +15,8 @@ import torch
 from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
-from codecctl.config import Config, load_config
+from codecctl.config.load import load_config
+from codecctl.config.schema import Config
 from codecctl.train import bench
 
 N_SHOWN = 14

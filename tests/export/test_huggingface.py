@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from codecctl import Codec
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.export.huggingface import standalone, write_huggingface

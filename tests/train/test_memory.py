@@ -114,7 +114,7 @@ MEASURED_BY_THE_SYSTEM = """
 import sys
 from pathlib import Path
 import torch
-from codecctl.config import load_config
+from codecctl.config.load import load_config
 from codecctl.train.setup import start_state
 from codecctl.train.step import train_step
 from tests.train.tiny import tiny_context
