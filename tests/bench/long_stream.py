@@ -9,9 +9,10 @@ may depend on what is longer ago, but for ties between two codewords and the pha
 from __future__ import annotations
 
 import argparse
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 import torch
+from torch import Tensor
 
 from codecctl.inference.precision import set_precision
 from codecctl.inference.timing import speech
@@ -41,12 +42,13 @@ def main() -> None:
     late_encoder, late_decoder = codec.stream_encoder(), codec.stream_decoder()
     n_equal, signal, difference = 0, 0.0, 0.0
     with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as thread:
-        decoding = thread.submit(int)
+        decoding: Future[Tensor] | None = None
         for push in range(n_pushes):
             n_left = (n_pushes - push) * per_push
             block = blocks[push % len(blocks)]
             codes = encoder.push(block)
-            decoding.result()
+            if decoding is not None:
+                decoding.result()
             decoding = thread.submit(decoder.push, codes)  # while the next block is encoded
             if n_left <= _LAST:
                 late_codes = late_encoder.push(block)
