@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from codecctl.cli.console import duration
+from codecctl.cli.console import duration, size
 from codecctl.config.schema import Config
 from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.text import printable
@@ -153,7 +153,7 @@ def describe_preflight(findings: Preflight) -> dict[str, str]:
         "loader": f"{times}: data.n_workers={findings.n_workers} {speed}"
         if findings.n_workers
         else f"{times}, one after the other: data.n_workers=0",
-        "disk": findings.room,
+        "disk": f"checkpoints need {size(findings.needed_bytes)} more, {size(findings.free_bytes)} are free",
     }
 
 

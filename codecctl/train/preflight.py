@@ -31,7 +31,8 @@ class Preflight:
     step_seconds: float  # that the gradients of the batch took
     cut_seconds: float  # that one thread takes for this rank's crops of a step
     n_workers: int  # threads or processes that cut crops; 0: none
-    room: str  # what checkpoints need on the disk, and what is free
+    needed_bytes: int  # for checkpoints, beyond those of the run that are there
+    free_bytes: int
 
     @property
     def keeps_up(self) -> bool:
@@ -45,23 +46,26 @@ def preflight(state: TrainState, context: StepContext, config: Config, crops: Cr
     Raises `CodecctlError`, on all ranks, if the losses or gradients of a batch are not finite, a card's memory does not
     hold it, or the disk of `folder` has no room for the checkpoints.
     """
-    room = _room(state, config, folder, context)
+    needed, free = _room(state, config, folder, context)
     n_crops, fabric, start = config.train.n_crops, context.fabric, time.perf_counter()
     cut = [crops.batch(state.step + i, n_crops, fabric.global_rank, fabric.world_size) for i in range(_N_CUT)]
     cut_seconds = (time.perf_counter() - start) / _N_CUT
     losses, step_seconds = _one_batch(state, context, config, cut[0])
-    return Preflight(losses, context.teacher is not None, step_seconds, cut_seconds, config.data.n_workers, room)
+    n_workers = config.data.n_workers
+    return Preflight(losses, context.teacher is not None, step_seconds, cut_seconds, n_workers, needed, free)
 
 
-def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> str:
-    """Measured by the first rank for all."""
+def _room(state: TrainState, config: Config, folder: Path, context: StepContext) -> tuple[int, int]:
+    """Bytes needed and free, measured by the first rank for all. Raises `CodecctlError` if they are too few."""
     n, size = n_files(config.train), checkpoint_bytes(state)
     there = sum(path.stat().st_size for path in folder.glob("*.pt"))
-    missing, free = context.fabric.broadcast((max(0, n * size - there), free_bytes(folder)))
-    room = f"{n} checkpoints of {size / 1e6:,.1f} MB need {missing / 1e6:,.1f} MB more, {free / 1e6:,.1f} MB are free"
-    if free < missing:
-        raise CodecctlError(f"{folder}: {room}; make room, or name a folder on another disk with --run")
-    return room
+    needed, free = context.fabric.broadcast((max(0, n * size - there), free_bytes(folder)))
+    if free < needed:
+        raise CodecctlError(
+            f"{folder}: {n} checkpoints of {size / 1e6:,.1f} MB need {needed / 1e6:,.1f} MB more, {free / 1e6:,.1f} MB "
+            "are free; make room, or name a folder on another disk with --run"
+        )
+    return needed, free
 
 
 def _one_batch(
