@@ -43,6 +43,7 @@ def hold(folder: Path, seconds: float) -> subprocess.Popen[str]:
     return process
 
 
+@pytest.mark.slow
 def test_lease_waits_for_the_holder_and_names_it(tmp_path: Path) -> None:
     process = hold(tmp_path, 1.5)
     told: list[str] = []

@@ -54,6 +54,7 @@ def test_prepared_names_are_those_of_the_files(folder: Path, tmp_path: Path) -> 
     assert prepare([folder], tmp_path / "out", load_config("smoke").data).n_units_done == 0  # all is known
 
 
+@pytest.mark.slow
 def test_commands_take_them(folder: Path, tmp_path: Path) -> None:
     config = tiny_config(tmp_path)
     torch.manual_seed(0)

@@ -42,6 +42,7 @@ def work(unit: int, *, folder: Path) -> int:
     return unit * unit
 
 
+@pytest.mark.slow
 def test_every_unit_is_done_once_on_both_nodes(tmp_path: Path) -> None:
     found = dict(run_units(partial(work, folder=tmp_path), range(20, 50), executor="ray"))
     assert found == {unit: unit * unit for unit in range(20, 50)}

@@ -225,6 +225,7 @@ def test_a_training_that_could_not_be_saved_has_failed(
     assert "could not be saved" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "spins"), [({}, 3000), ({"GOMP_SPINCOUNT": "77"}, 77), ({"OMP_WAIT_POLICY": "passive"}, 0)]
 )

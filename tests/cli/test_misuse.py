@@ -90,6 +90,7 @@ def test_onnx_without_its_packages(
     assert not (tmp_path / "onnx").exists()
 
 
+@pytest.mark.slow
 def test_a_damaged_shard_is_named_until_it_is_removed(
     codecctl: Command, model: Path, codes: Path, prepared: Path, tmp_path: Path
 ) -> None:

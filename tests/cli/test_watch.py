@@ -24,6 +24,7 @@ FACTS = (
 )
 
 
+@pytest.mark.slow
 def test_a_log_file_gets_plain_lines(codecctl: Callable[..., Finished], prepared: Path, tmp_path: Path) -> None:
     config = tiny_yaml(tmp_path, prepared, "train.validate_every_steps=1", "train.n_steps=7")
     done = codecctl("train", "--config", config, "--run", tmp_path / "run", "--device", "cpu")

@@ -63,6 +63,7 @@ def test_speech_gets_the_codes_of_the_starter_that_it_gets_alone(beginnings: Pat
     assert_as_alone(Codec.load("starter", "cpu").double(), beginnings)
 
 
+@pytest.mark.slow
 def test_a_recording_longer_than_a_batch_gets_the_codes_that_it_gets_alone(tiny_codec: Any, tmp_path: Path) -> None:
     clips = np.concatenate([read_audio(path)[0] for path in sorted(CLIPS.rglob("*.flac"))], axis=1)
     write_audio(tmp_path / "long.flac", clips[:, :490_001], 16_000)  # 30.6 s

@@ -68,6 +68,7 @@ def test_every_container_holds_the_same_codes(written: Path, corpus: Path) -> No
     assert np.array_equal(codes, expected[chosen])
 
 
+@pytest.mark.slow
 def test_audio_is_that_of_the_codes_and_as_long_as_it_was(written: Path, codec: Codec, tmp_path: Path) -> None:
     assert decode_corpus(written, tmp_path, lambda: codec) == 12
     for utterance, codes in read_utterances(written, read_about(written)):

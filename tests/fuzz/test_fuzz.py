@@ -14,6 +14,7 @@ _FAILED = Path(__file__).parent / "failed"
 _SECONDS, _MOST_CASES = 2.2, 400
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TARGETS))
 def test_damaged_input_gives_a_value_or_one_line(tmp_path: Path, name: str) -> None:
     end = time.monotonic() + _SECONDS

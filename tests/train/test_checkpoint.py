@@ -151,6 +151,7 @@ def test_older_checkpoints_are_kept_where_files_have_one_name_only(
     assert kept == {"last.pt": 6, "step-000000004.pt": 4}
 
 
+@pytest.mark.slow
 def test_a_run_before_its_first_checkpoint_is_not_taken_for_what_is_left_of_another(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     hold = "import sys, pathlib; from codecctl.train.checkpoint import Run\n"

@@ -78,6 +78,7 @@ def run_training(n_steps: int, graphs: StepGraphs | None, *changes: str) -> tupl
     return state, [train_step(state, crops(step), context, config) for step in range(n_steps)]
 
 
+@pytest.mark.slow
 def test_each_kind_of_step_is_recorded_after_some_plain_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Discriminators start at step 8 and are updated at every second step: three kinds."""
     monkeypatch.setattr(Repeated, "n_made", 0)
@@ -100,6 +101,7 @@ def test_tables_of_codewords_follow_replayed_steps() -> None:
             assert torch.equal(codebook.table()[:-2], codebook.codewords.mT)
 
 
+@pytest.mark.slow
 def test_steps_that_cannot_be_recorded_are_launched_and_said_once() -> None:
     def fail(*_: Any) -> Any:
         raise RuntimeError("CUDA error: operation not permitted when stream is capturing\nand more lines")
@@ -132,6 +134,7 @@ def run(n_steps: int, *, from_inputs: bool) -> tuple[TrainState, list[StepResult
     return state, results, context
 
 
+@pytest.mark.slow
 def test_steps_from_tensors_on_the_device_are_those_from_numbers() -> None:
     (state, results, _), (same, others, _) = run(5, from_inputs=False), run(5, from_inputs=True)
     for result, other in zip(results, others, strict=True):

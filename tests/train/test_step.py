@@ -229,6 +229,7 @@ def test_the_same_step_twice_is_the_same_step(crops: Tensor, config: Config) -> 
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
+@pytest.mark.slow
 def test_repeated_steps_on_a_crop_lower_its_loss(
     state: TrainState, crops: Tensor, context: StepContext, config: Config
 ) -> None:
