@@ -79,7 +79,7 @@ def measure(
             scorer = Scorer(renderer, delays, n_workers=n_workers)
             for row in scorer.rows(left, lambda utterance, error: failed.update({utterance.id: str(error)})):
                 tally.add(row)
-                if rows:  # last: an interrupt before it loses the row, not what is said of it
+                if rows:  # after the tally: a row on the disk is always in the result, too
                     rows.append(row)
                 if on_progress:
                     on_progress(len(tally.rows), len(utterances))
