@@ -2,20 +2,19 @@
 
 In plain torch Snake is five kernels whose intermediate results are all kept; with a float32 `alpha` they are float32
 even where the activations are bfloat16. The operator returns the type of its input, computes in float32 or wider, and
-computes everything anew in its backward pass. On CUDA both passes are kernels that `torch.compile` makes.
+computes everything anew in its backward pass. A training on CUDA registers a kernel for each pass
+(`codecctl.train.snake_kernels`).
 """
 
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-_TINY = 1e-9  # beside alpha where it divides
+TINY = 1e-9  # beside alpha where it divides
 # An exported model brings a copy of this module. Of two operators of one name torch destroys the first, though it is in
 # use.
 _NAMESPACE = "codecctl" if __name__.startswith("codecctl.") else f"codecctl_{uuid.uuid4().hex}"
@@ -35,7 +34,7 @@ class Snake(nn.Module):
         # the formula does. A compiler fuses the formula with what is around it, but cannot look into an operator.
         if not needs_gradient or torch.compiler.is_compiling():
             return snake_formula(x, self.alpha)
-        y: Tensor = _snake(x, self.alpha)
+        y: Tensor = snake_operator(x, self.alpha)
         return y
 
 
@@ -46,15 +45,15 @@ def snake_formula(x: Tensor, alpha: Tensor) -> Tensor:
         return snake_formula(x.to(wide), alpha.to(wide)).to(x.dtype)
     angle = alpha * x
     if torch.is_grad_enabled():
-        return x + angle.sin().square() / (alpha + _TINY)
-    return torch.addcmul(x, angle.sin_().square_(), 1 / (alpha + _TINY))  # few passes, and little new memory
+        return x + angle.sin().square() / (alpha + TINY)
+    return torch.addcmul(x, angle.sin_().square_(), 1 / (alpha + TINY))  # few passes, and little new memory
 
 
-def _gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+def gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """The gradients of `x` and `alpha`, each in the type of its tensor, from that of Snake's result."""
     wide = torch.promote_types(x.dtype, torch.float32)
     g, x_wide, alpha_wide = gradient.to(wide), x.to(wide), alpha.to(wide)
-    divisor = alpha_wide + _TINY
+    divisor = alpha_wide + TINY
     angle = alpha_wide * x_wide
     cosine, sine = angle.cos(), angle.sin_()
     # In place where a tensor is done with: on the CPU each new one costs as much as the arithmetic.
@@ -66,23 +65,21 @@ def _gradient_formula(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tenso
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::snake", mutates_args=())
-def _snake(x: Tensor, alpha: Tensor) -> Tensor:
-    y: Tensor = fastest(snake_formula, x)(x, alpha.detach())
-    return y
+def snake_operator(x: Tensor, alpha: Tensor) -> Tensor:
+    return snake_formula(x, alpha.detach())
 
 
 @torch.library.custom_op(f"{_NAMESPACE}::snake_backward", mutates_args=())
-def _snake_backward(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor] = fastest(_gradient_formula, x)(gradient, x, alpha.detach())
-    return gradients
+def snake_backward_operator(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    return gradient_formula(gradient, x, alpha.detach())
 
 
-@_snake.register_fake
+@snake_operator.register_fake
 def _(x: Tensor, alpha: Tensor) -> Tensor:
     return torch.empty_like(x)
 
 
-@_snake_backward.register_fake
+@snake_backward_operator.register_fake
 def _(gradient: Tensor, x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     return torch.empty_like(x), torch.empty_like(alpha)
 
@@ -92,20 +89,8 @@ def _save_inputs(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> Non
 
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    gradients: tuple[Tensor, Tensor] = _snake_backward(gradient, *ctx.saved_tensors)
+    gradients: tuple[Tensor, Tensor] = snake_backward_operator(gradient, *ctx.saved_tensors)
     return gradients
 
 
-_snake.register_autograd(_backward, setup_context=_save_inputs)
-
-
-def fastest(formula: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
-    """The formula in plain torch as the device of `x` computes it fastest: on CUDA as one compiled kernel."""
-    return _compiled(formula) if x.is_cuda else formula
-
-
-@cache
-def _compiled(formula: Callable[..., Any]) -> Callable[..., Any]:
-    # For all shapes at once: one that is made for a shape would be made anew for each layer. The compiler takes the
-    # shape of a Parameter for constant, so what is compiled gets plain tensors.
-    return torch.compile(formula, dynamic=True)
+snake_operator.register_autograd(_backward, setup_context=_save_inputs)

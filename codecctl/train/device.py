@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import sysconfig
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -87,7 +88,7 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raises `CodecctlError` unless this machine can compile what `torch.compile` makes for the device."""
+    """Raises `CodecctlError` unless this machine can compile kernels for the device."""
     language, variable, names = ("C", "CC", ("gcc", "clang")) if device.type == "cuda" else ("C++", "CXX", ("g++",))
     if shutil.which(os.environ.get(variable) or "") is None and not any(map(shutil.which, names)):
         raise CodecctlError(
@@ -96,6 +97,8 @@ def check_compiler(device: torch.device) -> None:
     header = Path(sysconfig.get_path("include")) / "Python.h"
     if not header.exists():
         raise CodecctlError(f"{header} is missing, which torch.compile needs: install this Python's headers")
+    if device.type == "cuda" and find_spec("triton") is None:
+        raise CodecctlError("triton is missing, which training on CUDA needs: install it (pip install triton)")
 
 
 def cannot_compile(error: Exception) -> CodecctlError:

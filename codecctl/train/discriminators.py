@@ -6,8 +6,9 @@ As in Kumar et al. 2023 (Improved RVQGAN, section 3.3); the multi-period half is
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -19,7 +20,6 @@ from torch.nn.utils.parametrizations import weight_norm
 
 from codecctl.audio.spectrum import Stft
 from codecctl.config.schema import AdversarialConfig
-from codecctl.model.snake import fastest
 
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
 """Edges of the bands, as shares of the spectrum."""
@@ -35,8 +35,19 @@ def l1_means(target: Tensor, x: Tensor) -> Tensor:
     One operator that keeps nothing but its inputs: feature maps are many times the audio, and in
     plain torch their distance is ten kernels, forward and backward, over float32 copies of them.
     """
-    means: Tensor = fastest(_means, x)(*_rows(x, target, x))
+    means: Tensor = _fastest(_means, x)(*_rows(x, target, x))
     return means
+
+
+def _fastest(formula: Callable[..., Any], x: Tensor) -> Callable[..., Any]:
+    """The formula as the device of `x` computes it fastest: on CUDA as one compiled kernel."""
+    return _compiled(formula) if x.is_cuda else formula
+
+
+@cache
+def _compiled(formula: Callable[..., Any]) -> Callable[..., Any]:
+    # For all shapes at once: one that is made for a shape would be made anew for each feature map.
+    return torch.compile(formula, dynamic=True)
 
 
 def _rows(like: Tensor, *maps: Tensor) -> list[Tensor]:
@@ -62,7 +73,7 @@ def _gradient(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
 def _l1_means_backward(gradient: Tensor, target: Tensor, x: Tensor) -> Tensor:
     x_gradient = torch.empty_like(x)
     (rows,) = _rows(x, x_gradient)
-    rows.copy_(fastest(_gradient, x)(gradient, *_rows(x, target, x)))
+    rows.copy_(_fastest(_gradient, x)(gradient, *_rows(x, target, x)))
     return x_gradient
 
 

@@ -107,6 +107,10 @@ def wrap(
         compile_parts(state.codec)
     if config.train.compile or fabric.device.type == "cuda":
         check_compiler(fabric.device)
+    if fabric.device.type == "cuda":
+        from codecctl.train.snake_kernels import use_snake_kernels  # triton is there with CUDA only
+
+        use_snake_kernels()
     generator, optimizer = fabric.setup(state.generator, state.optimizer, move_to_device=False)
     adversary = None
     if state.discriminators is not None and state.discriminator_optimizer is not None:

@@ -36,6 +36,9 @@ def _without_tf32() -> Iterator[None]:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
 def test_fused_snake_is_the_formula(record: Record, dtype: torch.dtype) -> None:
     """x + sin(alpha x)^2 / alpha and its gradients, computed in float64 from the same inputs."""
+    from codecctl.train.snake_kernels import use_snake_kernels  # triton is there with CUDA only
+
+    use_snake_kernels()
     snake = Snake(64).to(CARD)
     with torch.no_grad():
         snake.alpha.uniform_(0.1, 3)
