@@ -81,8 +81,8 @@ class TrainingDisplay(TrainingCallbacks):
     def saved(self, step: int, seconds: float) -> None:
         self._say(f"step {step}: saved; training waited {seconds:.2f} s")
 
-    def time_over(self, run: Run, step: int) -> None:
-        self._say(f"stopped after step {step}: the time limit is over; saved; `codecctl resume {run.folder}` goes on")
+    def time_over(self, step: int, command: str) -> None:
+        self._say(f"stopped after step {step}: the time limit is over; saved; `{command}` goes on")
 
     def warned(self, step: int, message: str) -> None:
         self._say(label=f"step {step}: {message}")

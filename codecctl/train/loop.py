@@ -309,11 +309,14 @@ class _Training:
 
     def _end(self, stop: int, stop_step: int) -> None:
         """Raises `Interrupted` if the reason to stop is a signal."""
-        step, folder = self.state.step, self.run.folder
+        step = self.state.step
+        # The config knows its own end, but not one that was given for this command.
+        end = f" --steps {stop_step}" if stop_step != self.config.train.n_steps else ""
+        command = f"codecctl resume {self.run.folder}{end}"
         if stop != TIME_IS_OVER:
-            raise Interrupted(f"stopped after step {step}, saved; `codecctl resume {folder}` goes on", stop)
+            raise Interrupted(f"stopped after step {step}, saved; `{command}` goes on", stop)
         if step < stop_step:
-            self.callbacks.time_over(self.run, step)
+            self.callbacks.time_over(step, command)
 
     def _gather_counts(self) -> None:
         """Add what all ranks have counted to the state."""

@@ -64,6 +64,11 @@ def test_an_interrupted_run_saves_where_it_stands(config: Config, tmp_path: Path
     assert_same_run(tmp_path / "straight", run)
 
 
+def test_the_end_given_to_the_command_is_part_of_how_to_go_on(config: Config, tmp_path: Path) -> None:
+    with pytest.raises(Interrupted, match=r"saved; `codecctl resume .*run --steps 5` goes on"):
+        train(config, tmp_path / "run", CPU, _InterruptAt(3), stop_step=5)
+
+
 def test_a_signal_ends_a_validation_and_the_resumed_run_has_it(
     config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,6 @@ from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.train import signals
 from codecctl.train.callbacks import TrainingCallbacks
-from codecctl.train.checkpoint import Run
 from codecctl.train.loop import resume, train
 from codecctl.train.signals import TimeLimit
 from codecctl.train.step import StepResult
@@ -38,7 +37,7 @@ class Minutes(TrainingCallbacks):
     def stepped(self, step: int, result: StepResult, throughput: Throughput) -> None:
         self.now += 1
 
-    def time_over(self, run: Run, step: int) -> None:
+    def time_over(self, step: int, command: str) -> None:
         self.ended_at = step
 
 
