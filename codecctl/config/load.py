@@ -27,11 +27,21 @@ def configs_folder() -> Path:
 def load_config(name: str | Path = "production", *, gpu: str | None = None, overrides: Sequence[str] = ()) -> Config:
     """The config of that name or path, the card's profile laid over it, then each `a.b=c` of `overrides`.
 
-    Raises `ConfigError` for a missing file, an unknown key or a wrong type.
+    The section `production` of a profile sizes the production run for the card. In another config it adds only what
+    that does not say itself. Raises `ConfigError` for a missing file, an unknown key or a wrong type.
     """
-    values = read_yaml(find_config(name))
+    path = find_config(name)
+    values = read_yaml(path)
     if gpu is not None:
-        _merge(values, read_yaml(find_config(gpu, folder="gpu")))
+        profile = read_yaml(find_config(gpu, folder="gpu"))
+        if isinstance(of_production := profile.get("production"), dict):
+            del profile["production"]
+            if path.resolve() == (configs_folder() / "production.yaml").resolve():
+                _merge(values, of_production)
+            else:
+                _merge(of_production, values)
+                values = of_production
+        _merge(values, profile)
     for override in overrides:
         _merge(values, _read_override(override))
     return parse_config(values, source=str(name))

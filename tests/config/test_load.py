@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecctl.config.load import dump_config, find_config, load_config, parse_config
+from codecctl.config.load import configs_folder, dump_config, find_config, load_config, parse_config
 from codecctl.config.model import TransformConfig
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
@@ -60,6 +60,21 @@ def test_the_card_lies_over_the_file_and_set_over_the_card() -> None:
     assert config.model == load_config("starter").model
     assert config.train.gpu is not None
     assert config.train.gpu.name == "RTX 4090"
+
+
+def test_a_card_sizes_the_production_run_and_what_says_nothing_else(tmp_path: Path) -> None:
+    def run_of(config: str | Path) -> tuple[int, float | None]:
+        train = load_config(config, gpu="rtx4090").train
+        return train.n_steps, train.adversarial.heard_seconds
+
+    production = run_of("production")
+    assert production == (300000, 1.5)
+    assert run_of(configs_folder() / "production.yaml") == production
+    assert run_of(write(tmp_path, "data: {path: mine}")) == production
+    assert run_of(write(tmp_path, "train: {n_steps: 7}")) == (7, 1.5)
+    assert run_of("vocoder") == (15000, 0.5)
+    profile = write(tmp_path, "production: 3")
+    assert "unknown key 'production'" in refused("smoke", gpu=str(profile))
 
 
 def test_set_takes_lists_sections_and_the_last_word() -> None:
