@@ -23,10 +23,10 @@ from codecctl.config.load import load_config
 from codecctl.config.model import (
     ModelConfig,
     QuantizerConfig,
+    RefinedConfig,
     StridedConfig,
     TransformConfig,
     TransformerConfig,
-    VocoderConfig,
 )
 from codecctl.data.prepare import prepare
 from codecctl.inference.load import Codec as LoadedCodec
@@ -40,9 +40,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 torch.set_num_threads(1)  # tensors are tiny, and several test processes may share the cores
 
 TINY_TRANSFORM = TransformConfig(hop_length=12, low_coefficients=5, high_bands=3, first_band=5, level_prediction=0)
-TINY_VOCODER = VocoderConfig(
-    hop_length=12, low_coefficients=5, high_bands=3, first_band=5, channels=16, n_blocks=1, fine_channels=8,
-    n_fine_blocks=1,
+TINY_REFINED = RefinedConfig(
+    hop_length=12, low_coefficients=5, high_bands=3, first_band=5, fine_channels=8, n_fine_blocks=1
 )  # fmt: skip
 TINY = ModelConfig(
     front=StridedConfig(strides=(2, 4, 5), base_channels=4, dilations=(1, 3)),  # hop 40
@@ -127,7 +126,7 @@ def tiny() -> ModelConfig:
     )
 
 
-@pytest.fixture(scope="session", params=[None, TINY_TRANSFORM, TINY_VOCODER], ids=["strided", "transform", "vocoder"])
+@pytest.fixture(scope="session", params=[None, TINY_TRANSFORM, TINY_REFINED], ids=["strided", "transform", "refined"])
 def tiny_of_each_front(tiny: ModelConfig, request: pytest.FixtureRequest) -> ModelConfig:
     return tiny.model_copy(update={"front": request.param}) if request.param else tiny
 

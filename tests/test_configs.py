@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from codecctl.config.load import configs_folder, load_config, read_yaml
-from codecctl.config.model import FrontSection, Section, TransformConfig, VocoderConfig
+from codecctl.config.model import FrontSection, RefinedConfig, Section, TransformConfig
 from codecctl.config.schema import Config
 from codecctl.data.download.recipes import read_recipes
 from codecctl.model.codec import Codec
@@ -53,7 +53,7 @@ def comments(path: Path) -> dict[str, str]:
 
 
 def test_nothing_else_lies_in_the_folder() -> None:
-    assert NAMES == ["production", "smoke", "starter", "starter-adversarial", "vocoder"]
+    assert NAMES == ["production", "refined", "smoke", "starter", "starter-adversarial"]
     assert set(CARDS) == set(PROFILES)
     assert {path.name for path in CONFIGS.iterdir() if path.is_dir()} == {"gpu", "datasets"}
 
@@ -106,13 +106,13 @@ def test_small_configs_keep_the_production_format(name: str) -> None:
     assert small.quantizer.codebook_sizes == production.quantizer.codebook_sizes
 
 
-@pytest.mark.parametrize(("name", "front"), [("starter", TransformConfig), ("vocoder", VocoderConfig)])
+@pytest.mark.parametrize(("name", "front"), [("starter", TransformConfig), ("refined", RefinedConfig)])
 def test_a_config_explains_every_key_of_its_front(name: str, front: type[FrontSection]) -> None:
     told = {key: text for key, text in comments(CONFIGS / f"{name}.yaml").items() if key.startswith("model.front.")}
     assert told == dict(keys(front, "model.front."))
 
 
-@pytest.mark.parametrize("name", ["starter-adversarial", "vocoder"])
+@pytest.mark.parametrize("name", ["starter-adversarial", "refined"])
 def test_configs_that_go_on_from_the_starter_keep_its_encoder_and_codebooks(name: str) -> None:
     config, starter = load_config(name), load_config("starter")
     assert config.model.front.encoder == starter.model.front

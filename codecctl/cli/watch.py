@@ -70,8 +70,8 @@ class TrainingDisplay(TrainingCallbacks):
         for name, value in describe_preflight(findings).items():
             self._say(f"{name}: {value}")
 
-    def renewed_decoder(self, start_from: Path) -> None:
-        self._say(f"start: encoder and codebooks are those of {start_from}; the decoder starts anew")
+    def extended(self, start_from: Path, new: list[str]) -> None:
+        self._say(f"start: the weights of {start_from}, which has no {', '.join(new)}: as at the start of a training")
 
     def will_validate(self, validation: ValidationSet) -> None:
         metrics = ", ".join(validation.metrics) or "no perceptual metric"

@@ -105,22 +105,20 @@ class TransformConfig(FrontSection):
         return self.low_coefficients + self.high_bands
 
 
-class VocoderConfig(TransformConfig):
-    """Front with the codes of `transform` and a decoder for discriminators: blocks, then overlapping spectra."""
+class RefinedConfig(TransformConfig):
+    """Front of `transform` whose decoder ends with a network that corrects overlapping spectra."""
 
-    kind: Literal["vocoder"] = Field(  # type: ignore[assignment]  # another literal than its base's
-        "vocoder", description="the codes of transform, decoded by overlapping spectra"
+    kind: Literal["refined"] = Field(  # type: ignore[assignment]  # another literal than its base's
+        "refined", description="transform, and a network that corrects overlapping spectra of what it decodes"
     )
-    channels: int = Field(512, gt=0, le=_MAX_WIDTH, description="of the decoder's blocks at the frame rate")
-    n_blocks: int = Field(5, ge=0, le=256, description="of those")
-    fine_channels: int = Field(256, gt=0, le=_MAX_WIDTH, description="of the decoder's blocks at the rate of spectra")
+    fine_channels: int = Field(256, gt=0, le=_MAX_WIDTH, description="of the blocks at the rate of these spectra")
     n_fine_blocks: int = Field(4, ge=0, le=256, description="of those")
     spectra_per_frame: int = Field(
         4, ge=3, le=64, description="spectra as long as a frame; delay: a frame less one part of so many"
     )
 
     @model_validator(mode="after")
-    def _check_spectra(self) -> VocoderConfig:
+    def _check_spectra(self) -> RefinedConfig:
         if self.hop_length % self.spectra_per_frame or self.hop_length % 2:
             raise ValueError(
                 f"hop_length is {self.hop_length}, which must be even and a multiple of spectra_per_frame "
@@ -140,11 +138,11 @@ class VocoderConfig(TransformConfig):
 FrontConfig = Annotated[
     Annotated[StridedConfig, Tag("strided")]
     | Annotated[TransformConfig, Tag("transform")]
-    | Annotated[VocoderConfig, Tag("vocoder")],
+    | Annotated[RefinedConfig, Tag("refined")],
     Discriminator(
         lambda front: front.get("kind", "strided") if isinstance(front, dict) else getattr(front, "kind", ""),
         custom_error_type="unknown_front",
-        custom_error_message="expected a section whose kind is strided, transform or vocoder",
+        custom_error_message="expected a section whose kind is strided, transform or refined",
     ),
 ]
 

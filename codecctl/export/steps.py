@@ -16,7 +16,6 @@ from torch.overrides import TorchFunctionMode
 from codecctl.model.causal import StreamState, prepend_past
 from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec
-from codecctl.model.fronts.vocoder import Synthesis, VocoderDecoder
 from codecctl.model.pitch import LongTermPrediction
 
 
@@ -169,26 +168,7 @@ class _RowsConvolution(torch.autograd.Function):
         return graph.op("Conv", x, graph.op("Transpose", taps, perm_i=[1, 0, 2]), group_i=n_rows)
 
 
-class _PlainVocoderDecoder(VocoderDecoder):
-    def _spectra(self, level: Tensor, phase: Tensor, latents: Tensor, state: StreamState | None) -> Tensor:
-        """[B, T', 2, F], real parts and imaginary ones."""
-        magnitude = level.exp()
-        parts = torch.stack([magnitude * phase.cos(), magnitude * phase.sin()], dim=2)
-        return parts + self._coded_parts(latents, state).mT
-
-
-class _PlainSynthesis(Synthesis):
-    def _frames(self, spectra: Tensor) -> Tensor:
-        """[B, T', 2, F] -> [B, T', N], the inverse Fourier transform as one matrix product."""
-        n = len(self.window)
-        unit = torch.eye(n // 2 + 1, dtype=torch.float64)
-        parts = torch.cat([torch.fft.irfft(unit.to(torch.complex128), n), torch.fft.irfft(1j * unit, n)])
-        return spectra.flatten(2) @ parts.to(spectra)
-
-
 _PLAIN: dict[type[nn.Module], type[nn.Module]] = {
     Codebook: _PlainCodebook,
     LongTermPrediction: _PlainLongTermPrediction,
-    VocoderDecoder: _PlainVocoderDecoder,
-    Synthesis: _PlainSynthesis,
 }

@@ -14,13 +14,13 @@ from codecctl.config.model import ModelConfig
 from codecctl.errors import UsageError
 from codecctl.model.causal import StreamState, with_channels_last
 from codecctl.model.fronts.front import Front
+from codecctl.model.fronts.refined import FRONT as REFINED
 from codecctl.model.fronts.strided import FRONT as STRIDED
 from codecctl.model.fronts.transform import FRONT as TRANSFORM
-from codecctl.model.fronts.vocoder import FRONT as VOCODER
 from codecctl.model.quantizer import ResidualVectorQuantizer
 
 # By the `kind` of their section of the config. A new one is a file, a row here and a section there.
-FRONTS: dict[str, Front] = {"strided": STRIDED, "transform": TRANSFORM, "vocoder": VOCODER}
+FRONTS: dict[str, Front] = {"strided": STRIDED, "transform": TRANSFORM, "refined": REFINED}
 _CODE_TYPES = (torch.uint8, torch.int8, torch.int16, torch.uint16, torch.int32, torch.int64)
 
 

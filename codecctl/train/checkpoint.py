@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -180,30 +180,24 @@ def training_of(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return checkpoint.training
 
 
-def take_weights(state: TrainState, path: Path, frozen: Sequence[str]) -> bool:
+def take_weights(state: TrainState, path: Path) -> list[str]:
     """Start with the weights and codebooks of a checkpoint's model, and with nothing else of it.
 
-    Returns whether the decoder starts anew, because it alone is of another front. Raises `UsageError` if encoder and
-    quantizer, whose codes a new decoder would change, are not among the `frozen` parts then; `CodecctlError` if the
-    weights do not fit the codec, or the latents have another meaning.
+    Returns the parts that it does not have, which start anew: a front may have layers behind the decoder of another
+    with the same encoder. Raises `CodecctlError` if the weights do not fit the codec, or the latents have another
+    meaning.
     """
     checkpoint = Checkpoint.read(path)
     theirs, ours = checkpoint.model.front, state.codec.config.front
     _check_latents(checkpoint.model, state.codec.config, path)
-    weights = dict(checkpoint.weights)
-    has_new_decoder = theirs.kind != ours.kind and theirs.encoder.kind == ours.encoder.kind
-    if has_new_decoder:
-        if not {"encoder", "quantizer"} <= set(frozen):
-            raise UsageError(
-                f"{path}: a {ours.kind} decoder starts anew, and its gradient would change the codes: "
-                "--set train.freeze=[encoder,quantizer]"
-            )
-        own = state.codec.state_dict()
-        weights = {name: weight for name, weight in weights.items() if not name.startswith("decoder.")}
-        weights |= {name: weight for name, weight in own.items() if name.startswith("decoder.")}
+    weights, own = dict(checkpoint.weights), state.codec.state_dict()
+    missing: set[str] = set()
+    if theirs.kind != ours.kind and theirs.encoder.kind == ours.encoder.kind:
+        missing = own.keys() - weights.keys()
+        weights = {name: weights.get(name, weight) for name, weight in own.items()}
     for codec in (state.codec, state.ema):
         load_weights(codec, weights, path)
-    return has_new_decoder
+    return sorted({".".join(name.split(".")[:2]) for name in missing})
 
 
 def read_run_config(run: Run) -> tuple[Checkpoint, Config]:

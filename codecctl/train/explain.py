@@ -42,7 +42,7 @@ def explain(config: Config, device: torch.device, start_from: Path | None = None
     if start_from is None:
         fit_codebooks(state, config, crops, fabric)
     else:
-        take_weights(state, start_from, config.train.freeze)
+        take_weights(state, start_from)
     audio = sent(crops.batch(0, config.train.batch_size), fabric.device)
     plan = plan_step(at_full_weight(state, config), [audio], context, config)
     output, semantics = context.generator(audio, plan.n_quantizers)

@@ -71,8 +71,8 @@ def train(
         training.check()
         if start_from is None:
             fit_codebooks(training.state, config, crops, fabric)
-        elif take_weights(training.state, start_from, config.train.freeze):
-            training.callbacks.renewed_decoder(start_from)
+        elif new := take_weights(training.state, start_from):
+            training.callbacks.extended(start_from, new)
         training.check_time()
         with _held(run, fabric, callbacks):
             if fabric.is_global_zero:

@@ -1,18 +1,18 @@
 #!/bin/sh
 # Train the starter's decoder on a borrowed card, in one command that ends in time, and leave what came of it in $OUT.
 # From the root of a checkout, with speech in /tmp/speech or in a prepared folder:
-#   sh tests/cuda/train_starter.sh adversarial|vocoder [--minutes 9] [--from CKPT] [--prepared DIR] [--tiny] [A.B=C ...]
-# adversarial: the shipped decoder, with discriminators. vocoder: a new decoder for the same codes.
+#   sh tests/cuda/train_starter.sh adversarial|refined [--minutes 9] [--from CKPT] [--prepared DIR] [--tiny] [A.B=C ...]
+# adversarial: the shipped decoder, with discriminators. refined: with a network behind it, too.
 # A second call on the same machine resumes the run. On another one, join what came back and go on from it:
-#   cat OUT/vocoder.safetensors.* > vocoder.safetensors; sh tests/cuda/train_starter.sh vocoder --from vocoder.safetensors
+#   cat OUT/refined.safetensors.* > refined.safetensors; sh tests/cuda/train_starter.sh refined --from refined.safetensors
 # `--tiny` tries the script itself on a CPU, with the bundled clips.
 cd "$(dirname "$0")/../.." || exit 1
 started=$(date +%s)
 mode=$1 && shift
 case $mode in
     adversarial) config=starter-adversarial ;;
-    vocoder) config=vocoder ;;
-    *) echo "train_starter.sh: give adversarial or vocoder" >&2 && exit 2 ;;
+    refined) config=refined ;;
+    *) echo "train_starter.sh: give adversarial or refined" >&2 && exit 2 ;;
 esac
 minutes=9 from=starter prepared=/tmp/prepared speech=/tmp/speech run=/tmp/run-$mode device=cuda workers=16 kept=60 tiny= sets=
 while [ $# -gt 0 ]; do

@@ -19,7 +19,7 @@ from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
 from codecctl.inference.find import find_checkpoint
 from codecctl.inference.load import save_codec
 from codecctl.model import codec as model
-from tests.conftest import TINY_TRANSFORM, TINY_VOCODER, lively
+from tests.conftest import TINY_REFINED, TINY_TRANSFORM, lively
 
 _ENCODE_AND_DECODE = """
 from pathlib import Path
@@ -57,7 +57,7 @@ for folder in map(Path, sys.argv[1:]):
     with torch.no_grad():
         torch.save(exchange(folder), folder.with_suffix(".found.pt"))
 """
-_FRONTS = {"strided": None, "transform": TINY_TRANSFORM, "vocoder": TINY_VOCODER}
+_FRONTS = {"strided": None, "transform": TINY_TRANSFORM, "refined": TINY_REFINED}
 _NAMES = [*_FRONTS, "starter"]
 
 

@@ -24,7 +24,7 @@ from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec, save_codec
 from codecctl.model import codec as model
 from tests.browser import headless, until
-from tests.conftest import TINY_VOCODER
+from tests.conftest import TINY_REFINED
 from tests.export.server import served
 from tests.export.ties import check_equal_but_for_ties
 
@@ -288,7 +288,7 @@ def test_it_fits_a_narrow_screen_in_both_schemes_and_names_its_controls(opened: 
         opened.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-@pytest.mark.parametrize("tiny_codec", [TINY_VOCODER], indirect=True)
+@pytest.mark.parametrize("tiny_codec", [TINY_REFINED], indirect=True)
 def test_a_model_in_float32_whose_decoder_is_late_gives_the_codes_and_the_sound_of_torch(
     other_window: Any, tiny_codec: model.Codec, package: Path, tmp_path: Path, speech: Tensor
 ) -> None:

@@ -72,6 +72,6 @@ def test_half_precision_works_or_is_refused(tiny_codec: Codec, audio: Tensor, pr
     half = copy.deepcopy(tiny_codec).to(precision)
     codes = half.encode(audio)
     assert codes.shape == (2, 3, 20)
-    has_fourier = tiny_codec.config.front.kind in ("transform", "vocoder")  # which there is not in half precision
+    has_fourier = tiny_codec.config.front.kind in ("transform", "refined")  # which there is not in half precision
     with pytest.raises(UsageError, match=r"codec.float\(\) can") if has_fourier else nullcontext():
         assert half.decode(codes).isfinite().all()

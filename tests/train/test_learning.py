@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from codecctl.errors import CodecctlError, UsageError
+from codecctl.errors import CodecctlError
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec, save_codec
 from codecctl.train import alarms, loop
@@ -75,35 +75,33 @@ def test_weights_with_other_latent_keys_are_refused(tmp_path: Path) -> None:
     predicted = tiny_config(Path("unused"), front)
     path = tmp_path / "other.pt"
     save_codec(start_state(predicted, CPU).codec, path)
-    take_weights(start_state(predicted, CPU), path, ())
+    take_weights(start_state(predicted, CPU), path)
     with pytest.raises(
         CodecctlError, match=r"0\.4 there, 0\.0 in the config; --set model\.front\.level_prediction=0\.4"
     ):
-        take_weights(start_state(tiny_config(Path("unused"), front, "model.front.level_prediction=0"), CPU), path, ())
+        take_weights(start_state(tiny_config(Path("unused"), front, "model.front.level_prediction=0"), CPU), path)
 
 
-def test_a_new_decoder_keeps_the_codes_of_another_and_its_own_start(tmp_path: Path) -> None:
+def test_a_front_with_more_layers_goes_on_from_one_with_fewer(tmp_path: Path) -> None:
     front = "hop_length: 32, low_coefficients: 5, high_bands: 3, first_band: 5"
     path = tmp_path / "other.pt"
-    save_codec(start_state(tiny_config(Path("unused"), f"model.front={{kind: transform, {front}}}"), CPU).codec, path)
-    sizes = "channels: 16, n_blocks: 1, fine_channels: 8, n_fine_blocks: 1"
-    config = tiny_config(Path("unused"), f"model.front={{kind: vocoder, {front}, {sizes}}}", "train.seed=1")
-    state = start_state(config, CPU)
-    drawn = state.codec.decoder.first.weight.clone()
-    for frozen in ((), ("encoder",)):
-        with pytest.raises(
-            UsageError, match=r"a vocoder decoder starts anew.*--set train\.freeze=\[encoder,quantizer\]"
-        ):
-            take_weights(state, path, frozen)
-    other = tiny_config(Path("unused"), f"model.front={{kind: vocoder, {front}, {sizes}, level_prediction: 0}}")
-    with pytest.raises(CodecctlError, match=r"level_prediction is 0\.4 there"):
-        take_weights(start_state(other, CPU), path, ("encoder", "quantizer"))
-    has_new_decoder = take_weights(state, path, ("encoder", "quantizer"))
-    assert has_new_decoder
+    other = start_state(tiny_config(Path("unused"), f"model.front={{kind: transform, {front}}}"), CPU).codec
+    save_codec(other, path)
+    sizes = "fine_channels: 8, n_fine_blocks: 1"
+    state = start_state(
+        tiny_config(Path("unused"), f"model.front={{kind: refined, {front}, {sizes}}}", "train.seed=1"), CPU
+    )
+    drawn = state.codec.decoder.refiner.first.weight.clone()
+    assert take_weights(state, path) == ["decoder.refiner"]
+    for codec in (state.codec, state.ema):
+        assert torch.equal(drawn, codec.decoder.refiner.first.weight)
+        codes = other.encode(crops(1))
+        torch.testing.assert_close(codec.decode(codes), other.decode(codes), rtol=0, atol=1e-6)
     save_codec(state.codec, tmp_path / "new.pt")
     assert Codec.load(path, "cpu").fingerprint == Codec.load(tmp_path / "new.pt", "cpu").fingerprint
-    assert torch.equal(drawn, state.codec.decoder.first.weight)
-    assert torch.equal(drawn, state.ema.decoder.first.weight)
+    unlike = tiny_config(Path("unused"), f"model.front={{kind: refined, {front}, {sizes}, level_prediction: 0}}")
+    with pytest.raises(CodecctlError, match=r"level_prediction is 0\.4 there"):
+        take_weights(start_state(unlike, CPU), path)
 
 
 def test_accumulated_batches_are_one_batch() -> None:

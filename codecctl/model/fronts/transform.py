@@ -78,8 +78,12 @@ class TransformDecoder(nn.Module):
         self.mixer = Mixer(config.transformer.width, n)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            latents = self.level_prediction.inverse(x, state).mT  # [B, T, D]
+        return self.decode(self.level_prediction.inverse(x, state), state)
+
+    def decode(self, latents: Tensor, state: StreamState | None = None) -> Tensor:
+        """Latents [B, D, T] whose levels are not predicted -> [B, 1, T x hop]."""
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.mT  # [B, T, D]
             features = self.network.features(latents, state)  # [B, T, inner]
             first = self.first_pass(latents, features, state)
             coefficients = self.second_pass(first, features, state)

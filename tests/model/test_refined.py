@@ -1,4 +1,4 @@
-"""The vocoder front: the codes of the transform front, decoded by overlapping spectra."""
+"""The refined front: the codes of the transform front, and corrected spectra of what it decodes."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from codecctl.config.model import ModelConfig, VocoderConfig
+from codecctl.config.model import ModelConfig, RefinedConfig
 from codecctl.inference.identity import fingerprint
 from codecctl.inference.stream import StreamDecoder
 from codecctl.model.codec import Codec
-from codecctl.model.cosine import CosineTransform
-from codecctl.model.fronts.vocoder import Synthesis
-from tests.conftest import TINY_TRANSFORM, TINY_VOCODER, lively
+from codecctl.model.fronts.refined import Analysis, Synthesis
+from tests.conftest import TINY_REFINED, TINY_TRANSFORM, lively
 
 
 def with_front(tiny: ModelConfig, front: object) -> ModelConfig:
@@ -21,8 +20,8 @@ def with_front(tiny: ModelConfig, front: object) -> ModelConfig:
 
 
 def test_codes_and_fingerprint_are_those_of_the_transform_front(tiny: ModelConfig) -> None:
-    front = TINY_TRANSFORM.model_copy(update={"level_prediction": TINY_VOCODER.level_prediction})
-    config, transform = with_front(tiny, TINY_VOCODER), lively(with_front(tiny, front))
+    front = TINY_TRANSFORM.model_copy(update={"level_prediction": TINY_REFINED.level_prediction})
+    config, transform = with_front(tiny, TINY_REFINED), lively(with_front(tiny, front))
     codec = lively(config)
     taken = {name: w for name, w in transform.state_dict().items() if not name.startswith("decoder.")}
     codec.load_state_dict(codec.state_dict() | taken)
@@ -33,20 +32,17 @@ def test_codes_and_fingerprint_are_those_of_the_transform_front(tiny: ModelConfi
 
 def test_synthesis_of_a_signals_spectra_is_the_signal_after_the_delay(tiny: ModelConfig) -> None:
     hop, n = 3, 12
-    signal = torch.randn(40 * hop, dtype=torch.float64)
-    window = torch.hann_window(n, dtype=torch.float64)
-    past = torch.nn.functional.pad(signal, (n - hop, 0))
-    spectra = torch.fft.rfft(past.unfold(0, n, hop) * window / window.norm())
-    heard = Synthesis(n, 4).double()(spectra[None])[0, 0]
-    delay = with_front(tiny, TINY_VOCODER).delay
+    signal = torch.randn(1, 1, 40 * hop, dtype=torch.float64)
+    heard = Synthesis(n, 4)(*Analysis(n, 4)(signal))
+    delay = with_front(tiny, TINY_REFINED).delay
     assert delay == n - hop
-    torch.testing.assert_close(heard[delay:], signal[:-delay], rtol=0, atol=1e-6)  # the window's float32
-    assert heard[:delay].abs().max() < 1e-6
+    torch.testing.assert_close(heard[..., delay:], signal[..., :-delay], rtol=0, atol=1e-6)  # the bases are float32
+    assert heard[..., :delay].abs().max() < 1e-6
 
 
 @torch.inference_mode()
 def test_a_stream_is_late_by_the_delay_and_flush_returns_the_rest(tiny: ModelConfig) -> None:
-    codec = lively(with_front(tiny, TINY_VOCODER)).double()
+    codec = lively(with_front(tiny, TINY_REFINED)).double()
     codes = codec.encode(torch.randn(1, 1, 120, dtype=torch.float64))
     stream = StreamDecoder(codec)
     parts = [*(stream.push(code) for code in codes.split(1, -1)), stream.flush()]
@@ -57,19 +53,18 @@ def test_a_stream_is_late_by_the_delay_and_flush_returns_the_rest(tiny: ModelCon
 
 
 @torch.no_grad()
-def test_what_is_coded_one_by_one_is_decoded_from_the_start(tiny: ModelConfig, speech: Tensor) -> None:
-    codec, audio = Codec(with_front(tiny, TINY_VOCODER)).double(), speech[..., :12000].double()
-    codec.fit_front(audio)
-    codec.decoder.polar.bias[: 12 // 2 + 1] = -40  # nothing from the network
-    before, after = (
-        CosineTransform(12)(x.reshape(1, -1, 12))[..., :5].flatten()
-        for x in (audio, codec.decode_latents(codec.encoder(audio)))
-    )
-    assert (before @ after) / (before.norm() * after.norm()) > 0.9999
+def test_before_the_first_step_it_decodes_as_the_transform_front(tiny: ModelConfig, speech: Tensor) -> None:
+    front = TINY_TRANSFORM.model_copy(update={"level_prediction": TINY_REFINED.level_prediction})
+    transform, codec = Codec(with_front(tiny, front)), Codec(with_front(tiny, TINY_REFINED))
+    audio = speech[..., :12000]
+    transform.fit_front(audio)
+    codec.load_state_dict(codec.state_dict() | transform.state_dict())
+    latents = transform.encode_latents(audio)
+    torch.testing.assert_close(codec.decode_latents(latents), transform.decode_latents(latents), rtol=0, atol=1e-5)
 
 
 def test_every_part_of_the_decoder_learns(tiny: ModelConfig, speech: Tensor) -> None:
-    codec, audio = Codec(with_front(tiny, TINY_VOCODER)), speech[..., :2400]
+    codec, audio = lively(with_front(tiny, TINY_REFINED)).train(), speech[..., :2400]
     codec.fit_front(audio)
     (codec(audio).audio - audio).square().mean().backward()
     silent = [name for name, p in codec.decoder.named_parameters() if p.grad is None or not p.grad.any()]
@@ -78,4 +73,4 @@ def test_every_part_of_the_decoder_learns(tiny: ModelConfig, speech: Tensor) -> 
 
 def test_a_frame_that_spectra_do_not_divide_is_refused() -> None:
     with pytest.raises(ValidationError, match="hop_length is 12, which must be even and a multiple of"):
-        VocoderConfig(hop_length=12, low_coefficients=5, high_bands=3, first_band=5, spectra_per_frame=5)
+        RefinedConfig(hop_length=12, low_coefficients=5, high_bands=3, first_band=5, spectra_per_frame=5)
