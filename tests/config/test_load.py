@@ -72,7 +72,7 @@ def test_a_card_sizes_the_production_run_and_what_says_nothing_else(tmp_path: Pa
     assert run_of(configs_folder() / "production.yaml") == production
     assert run_of(write(tmp_path, "data: {path: mine}")) == production
     assert run_of(write(tmp_path, "train: {n_steps: 7}")) == (7, 1.5)
-    assert run_of("refined") == (15000, 0.5)
+    assert run_of("refined") == (8000, 0.5)
     profile = write(tmp_path, "production: 3")
     assert "unknown key 'production'" in refused("smoke", gpu=str(profile))
 
