@@ -71,7 +71,7 @@ class TrainingDisplay(TrainingCallbacks):
             self._say(f"{name}: {value}")
 
     def extended(self, start_from: Path, new: list[str]) -> None:
-        self._say(f"start: the weights of {start_from}, which has no {', '.join(new)}: as at the start of a training")
+        self._say(f"start: the weights of {start_from}; it has no {', '.join(new)}, which starts anew")
 
     def will_validate(self, validation: ValidationSet) -> None:
         metrics = ", ".join(validation.metrics) or "no perceptual metric"
