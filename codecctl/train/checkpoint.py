@@ -194,7 +194,7 @@ def take_weights(state: TrainState, path: Path) -> list[str]:
     missing: set[str] = set()
     if theirs.kind != ours.kind and theirs.encoder.kind == ours.encoder.kind:
         missing = own.keys() - weights.keys()
-        weights = {name: weights.get(name, weight) for name, weight in own.items()}
+        weights = own | weights
     for codec in (state.codec, state.ema):
         load_weights(codec, weights, path)
     return sorted({".".join(name.split(".")[:2]) for name in missing})

@@ -24,7 +24,7 @@ _TYPES = (torch.bfloat16, torch.float16, torch.float32)
 def _sine_and_cosine(angle):
     """Of float32 angles, both with the sign of the cosine of the next multiple of pi: right in products of two of them.
 
-    Within 1e-7 up to angles of 1e6. The functions of the CUDA library, made for all angles, would take longer than the
+    Within 3e-7 up to angles of 1e4. The functions of the CUDA library, made for all angles, would take longer than the
     memory.
     """
     n = tl.floor(angle * 0.3183098861837907 + 0.5)
