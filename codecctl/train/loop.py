@@ -309,10 +309,9 @@ class _Training:
 
     def _end(self, stop: int, stop_step: int) -> None:
         """Raises `Interrupted` if the reason to stop is a signal."""
-        step = self.state.step
-        # The config knows its own end, but not one that was given for this command.
-        end = f" --steps {stop_step}" if stop_step != self.config.train.n_steps else ""
-        command = f"codecctl resume {self.run.folder}{end}"
+        step, n_steps = self.state.step, self.config.train.n_steps
+        # The config knows its own number of steps, but not the one of this command.
+        command = f"codecctl resume {self.run.folder}" + (f" --steps {stop_step}" if stop_step != n_steps else "")
         if stop != TIME_IS_OVER:
             raise Interrupted(f"stopped after step {step}, saved; `{command}` goes on", stop)
         if step < stop_step:

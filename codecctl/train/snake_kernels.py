@@ -38,11 +38,18 @@ def _sine_and_cosine(angle):
 
 
 @triton.jit
-def _tile(n_channels, n_samples, CHANNELS: tl.constexpr, SAMPLES: tl.constexpr):
-    """Channels [CHANNELS, 1] and samples [1, SAMPLES] of this program, and which of the two exist."""
+def _tile(
+    x, alpha, n_channels, n_samples, x_item, x_channel, x_sample, CHANNELS: tl.constexpr, SAMPLES: tl.constexpr
+):  # fmt: skip
+    """What a program computes, of programs (tiles of samples, tiles of channels, items): the number of its item, its
+    channels [CHANNELS, 1] and samples [1, SAMPLES], which of both exist, and alpha and x there in float32."""
+    item = tl.program_id(2).to(tl.int64)
     channels = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[:, None]
     samples = tl.program_id(0) * SAMPLES + tl.arange(0, SAMPLES)[None, :]
-    return channels, samples, channels < n_channels, samples < n_samples
+    exists = (channels < n_channels) & (samples < n_samples)
+    a = tl.load(alpha + channels, channels < n_channels, other=1.0).to(tl.float32)
+    v = tl.load(x + item * x_item + channels * x_channel + samples * x_sample, exists, other=0.0).to(tl.float32)
+    return item, channels, samples, exists, a, v
 
 
 @triton.jit
@@ -50,11 +57,9 @@ def _forward(
     x, alpha, y, n_channels, n_samples, x_item, x_channel, x_sample, y_item, y_channel, y_sample,
     TINY: tl.constexpr, CHANNELS: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
-    """Programs: (tiles of samples, tiles of channels, items)."""
-    channels, samples, has_channel, has_sample = _tile(n_channels, n_samples, CHANNELS, SAMPLES)
-    item, exists = tl.program_id(2).to(tl.int64), has_channel & has_sample
-    a = tl.load(alpha + channels, has_channel, other=1.0).to(tl.float32)
-    v = tl.load(x + item * x_item + channels * x_channel + samples * x_sample, exists, other=0.0).to(tl.float32)
+    item, channels, samples, exists, a, v = _tile(
+        x, alpha, n_channels, n_samples, x_item, x_channel, x_sample, CHANNELS, SAMPLES
+    )
     sine, _ = _sine_and_cosine(a * v)
     result = v + sine * sine / (a + TINY)
     tl.store(y + item * y_item + channels * y_channel + samples * y_sample, result, exists)
@@ -67,10 +72,9 @@ def _backward(
     TINY: tl.constexpr, CHANNELS: tl.constexpr, SAMPLES: tl.constexpr,
 ):  # fmt: skip
     """`alpha_parts` [items, tiles of samples, channels] gets the gradient of alpha from each tile."""
-    channels, samples, has_channel, has_sample = _tile(n_channels, n_samples, CHANNELS, SAMPLES)
-    item, exists = tl.program_id(2).to(tl.int64), has_channel & has_sample
-    a = tl.load(alpha + channels, has_channel, other=1.0).to(tl.float32)
-    v = tl.load(x + item * x_item + channels * x_channel + samples * x_sample, exists, other=0.0).to(tl.float32)
+    item, channels, samples, exists, a, v = _tile(
+        x, alpha, n_channels, n_samples, x_item, x_channel, x_sample, CHANNELS, SAMPLES
+    )
     g = tl.load(gradient + item * g_item + channels * g_channel + samples * g_sample, exists, other=0.0).to(tl.float32)
     sine, cosine = _sine_and_cosine(a * v)
     per_divisor = 1 / (a + TINY)
@@ -79,7 +83,7 @@ def _backward(
     tl.store(x_gradient + item * y_item + channels * y_channel + samples * y_sample, result, exists)
     part = tl.sum(2 * slope * v - g * sine * sine * per_divisor, axis=1, keep_dims=True) * per_divisor
     place = (item * n_tiles + tl.program_id(0)) * n_channels + channels
-    tl.store(alpha_parts + place, part, has_channel)
+    tl.store(alpha_parts + place, part, channels < n_channels)
 
 
 @cache
