@@ -99,6 +99,7 @@ def _measure(config: Config, device: torch.device, n_steps: int) -> StepTimes:
         waits = [_seconds_waited(launched, device) for _ in range(_N_WAITED)] if on_card else None
         if context.graphs is not None:
             seconds = _seconds_a_step(partial(step, context), device, N_PLAIN + 1, n_steps)
+            memory["reserved_bytes"] = _memory(device)["reserved_bytes"]  # a graph has memory of its own
     names = dict.fromkeys(name for found in steps for name in found)
     return StepTimes(
         device=torch.cuda.get_device_name(device) if on_card else f"CPU, {torch.get_num_threads()} thread(s)",

@@ -72,6 +72,7 @@ class StepGraphs:
         except RuntimeError as error:  # memory that does not suffice among them
             self._works = False
             self._graphs.clear()
+            _count_changes(state)  # a table of codewords may have been made in the recording, and never computed
             reason = str(error).strip().splitlines()[0]
             self._warn(f"steps cannot be recorded as a CUDA graph, and are slower without one: {reason}")
 
@@ -86,7 +87,8 @@ class RecordedStep:
         self._ends: deque[torch.cuda.Event] = deque()
         # Other threads may allocate pinned memory meanwhile: only what this one does is recorded.
         recording = torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local")
-        with untimed(), recordable(state.optimizers), recording:
+        same_stream = torch.cuda.stream(torch.cuda.current_stream())  # which a recording that fails may not give back
+        with same_stream, untimed(), recordable(state.optimizers), recording:
             self._result = update(self._inputs.plan, self._inputs.batches)
         self.pool = self._graph.pool()
 

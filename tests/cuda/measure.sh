@@ -13,11 +13,11 @@ card = torch.cuda.get_device_properties(0) if torch.cuda.is_available() else Non
 name = f"{card.name}, {card.total_memory / 1e9:.0f} GB" if card else "no card"
 print(f"{name}; torch {torch.__version__}, CUDA {torch.version.cuda}")
 P
-timeout -k 5 90 python3 -m tests.cuda.kernels production "$@" 2>&1 | tee -a "$table"
+timeout -k 5 120 python3 -m tests.cuda.kernels production "$@" 2>&1 | tee -a "$table"
 timeout -k 5 110 python3 -m tests.cuda.measure --compile "$@" &
 timeout -s INT -k 5 110 python3 -m pytest tests/cuda -m cuda -n 0 -q -p no:cacheprovider 2>&1 | tee -a "$table"
 wait
-timeout -k 5 200 python3 -m tests.cuda.measure "$@" 2>&1 | tee -a "$table"
+timeout -k 5 230 python3 -m tests.cuda.measure "$@" 2>&1 | tee -a "$table"
 echo
 grep '^|' "$table"
 rm -rf "$table" "$TORCHINDUCTOR_CACHE_DIR"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from functools import partial
 
 import torch
 
@@ -15,7 +16,7 @@ from codecctl.config.load import load_config
 from codecctl.config.schema import Config
 from codecctl.data.crops import prefetch
 from codecctl.train.bench import measure_steps
-from codecctl.train.loop import open_crops
+from codecctl.train.setup import open_crops
 
 _N_STEPS = 10  # that are timed
 _LOADED_SECONDS = 3.0
@@ -24,12 +25,15 @@ _SHARE = 0.85  # of the time: the rest is for the start, checkpoints, validation
 
 def seconds_a_batch(config: Config) -> float:
     """Of the loader, while nothing else runs."""
-    crops, size = open_crops(config), config.train.batch_size
-    with prefetch(lambda step: crops.batch(step, size), 0, config.data.n_workers) as batches:
+    crops, n_workers = open_crops(config), config.data.n_workers
+    cut = partial(crops.array, batch_size=config.train.batch_size)
+    in_processes = crops.are_augmented and n_workers > 1  # as in training
+    with prefetch(cut, 0, n_workers, in_processes=in_processes) as batches:
+        next(batches)  # processes have started
         start = time.perf_counter()
         for step, _ in batches:
             if (passed := time.perf_counter() - start) > _LOADED_SECONDS:
-                return passed / (step + 1)
+                return passed / step
     raise AssertionError("batches have no end")
 
 

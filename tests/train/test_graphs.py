@@ -217,3 +217,18 @@ def test_a_step_moves_nothing_between_host_and_card(config: str) -> None:
             follow(state, inputs.plan.decay, torch.zeros((), device="cuda"))
     assert {loss.device.type for loss in losses.values()} == {"cuda"}
     assert transfers.found == []
+
+
+@pytest.mark.parametrize("frozen", ["[encoder]", "[encoder,quantizer]"])
+def test_a_recording_that_fails_leaves_no_table_of_codewords(frozen: str) -> None:
+    """What is computed in a recording is computed when it is replayed: here it never is."""
+
+    def record_then_fail(state: TrainState, *_: Any) -> Any:
+        for codebook in state.codec.quantizer.codebooks:
+            codebook.table().zero_()
+        raise RuntimeError("out of memory")
+
+    change = f"train.freeze={frozen}"
+    _, results = run_training(6, StepGraphs(lambda _: None, record_then_fail), change)
+    for result, other in zip(results, run_training(6, None, change)[1], strict=True):
+        assert torch.equal(result.codes, other.codes)
