@@ -23,6 +23,7 @@ from codecctl.errors import CodecctlError, UsageError
 from codecctl.text import to_bytes
 
 _PR_SET_PDEATHSIG = 1
+_GRACE_SECONDS = 60
 
 Unit = TypeVar("Unit")
 Result = TypeVar("Result")
@@ -90,9 +91,17 @@ def _start_worker(initializer: Callable[[], None] | None) -> None:
         initializer()
 
 
-def use_one_thread() -> None:
-    """As `initializer` of a pool: a process uses one core, and leaves Ctrl-C to the one that started it."""
+def leave_signals() -> None:
+    """In a worker process: its parent alone answers signals, which may be sent to all processes of a job. A parent that
+    needs longer than a minute loses its workers; so does a pool that is broken, which ends them with SIGTERM."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))
+
+
+def use_one_thread() -> None:
+    """As `initializer` of a pool: a process uses one core, and leaves signals to the one that started it."""
+    leave_signals()
     for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[variable] = "1"  # read when numpy is imported, which this module does not do
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from functools import partial
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from codecctl.errors import CodecctlError, UsageError
-from codecctl.workers import BoundedPool, hash_of, parse_shard, run_units
+from codecctl.workers import BoundedPool, hash_of, parse_shard, run_units, use_one_thread
 
 
 def work(unit: int, *, folder: Path) -> int:
@@ -83,3 +84,13 @@ def test_pool_submits_no_more_than_twice_its_workers() -> None:
 def test_pool_reports_a_killed_process() -> None:
     with pytest.raises(CodecctlError, match="worker process was killed"), BoundedPool(1) as pool:
         pool.submit(os._exit, 9).result()
+
+
+def terminated(n: int) -> int:
+    os.kill(os.getpid(), signal.SIGTERM)
+    return n
+
+
+def test_workers_finish_after_a_signal_to_all_processes_of_a_job() -> None:
+    with BoundedPool(1, initializer=use_one_thread) as pool:
+        assert pool.submit(terminated, 7).result() == 7

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
@@ -27,7 +26,7 @@ from codecctl.data.augment import Speed, augmentations, random_stream
 from codecctl.data.manifest import Utterance, read_manifest
 from codecctl.data.shards import Index, Rows, ShardReader, read_index, run_edges, to_float
 from codecctl.errors import CodecctlError, ConfigError
-from codecctl.workers import BoundedPool
+from codecctl.workers import BoundedPool, leave_signals
 
 Batch = TypeVar("Batch")
 
@@ -164,11 +163,10 @@ _cut: Callable[[int], Any]  # of a worker process
 
 
 def _start_cutting(cut: Callable[[int], Any]) -> None:
-    """In a worker process. Its parent alone answers signals."""
+    """In a worker process."""
     global _cut
     _cut = cut
-    for signal_number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(signal_number, signal.SIG_IGN)
+    leave_signals()
 
 
 def _cut_here(step: int) -> Any:
