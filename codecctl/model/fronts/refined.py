@@ -40,7 +40,7 @@ class RefinedDecoder(TransformDecoder):
         self.refiner = Refiner(config)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        latents = self.level_prediction.inverse(x, state)
+        latents = self.latents(x, state)
         return self.refiner(self.decode(latents, state), latents, state)
 
 

@@ -78,7 +78,12 @@ class TransformDecoder(nn.Module):
         self.mixer = Mixer(config.transformer.width, n)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        return self.decode(self.level_prediction.inverse(x, state), state)
+        return self.decode(self.latents(x, state), state)
+
+    def latents(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """[B, D, T] -> the same, with levels that are not predicted."""
+        with torch.autocast(x.device.type, enabled=False):
+            return self.level_prediction.inverse(x, state)
 
     def decode(self, latents: Tensor, state: StreamState | None = None) -> Tensor:
         """Latents [B, D, T] whose levels are not predicted -> [B, 1, T x hop]."""
