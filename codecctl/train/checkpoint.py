@@ -43,8 +43,15 @@ class Run:
         self.last, self.best = folder / "last.pt", folder / "best.pt"
 
     def older(self) -> list[Path]:
-        """The checkpoints before `last`, oldest first."""
-        return sorted(self.folder.glob("step-*.pt"))
+        """The checkpoints before `last`, oldest first; a run that went back leaves later steps that are older."""
+        return sorted(self.folder.glob("step-*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+    def last_written(self) -> tuple[int, int] | None:
+        """Differs if another `last` has been written meanwhile; None: there is none."""
+        if not self.last.exists():
+            return None
+        found = self.last.stat()
+        return found.st_ino, found.st_mtime_ns
 
     @classmethod
     def at(cls, path: Path) -> Run:
@@ -117,7 +124,8 @@ def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_st
         raise CodecctlError(f"{run.folder}: another process took over this run; nothing more is written")
     if config.train.keep_checkpoints > 1 and run.last.exists():
         before = run.folder / f"step-{last_step:09d}.pt"
-        if not before.exists():
+        if not (before.exists() and before.samefile(run.last)):  # one of that name is of a run that went back
+            before.unlink(missing_ok=True)
             _keep(run.last, before)
     save_state(state, config, run.last, n_ranks)
     for path in run.older()[: -(config.train.keep_checkpoints - 1) or None]:

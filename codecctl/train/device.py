@@ -6,6 +6,8 @@ import logging
 import os
 import shutil
 import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -85,6 +87,16 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
     )
     fabric.launch()
     return fabric
+
+
+@contextmanager
+def for_any_length() -> Iterator[None]:
+    """Within: cuDNN does not time its kernels for each new length, which pays for crops alone."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def check_compiler(device: torch.device) -> None:

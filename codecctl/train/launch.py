@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import json
 import logging
+import math
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 
 _OURS = "CODECCTL_ERRORS"  # where the processes that `start_ranks` started write their errors
 _SAVE_SECONDS = 600  # that they have after a signal to finish a step and save, before they are killed
+_LONGEST_VALIDATION = timedelta(hours=24)  # for which all but the first process wait
 _ASKING_SECONDS = 3  # that the first process keeps the store alive, so that others can ask who reports the error
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe")  # in the errors of a lost connection
 
@@ -145,9 +148,10 @@ def reporting(ranks: Ranks, folder: Path) -> Iterator[None]:
             if isinstance(error, KeyboardInterrupt):
                 code = 128 + signal.SIGINT
             elif isinstance(error, CodecctlError):
-                report = json.dumps({"time": time.time(), "message": str(error), "code": code})
-                (Path(os.environ[_OURS]) / f"{rank}.json").write_text(report, encoding="utf-8")
-            elif not lost:
+                _report(rank, time.time(), str(error), code)
+            elif lost:  # another process knows better, if any reports
+                _report(rank, math.inf, _lost(folder, "the processes have lost each other"), code)
+            else:
                 raise
             raise ReportedElsewhere(code) from None
         if lost and rank:
@@ -157,6 +161,12 @@ def reporting(ranks: Ranks, folder: Path) -> Iterator[None]:
         if lost:
             raise CodecctlError(_lost(folder, "another process of the run is gone")) from None
         raise
+
+
+def _report(rank: int, seconds: float, message: str, code: int) -> None:
+    """To the launcher, which raises the error of the least `seconds`."""
+    report = json.dumps({"time": seconds, "message": message, "code": code})
+    (Path(os.environ[_OURS]) / f"{rank}.json").write_text(report, encoding="utf-8")
 
 
 def _rendezvous(ranks: Ranks) -> dict[str, Any]:
@@ -213,6 +223,12 @@ def largest(fabric: Fabric, value: int) -> int:
     return int(shared)
 
 
+def meet(fabric: Fabric) -> None:
+    """Wait until all ranks are here, for hours if need be: a collective of cards gives up after half an hour, and would
+    end the run while the first rank validates."""
+    largest(fabric, 0)
+
+
 def largest_on_device(fabric: Fabric, value: Tensor) -> Tensor:
     """The largest `value` [] of all ranks, which stays on the device."""
     return value if fabric.world_size == 1 else cast(Tensor, fabric.all_reduce(value, reduce_op="max"))
@@ -246,8 +262,8 @@ def check_shared(fabric: Fabric, path: Path) -> None:
 
 @cache
 def _hosts(everyone: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """A gloo group of the same processes."""
-    return cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+    """A gloo group of the same processes. It sees at once when one of them is gone."""
+    return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_LONGEST_VALIDATION))
 
 
 def _digest(state: TrainState) -> int:

@@ -7,7 +7,7 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
@@ -22,10 +22,12 @@ from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.files import to_json, write_lines
 from codecctl.model.codec import Codec
 from codecctl.parsing import parse_json
-from codecctl.train.checkpoint import Run
-from codecctl.train.state import TrainState
-from codecctl.train.step import StepResult
-from codecctl.train.timer import Throughput
+
+if TYPE_CHECKING:
+    from codecctl.train.checkpoint import Run
+    from codecctl.train.state import TrainState
+    from codecctl.train.step import StepResult
+    from codecctl.train.timer import Throughput
 
 SCORE = "mel_distance"  # of a validation: `best.pt` has the lowest
 _WINDOW, _N_MELS = 1024, 80  # of spectrograms

@@ -89,7 +89,7 @@ class Plan:
         """The first step with adversarial losses; None: never, or unknown without the data."""
         if self.costs.early is None or self.steps_per_epoch is None:
             return None
-        return round(min(self.config.train.adversarial.start_epoch * self.steps_per_epoch, self.config.train.n_steps))
+        return round(self.config.train.adversarial.start_epoch * self.steps_per_epoch)
 
     @property
     def hours(self) -> float | None:

@@ -12,7 +12,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies.single_device import SingleDeviceStrategy
 
 from codecctl.config.schema import Config, TrainConfig
+from codecctl.data import SAMPLE_RATE
 from codecctl.data.crops import Crops
+from codecctl.errors import ConfigError
 from codecctl.model.codec import FRONTS, Codec
 from codecctl.model.transformer import TransformerLayer
 from codecctl.train.device import check_compiler
@@ -23,12 +25,16 @@ from codecctl.train.state import TrainState, make_optimizer, step_generator
 from codecctl.train.step import Adversary, StepContext
 from codecctl.train.teacher import Generator, SemanticHead, Teacher
 
+_NEVER = 2**62  # steps
 _KMEANS = 2  # a purpose of randomness, see step.py
 _MAX_COMPILED = 256  # parts of one class: each width and dilation is compiled for itself
 
 
 def open_crops(config: Config) -> Crops:
-    """The training crops of a config. Raises `CodecctlError` if the prepared folder is not there."""
+    """The training crops of a config. Raises `CodecctlError` if the prepared folder is not there, `ConfigError` if the
+    codec has another sample rate."""
+    if config.model.sample_rate != SAMPLE_RATE:
+        raise ConfigError(f"model.sample_rate: {config.model.sample_rate}, but prepared audio has {SAMPLE_RATE} Hz")
     peak = FRONTS[config.model.front.kind].peak
     return Crops(config.data.path, "train", config.crop_samples, config.train.seed, config.data, peak)
 
@@ -64,11 +70,11 @@ def start_state(
 ) -> TrainState:
     """New networks, drawn from the seed, on `device`. `steps_per_epoch` determines `adversarial_step`."""
     settings = config.train
-    semantic_head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
     with torch.random.fork_rng(devices=[]):  # drawn on the CPU: the same start on every device
         torch.manual_seed(settings.seed)
         codec = Codec(config.model)
         discriminators = Discriminators(settings.adversarial) if config.loss.is_adversarial else None
+        semantic_head = SemanticHead(config.model.latent_width, teacher.width) if teacher else None
     for part in settings.freeze:
         getattr(codec, part).requires_grad_(False)
     generator = Generator(codec, semantic_head).to(device).train()
@@ -77,8 +83,7 @@ def start_state(
     if discriminators is not None:
         discriminators.to(device).train()
         discriminator_optimizer = make_optimizer(discriminators, settings, settings.adversarial.learning_rate)
-    start = settings.adversarial.start_epoch * steps_per_epoch
-    adversarial_step = round(min(start, settings.n_steps)) if discriminators is not None else settings.n_steps
+    start = settings.adversarial.start_epoch * steps_per_epoch if discriminators is not None else math.inf
     ema = copy.deepcopy(codec).requires_grad_(False).eval()
     sizes = config.model.quantizer.codebook_sizes
     return TrainState(
@@ -88,7 +93,7 @@ def start_state(
         optimizer,
         discriminators,
         discriminator_optimizer,
-        adversarial_step,
+        adversarial_step=round(min(start, _NEVER)),
         n_alarms=[0] * len(sizes),
         code_counts=[torch.zeros(size, dtype=torch.int64) for size in sizes],
     )

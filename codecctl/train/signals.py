@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 from typing import Self, TypeVar
@@ -78,12 +78,12 @@ class StopAsked(Exception):
 class UntilStopped(list[Item]):
     """A list whose iteration raises `StopAsked` once there is a reason to stop."""
 
-    def __init__(self, items: Iterable[Item], signals: StopSignals) -> None:
+    def __init__(self, items: Iterable[Item], reason_to_stop: Callable[[], int | None]) -> None:
         super().__init__(items)
-        self._signals = signals
+        self._reason_to_stop = reason_to_stop
 
     def __iter__(self) -> Iterator[Item]:
         for item in super().__iter__():
-            if self._signals.reason:
+            if self._reason_to_stop():
                 raise StopAsked
             yield item

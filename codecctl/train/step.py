@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, cast
@@ -197,8 +198,11 @@ def zero_gradients(context: StepContext) -> None:
 
 
 def at_full_weight(state: TrainState, config: Config) -> TrainState:
-    """The same networks at a time when the adversarial losses, if there are any, have their full weight."""
-    return replace(state, adversarial_step=state.step - config.train.adversarial.ramp_steps)
+    """The same networks in a step that updates the discriminators, if there are any, when their losses have their full
+    weight."""
+    settings = config.train.adversarial
+    n_updates = math.ceil((settings.ramp_steps + settings.warmup_steps) / settings.teach_every) * settings.teach_every
+    return replace(state, adversarial_step=state.step + settings.warmup_steps - n_updates)
 
 
 def loss_weights(config: Config, step: int, adversarial_step: int) -> dict[str, float]:

@@ -164,6 +164,13 @@ class Clock(PartTimer):
             self._waited += time.perf_counter() - start
             yield item
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Within: the time is not that of a step."""
+        start = time.perf_counter()
+        yield
+        self._last += time.perf_counter() - start
+
     def tick(self) -> Throughput:
         """To be called at the end of each step."""
         now = time.perf_counter()

@@ -224,3 +224,17 @@ def test_the_newest_checkpoints_stay(state: TrainState, config: Config, tmp_path
         save_last(Run(tmp_path), state, config, 1, state.step - 2)
     kept = {path.name: Checkpoint.read(path).step for path in tmp_path.iterdir()}
     assert kept == {"last.pt": 8, "step-000000006.pt": 6, "step-000000004.pt": 4}
+
+
+def test_a_run_that_went_back_keeps_its_own_checkpoints(state: TrainState, config: Config, tmp_path: Path) -> None:
+    """Those of the way that it left go first, whatever their steps."""
+    config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 4})})
+    run = Run(tmp_path)
+    for state.step in (2, 4, 6, 8):
+        save_last(run, state, config, 1, state.step - 2)
+    run.last.write_bytes((tmp_path / "step-000000002.pt").read_bytes())
+    state.best_score = 0.5
+    for state.step in (4, 6):
+        save_last(run, state, config, 1, state.step - 2)
+    scores = {p.name: Checkpoint.read(p, with_training=True).training["best_score"] for p in tmp_path.glob("*.pt")}
+    assert scores == {"last.pt": 0.5, "step-000000004.pt": 0.5, "step-000000002.pt": 0.75, "step-000000006.pt": 0.75}

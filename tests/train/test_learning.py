@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 from codecctl.errors import CodecctlError
+from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec, save_codec
-from codecctl.train import alarms, loop
+from codecctl.train import alarms, training
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run, take_weights
-from codecctl.train.loop import train
+from codecctl.train.loop import resume, train
 from codecctl.train.setup import start_state
+from codecctl.train.state import TrainState
 from codecctl.train.step import StepResult, loss_weights, train_step
 from codecctl.train.timer import Throughput
 from tests.train.tiny import ADVERSARIAL, tiny_config, tiny_context, tiny_yaml
@@ -141,7 +146,7 @@ def test_bad_gradients_in_a_row_roll_back_and_then_stop(
         poison = float("nan") if state.step >= 4 else 1.0
         return train_step(state, [batch * poison for batch in batches], context, config)
 
-    monkeypatch.setattr(loop, "train_step", poisoned)
+    monkeypatch.setattr(training, "train_step", poisoned)
     watcher = Recorder()
     with pytest.raises(CodecctlError, match="after 1 roll-backs"):
         train(config, tmp_path / "run", CPU, watcher)
@@ -163,6 +168,27 @@ class FullFrom(Recorder):
         if step == self.last:
             self.kept = Checkpoint.read(self.run.last).step
             resource.setrlimit(resource.RLIMIT_FSIZE, self.limits)
+
+
+def test_the_best_model_is_that_of_the_best_score_after_a_full_disk(
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scores 2, 1 and 1.5: the second could not be saved, so the third is the best."""
+    distances, score, save = iter([2.0, 1.0, 1.5]), ValidationSet.score, training.save_state
+
+    def scored(*arguments: Any) -> Scores:
+        scores = score(*arguments)
+        return replace(scores, values={**scores.values, "mel_distance": next(distances)})
+
+    def full_at_second(state: TrainState, *arguments: Any) -> None:
+        if state.step == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(state, *arguments)
+
+    monkeypatch.setattr(ValidationSet, "score", scored)
+    monkeypatch.setattr(training, "save_state", full_at_second)
+    run = train(tiny_config(prepared, "train.validate_every_steps=1"), tmp_path / "run", CPU, Recorder(), stop_step=3)
+    assert Checkpoint.read(run.best).step == 3
 
 
 def test_a_full_disk_does_not_end_the_run(prepared: Path, tmp_path: Path) -> None:
@@ -201,4 +227,4 @@ def test_a_codec_without_training_is_used_but_not_resumed(prepared: Path, tmp_pa
     save_codec(start_state(config, CPU).codec, tmp_path / "last.pt")
     assert Codec.load(tmp_path / "last.pt", "cpu").fingerprint
     with pytest.raises(CodecctlError, match="holds a model alone"):
-        loop.resume(tmp_path, CPU, TrainingCallbacks(), data=str(prepared))
+        resume(tmp_path, CPU, TrainingCallbacks(), data=str(prepared))

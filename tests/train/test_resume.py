@@ -14,7 +14,9 @@ from codecctl.config.schema import Config
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.evaluate.rendering import Renderer
 from codecctl.inference.checkpoint import Checkpoint, write_checkpoint
+from codecctl.train import loop
 from codecctl.train.callbacks import TrainingCallbacks
+from codecctl.train.checkpoint import Run, read_run_config
 from codecctl.train.loop import resume, train
 from codecctl.train.step import StepResult
 from codecctl.train.timer import Throughput
@@ -152,3 +154,32 @@ def test_a_run_folder_holds_what_was_promised(config: Config, tmp_path: Path) ->
     kinds = [line["kind"] for line in logged(tmp_path)]
     assert kinds == ["train"] * 5 + ["validation"]
     assert any((tmp_path / "tb").iterdir())
+
+
+def test_a_signal_in_the_last_validation_does_not_promise_more(config: Config, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(Interrupted, match=r"stopped after step 3, the last one, and saved$"):
+        train(config, run, CPU, _InterruptAt(3), stop_step=3)
+    assert Checkpoint.read(run / "last.pt").step == 3
+
+
+def test_what_another_process_saves_meanwhile_is_not_overwritten(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does that ends while this one starts."""
+    run = train(config, tmp_path / "run", CPU, TrainingCallbacks(), stop_step=2)
+    earlier = run.last.read_bytes()
+
+    def read_then_overtaken(path: Run) -> Any:
+        monkeypatch.setattr(loop, "read_run_config", read_run_config)
+        read = read_run_config(path)
+        resume(run.folder, CPU, TrainingCallbacks(), stop_step=4)
+        return read
+
+    monkeypatch.setattr(loop, "read_run_config", read_then_overtaken)
+    with pytest.raises(
+        UsageError, match=r"last\.pt: another process has saved it meanwhile; run the same command again"
+    ):
+        resume(run.folder, CPU, TrainingCallbacks(), stop_step=3)
+    assert run.last.read_bytes() != earlier
+    assert Checkpoint.read(run.last).step == 4

@@ -35,7 +35,7 @@ def test_the_second_signal_ends_the_process_at_once(number: int) -> None:
 
 def test_what_can_be_done_again_ends_in_the_middle() -> None:
     with StopSignals() as signals:
-        items = iter(UntilStopped(range(5), signals))
+        items = iter(UntilStopped(range(5), lambda: signals.reason))
         assert [next(items), next(items)] == [0, 1]
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(StopAsked):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,8 +11,9 @@ from codecctl.config.load import parse_config
 from codecctl.config.model import ModelConfig
 from codecctl.config.schema import Config, TrainConfig
 from codecctl.model.codec import Codec
-from codecctl.train.setup import start_state
+from codecctl.train.setup import make_teacher, start_state
 from codecctl.train.state import follow, make_optimizer, schedule, step_generator
+from tests.train.tiny import ADVERSARIAL, tiny_config
 
 CPU = torch.device("cpu")
 SETTINGS = TrainConfig(n_steps=100, warmup_steps=10, final_rate_share=0.01)
@@ -91,3 +94,18 @@ def test_randomness_follows_from_seed_step_and_purpose() -> None:
     values = [draw(*place) for place in places]
     assert values == [draw(*place) for place in places]
     assert len(set(values)) == len(values)
+
+
+def test_discriminators_start_with_their_epoch_however_many_steps_the_config_has() -> None:
+    """A run may be resumed with more steps."""
+    config = tiny_config(Path("unused"), *ADVERSARIAL, "train.adversarial.start_epoch=3", "train.n_steps=6")
+    assert start_state(config, CPU, steps_per_epoch=7).adversarial_step == 21
+
+
+def test_the_seed_draws_all_networks() -> None:
+    config = tiny_config(Path("unused"), "loss.semantic_weight=1", "train.seed=3")
+    with torch.device("meta"):
+        teacher = make_teacher(config, load=False)
+    heads = [start_state(config, CPU, teacher).semantic_head for _ in range(2)]
+    assert all(head is not None for head in heads)
+    assert all(torch.equal(a, b) for a, b in zip(*(head.parameters() for head in heads if head), strict=True))

@@ -252,3 +252,15 @@ def test_bfloat16_keeps_weights_and_codebooks_in_float32(state: TrainState, crop
     result = train_step(state, [crops], tiny_context(state, half), half)
     assert result.total.isfinite()
     assert {value.dtype for value in state.codec.state_dict().values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("teach_every", [1, 3])
+def test_full_weight_is_that_of_a_step_that_updates_the_discriminators(teach_every: int) -> None:
+    """Or memory would be planned without that update."""
+    late = ("train.adversarial.warmup_steps=2", f"train.adversarial.teach_every={teach_every}")
+    config = tiny_config(Path("unused"), *ADVERSARIAL, *late)
+    state = start_state(config, CPU, steps_per_epoch=100)
+    plan = plan_step(at_full_weight(state, config), [torch.zeros(2, 1, 3200)], tiny_context(state, config), config)
+    assert plan.adversary is not None
+    assert plan.updates_discriminators
+    assert plan.weights["adversarial"] == config.loss.adversarial_weight

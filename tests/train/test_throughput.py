@@ -68,6 +68,16 @@ def test_the_discriminators_share_is_that_of_the_time_of_steps(seconds_pass: Pas
     assert found.discriminators_share == pytest.approx(0.75)
 
 
+def test_a_validation_between_two_steps_makes_none_slower(seconds_pass: Pass) -> None:
+    with Clock(10.0, CPU) as clock:
+        for _ in range(3):
+            seconds_pass(1.0)
+            found = clock.tick()
+            with clock.paused():
+                seconds_pass(100.0)
+    assert found.audio_seconds_per_second == pytest.approx(10.0)
+
+
 def test_a_loop_that_ends_early_closes_its_loader() -> None:
     closed = []
 

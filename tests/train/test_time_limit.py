@@ -102,3 +102,10 @@ def test_time_that_is_over_before_the_first_step_is_refused(config: Config, tmp_
 def test_a_limit_that_is_none_is_refused(value: float) -> None:
     with pytest.raises(UsageError, match=re.escape(f"--max-minutes {value:g}: must be above 0")):
         TimeLimit(value, 0.0)
+
+
+def test_the_last_validation_is_not_cut_short(prepared: Path, tmp_path: Path, minutes: Minutes) -> None:
+    config = tiny_config(prepared, "train.n_steps=2")
+    run = train(config, tmp_path / "run", CPU, minutes, max_minutes=2.0, started=0.0)
+    assert '"step": 2, "kind": "validation"' in run.metrics.read_text()
+    assert Checkpoint.read(run.best).step == 2
