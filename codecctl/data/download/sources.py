@@ -53,6 +53,12 @@ class Listing:
     keep_pin: bool = False  # the next download must get this one, too
 
 
+def _is_below(name: str) -> bool:
+    """Whether a path leads to a place below the folder that it is joined to."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts and not name.startswith("/")
+
+
 class File(Section):
     """One file to fetch. An archive is unpacked into a folder of its own."""
 
@@ -67,7 +73,7 @@ class File(Section):
     @field_validator("name", "into")
     @classmethod
     def _stay_inside(cls, name: str | None) -> str | None:
-        if name is not None and (not name or name.startswith("/") or ".." in PurePosixPath(name).parts):
+        if name is not None and not _is_below(name):
             raise ValueError(f"'{name}' must be a path below the corpus' folder")
         return name
 
@@ -209,6 +215,8 @@ class HubSource(BaseSource):
         entries = [e for e in found if any(fnmatch.fnmatchcase(e.path, pattern) for pattern in self.files)]
         if not entries:
             raise PermanentError(f"{self.repo}: revision {commit} has no files like {', '.join(self.files)}")
+        if outside := next((entry.path for entry in entries if not _is_below(entry.path)), None):
+            raise PermanentError(f"{self.repo}: lists {outside[:200]!r}, a path outside of the corpus' folder")
 
         def remote(entry: hub.RepoFile) -> RemoteFile:
             url = hub.hf_hub_url(self.repo, entry.path, repo_type="dataset", revision=commit, endpoint=endpoint)
