@@ -22,7 +22,7 @@ CONFIG = DataConfig(validation_share=0.3)
 
 def contents(out: Path) -> dict[str, bytes]:
     """All that a reader of a prepared folder sees."""
-    files = [path for path in out.rglob("*") if path.is_file() and "units" not in path.parts]
+    files = [path for path in out.rglob("*") if path.is_file() and not {"units", ".jobs"} & {*path.parts}]
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
@@ -117,6 +117,23 @@ def test_second_run_prepares_only_what_is_new(tmp_path: Path, make_recordings: C
     (raw / "ann" / "0.wav").unlink()
     assert prepare([raw], tmp_path / "out", CONFIG).n_utterances == 5
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 3
+
+
+def test_recordings_that_another_command_adds_meanwhile_stay(
+    tmp_path: Path, make_recordings: Callable[..., Path]
+) -> None:
+    first = make_recordings("first", {"ann": [1.0], "bob": [1.0]})
+    second = make_recordings("second", {"cid": [1.0]}, seed=1)
+    reports = []
+
+    def meanwhile(n_done: int, n_items: int) -> None:
+        reports.append(prepare([second], tmp_path / "out", CONFIG))
+
+    reports.append(prepare([first], tmp_path / "out", CONFIG, on_progress=meanwhile))
+    assert [report.n_utterances for report in reports] == [3, 3]
+    found = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    assert {utterance.dataset for utterance in found} == {"first", "second"}
+    assert all((tmp_path / "out" / utterance.shard).is_file() for utterance in found)
 
 
 def test_two_sources_of_the_same_name_get_different_ids(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
