@@ -62,7 +62,7 @@ def prepare(
     with _held(out):
         for source in map(Path, sources):
             # A folder that holds downloaded corpora stands for each of them.
-            for path in (source.is_dir() and find_corpora(source)) or [source]:
+            for path in (source.is_dir() and find_corpora(source, notes.append)) or [source]:
                 name = source_name(out, path)  # depends on the sources that are planned already
                 plan_units(out, name, path, read_source(path, name, note=notes.append))
         plan = Plan(out, settings, shard)

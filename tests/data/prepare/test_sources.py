@@ -145,7 +145,8 @@ def test_formats_that_only_pyav_decodes(tmp_path: Path, speech_files: list[Path]
         assert utterance.level_db == pytest.approx(10 * np.log10(np.mean(speech**2)), abs=0.5)
 
 
-def test_downloaded_corpus_is_described_by_its_recipe(tmp_path: Path) -> None:
+def make_corpus(folder: Path) -> None:
+    """A downloaded corpus of three recordings."""
     from codecctl.data.download.corpus import MARKER_NAME, Marker
     from codecctl.data.download.recipes import Corpus
 
@@ -156,16 +157,34 @@ def test_downloaded_corpus_is_described_by_its_recipe(tmp_path: Path) -> None:
         "layout": {"audio": "**/*.wav", "pattern": "(?P<speaker>[^/_]+)_[^/]*$", "lossy": "aac"},
         "verified": {"address": "U", "files": "U", "licence": "U", "layout": "U", "speaker": "U"},
     })  # fmt: skip
-    folder = tmp_path / "raw" / "mini-te"
     (folder / "wavs").mkdir(parents=True)
     for number, name in enumerate(("ann_1", "bob_1", "ann_2")):
         soundfile.write(folder / "wavs" / f"{name}.wav", noise(1, number), 16_000)
     marker = Marker(corpus=corpus, files=(), n_audio_files=3, finished="2026-01-01")
     (folder / MARKER_NAME).write_text(marker.model_dump_json())
+
+
+def test_downloaded_corpus_is_described_by_its_recipe(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "raw" / "mini-te")
     found = prepared(tmp_path / "raw", tmp_path / "out")
     one = found["mini-te/wavs/ann_1"]
     assert (one.speaker, one.language, one.licence, one.lossy) == ("ann", "te", "CC-BY-4.0", "aac")
     assert found["mini-te/wavs/ann_2"].first_sample == one.first_sample + one.n_samples
+
+
+def test_what_is_left_out_beside_downloaded_corpora_is_reported(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    make_corpus(raw / "mini-te")
+    for name in ("half", "mine", ".hidden"):
+        (raw / name).mkdir()
+        soundfile.write(raw / name / "a.wav", noise(1), 16_000)
+    (raw / "half" / ".lease-000001").touch()
+    report = prepare([raw], tmp_path / "out", CONFIG)
+    assert report.n_utterances == 3
+    assert [note for note in report.notes if "left out" in note] == [
+        f"{raw / 'half'}: left out: its download is not finished",
+        f"{raw / 'mine'}: left out: it is no downloaded corpus; name it as a source, too",
+    ]
 
 
 def test_current_folder_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
