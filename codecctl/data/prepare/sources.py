@@ -20,8 +20,8 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,7 +73,7 @@ def _items(source: Path, name: str, note: Callable[[str], None]) -> Iterator[Aud
             yield from items_of_parquet(path, source, {"dataset": name})
         yield from folder_items(source, name, note)
     elif source.suffix == ".jsonl":
-        yield from _listed_items(source, name)
+        yield from _unambiguous(list(_listed_items(source, name)))
     elif source.suffix == ".parquet":
         yield from items_of_parquet(source, source.parent, {"dataset": name})
     else:
@@ -92,6 +92,25 @@ def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
         stem = Path(file).with_suffix("").as_posix()
         yield item_of_file(
             f"{file}{mark}", f"{stem}{mark}", known_of(record), name, path.parent / file, file=file, **part
+        )
+
+
+def _unambiguous(items: Sequence[AudioItem]) -> Iterator[AudioItem]:
+    """The items of a list with places of their own: with exact start and length where the start alone, rounded, does
+    not say which part it is. The same part once more has a fault."""
+    counts, seen = Counter(item.place for item in items), Counter[str]()
+    for item in items:
+        if counts[item.place] == 1:
+            yield item
+            continue
+        length = f"+{item.n_seconds!r}" if item.n_seconds is not None else ""
+        place = f"{item.file}@{item.start_seconds!r}{length}" if item.start_seconds is not None else item.place
+        seen[place] += 1
+        fault = "listed before (the same part of the same file)"
+        yield (
+            replace(item, place=place)
+            if seen[place] == 1
+            else replace(item, place=f"{place}#{seen[place]}", fault=fault)
         )
 
 

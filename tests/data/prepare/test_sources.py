@@ -50,6 +50,20 @@ def test_jsonl_list_selects_parts_of_files(tmp_path: Path) -> None:
     assert "gone.wav" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
+def test_every_line_of_a_jsonl_list_is_prepared_or_rejected(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(4), 16_000)
+    parts = [(0.5, 1.0), (0.5, 2.0), (1.0000001, 0.5), (1.0000002, 1.5), (3, 0.5), (0.5, 1.0), (3.25, None)]
+    lines = [{"audio_filepath": "a.wav", "offset": start, "duration": length} for start, length in parts]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = prepared(tmp_path / "list.jsonl", tmp_path / "out")
+    assert {name: round(utterance.seconds, 3) for name, utterance in found.items()} == {
+        "list/a.wav@0.5+1.0": 1.0, "list/a.wav@0.5+2.0": 2.0, "list/a.wav@1.0000001+0.5": 0.5,
+        "list/a.wav@1.0000002+1.5": 1.5, "list/a@3": 0.5, "list/a@3.25": 0.75,
+    }  # fmt: skip
+    (rejected,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (rejected["source"], rejected["reason"].partition(" (")[0]) == ("a.wav@0.5+1.0#2", "listed before")
+
+
 def test_error_in_a_jsonl_list_names_its_line(tmp_path: Path) -> None:
     for line, message in [
         ('{"duration": 1}', "'audio_filepath' is missing"),
