@@ -86,6 +86,8 @@ def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
         file = record.get("audio_filepath") or record.get("path") or record.get("file")
         if not isinstance(file, str):
             raise CodecctlError(f"{where}: 'audio_filepath' is missing")
+        if not Path(file).name or "\0" in file:
+            raise CodecctlError(f"{where}: 'audio_filepath' names no file: {file!r}")
         start, length = (_seconds(record, key, where) for key in ("offset", "duration"))
         part = {"start_seconds": start, "n_seconds": length} if start is not None else {}
         mark = f"@{start:g}" if start is not None else ""
@@ -106,12 +108,11 @@ def _unambiguous(items: Sequence[AudioItem]) -> Iterator[AudioItem]:
         length = f"+{item.n_seconds!r}" if item.n_seconds is not None else ""
         place = f"{item.file}@{item.start_seconds!r}{length}" if item.start_seconds is not None else item.place
         seen[place] += 1
-        fault = "listed before (the same part of the same file)"
-        yield (
-            replace(item, place=place)
-            if seen[place] == 1
-            else replace(item, place=f"{place}#{seen[place]}", fault=fault)
-        )
+        if seen[place] == 1:
+            yield replace(item, place=place)
+        else:
+            fault = "listed before (the same part of the same file)"
+            yield replace(item, place=f"{place}#{seen[place]}", fault=fault)
 
 
 def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:

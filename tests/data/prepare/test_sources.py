@@ -68,10 +68,19 @@ def test_error_in_a_jsonl_list_names_its_line(tmp_path: Path) -> None:
     for line, message in [
         ('{"duration": 1}', "'audio_filepath' is missing"),
         ('{"path": "a", "offset": "x"}', "'offset'"),
+        ('{"path": "."}', "names no file: '.'"),
+        (r'{"path": "a\u0000.wav"}', "names no file"),
     ]:
         (tmp_path / "list.jsonl").write_text(line)
         with pytest.raises(CodecctlError, match=rf"list\.jsonl:1: .*{message}"):
             read_source(tmp_path / "list.jsonl", "list", note=print)
+
+
+def test_rate_that_is_none_is_not_taken_from_a_list(tmp_path: Path) -> None:
+    for rate, taken in [("48000", 48_000), ("44100.0", 44_100), ("9" * 400, None), ("-5", None), ("", None)]:
+        (tmp_path / "list.jsonl").write_text(json.dumps({"path": "a.wav", "native_rate": rate}))
+        (item,) = read_source(tmp_path / "list.jsonl", "list", note=print)
+        assert item.native_rate == taken
 
 
 def make_parquet(path: Path, tmp_path: Path, *, rows: int, row_group_size: int) -> None:
