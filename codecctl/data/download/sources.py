@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from codecctl.config.model import Section
 from codecctl.data.download.remote import (
@@ -57,6 +59,17 @@ def _is_below(name: str) -> bool:
     """Whether a path leads to a place below the folder that it is joined to."""
     parts = PurePosixPath(name).parts
     return bool(parts) and ".." not in parts and not name.startswith("/")
+
+
+def _overlap(files: Iterable[tuple[str, str | None]]) -> str | None:
+    """Which of the files would be lost, each a name and the folder that it is unpacked into and that it replaces."""
+    pairs = list(files)
+    folders = {PurePosixPath(into) for _, into in pairs if into is not None}
+    counts = Counter(PurePosixPath(place) for pair in pairs for place in pair if place is not None)
+    for place, count in counts.items():
+        if count > 1 or not folders.isdisjoint(place.parents):
+            return f"'{place}' is where an archive is unpacked, or below it; each archive needs a folder of its own"
+    return None
 
 
 class File(Section):
@@ -128,6 +141,12 @@ class HttpSource(BaseSource):
     kind: Literal["http"]
     addresses: tuple[str, ...] = Field(min_length=1, description="with {name} for the file's name")
     files: tuple[File, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> HttpSource:
+        if problem := _overlap((file.name, file.folder) for file in self.files):
+            raise ValueError(problem)
+        return self
 
     @property
     def origin(self) -> str:
@@ -228,7 +247,10 @@ class HubSource(BaseSource):
                 into=without_suffix(entry.path) if is_archive(entry.path) else None,
             )
 
-        return Listing(tuple(map(remote, entries)), commit, keep_pin=query.pin is None and not is_pinned)
+        files = tuple(map(remote, entries))
+        if problem := _overlap((file.name, file.into) for file in files):
+            raise PermanentError(f"{self.repo}: {problem}")
+        return Listing(files, commit, keep_pin=query.pin is None and not is_pinned)
 
 
 def _failure(repo: str, code: int) -> PermanentError | TransientError:

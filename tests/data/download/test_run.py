@@ -383,6 +383,15 @@ def test_path_outside_of_the_folder_in_the_hubs_list_is_refused(
 
 
 @pytest.mark.usefixtures("at_hub")
+def test_file_of_the_hub_where_an_archive_is_unpacked_is_refused(
+    server: FaultyServer, store: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path
+) -> None:
+    Hub(server, store, "google/fleurs", {**FLEURS, "data/te_in/audio/train/more.tsv": b""})
+    outcome = bring(shipped["fleurs-te_in"].model_copy(update={"fallback": None}), tmp_path)
+    assert outcome.message.startswith("google/fleurs: 'data/te_in/audio/train/more.tsv' is where an archive")
+
+
+@pytest.mark.usefixtures("at_hub")
 def test_commit_of_the_first_download_is_kept(
     server: FaultyServer, store: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path
 ) -> None:
