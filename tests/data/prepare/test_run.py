@@ -15,6 +15,7 @@ from codecctl.config.schema import DataConfig
 from codecctl.data.crops import read_utterance
 from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare import prepare
+from codecctl.data.shards import read_index
 from codecctl.errors import CodecctlError
 
 CONFIG = DataConfig(validation_share=0.3)
@@ -99,6 +100,17 @@ def test_no_speaker_is_in_both_splits(tmp_path: Path, make_recordings: Callable[
     found = {(utterance.speaker, utterance.split) for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
     assert len(found) == 12
     assert {split for _, split in found} == {"train", "validation"}
+
+
+def test_speaker_of_two_datasets_is_one_in_split_and_index(
+    tmp_path: Path, make_recordings: Callable[..., Path]
+) -> None:
+    one = make_recordings("one", {"ann": [0.3], "bob": [0.3]})
+    two = make_recordings("two", {"ann": [0.3], "cid": [0.3]}, seed=1)
+    prepare([one, two], tmp_path / "out", CONFIG)
+    found = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    assert len({utterance.split for utterance in found if utterance.speaker == "ann"}) == 1
+    assert len(set(read_index(tmp_path / "out").rows["speaker"])) == 3
 
 
 def test_second_run_prepares_only_what_is_new(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
