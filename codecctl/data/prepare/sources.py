@@ -136,8 +136,13 @@ class AudioList:
 
     def find(self, place: str) -> dict[str, str]:
         """What the list states of the file at `place` (a POSIX path below the folder); empty if it is not listed."""
-        name = _normalise(place, self.folder_name)
-        key = next((key for key in (name, posixpath.splitext(name)[0]) if key in self.rows), None)
+        name, own = _normalise(place), unicodedata.normalize("NFC", self.folder_name) + "/"
+        names = (
+            name,
+            own + name,
+            name.removeprefix(own),
+        )  # the list may have the folder's own name in front, or lack it
+        key = next((key for each in names for key in (each, posixpath.splitext(each)[0]) if key in self.rows), None)
         self.n_files += 1
         if key is None:
             return {}
@@ -170,7 +175,7 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
         columns = {ours: name for ours, usual in COLUMNS.items() if (name := find_column(usual, first))}
         if "file" in columns:
             named = ((str(row.get(columns["file"]) or ""), row) for row in chain([first], rows))
-            stated = {_normalise(name, folder.name): known_of(row) for name, row in named if name}
+            stated = {_normalise(name): known_of(row) for name, row in named if name}
             return AudioList(path, columns, stated, folder.name)
         note(f"{path}: not used: no column names the recordings; expected one of {', '.join(COLUMNS['file'])}")
     return None
@@ -182,11 +187,9 @@ def known_of(row: Mapping[str, Any]) -> dict[str, str]:
     return {ours: str(row[name]) for ours, name in columns.items() if name and row.get(name) not in (None, "")}
 
 
-def _normalise(name: str, folder_name: str) -> str:
-    """A name that is equal for the same file: NFC, '/' between parts, without './' and the folder's own name in front,
-    the suffix in lower case."""
+def _normalise(name: str) -> str:
+    """A name that is equal for the same file: NFC, '/' between parts, without './', the suffix in lower case."""
     path = posixpath.normpath(unicodedata.normalize("NFC", name.replace("\\", "/")))
-    path = path.removeprefix(unicodedata.normalize("NFC", folder_name) + "/")
     stem, suffix = posixpath.splitext(path)
     return stem + suffix.lower()
 
