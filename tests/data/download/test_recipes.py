@@ -85,6 +85,10 @@ def test_part_is_replaced_everywhere(shipped: dict[str, Corpus]) -> None:
     assert fleurs.fallback.files[0].name == "te_in.tar.gz"
 
 
+def test_part_without_keys_is_the_recipe(tmp_path: Path) -> None:
+    assert [corpus.name for corpus in read_recipe(recipe(tmp_path, f"{MINIMAL}parts:\n  te:\n"))] == ["mine-te"]
+
+
 def test_choose_by_tier_language_family_and_path(shipped: dict[str, Corpus], tmp_path: Path) -> None:
     everything = list(shipped.values())
     first = choose(everything, [], tiers=[1], languages=["te"])
@@ -116,6 +120,7 @@ def test_error_for_an_unknown_name_suggests_similar_ones(shipped: dict[str, Corp
         ("name: mine", "name: ../mine", "cannot be a folder's name"),
         ("languages: [te]", "languages: [te, hi]", "the language of each recording"),
         ("kind: http", "kind: ftp", "source"),
+        ("name: mine", "parts: {te: 5}", r"parts\.te: expected keys and values, or nothing"),
         ("layout: V}", "layout: X}", "verified.layout"),
         ("layout: {", "layout: {raw_pcm: true, ", "need their sample_rate"),
     ],
