@@ -37,13 +37,13 @@ def load_config(name: str | Path = "production", *, gpu: str | None = None, over
         if isinstance(of_production := profile.get("production"), dict):
             del profile["production"]
             if path.resolve() == (configs_folder() / "production.yaml").resolve():
-                _merge(values, of_production)
+                merge(values, of_production)
             else:
-                _merge(of_production, values)
+                merge(of_production, values)
                 values = of_production
-        _merge(values, profile)
+        merge(values, profile)
     for override in overrides:
-        _merge(values, _read_override(override))
+        merge(values, _read_override(override))
     return parse_config(values, source=str(name))
 
 
@@ -51,7 +51,7 @@ def override_config(config: Config, overrides: Sequence[str], *, source: str) ->
     """A config, such as a checkpoint's, with each `a.b=c` of `overrides` laid over it. Raises `ConfigError`."""
     values = config.model_dump(mode="json", by_alias=True)
     for override in overrides:
-        _merge(values, _read_override(override))
+        merge(values, _read_override(override))
     return parse_config(values, source=source)
 
 
@@ -114,14 +114,14 @@ def _read_override(text: str) -> dict[str, Any]:
     return values
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
+def merge(base: dict[str, Any], over: Mapping[str, Any]) -> None:
     """Lay `over` upon `base`: sections merge, anything else is replaced, as is a section of another kind."""
     for key, value in over.items():
         below = base.get(key)
         if isinstance(value, Mapping) and isinstance(below, dict):
             kind = below.get("kind", "strided")  # the default of model.front
             if value.get("kind", kind) == kind:
-                _merge(below, value)
+                merge(below, value)
                 continue
         base[key] = value
 

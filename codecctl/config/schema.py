@@ -18,6 +18,9 @@ from codecctl.config.model import (
     Weight,
 )
 
+_Window = Annotated[int, Field(ge=4, le=2**63 - 1)]  # samples; spectra are a quarter of it apart
+_Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class MixConfig(Section):
     """How often each (dataset, language) is drawn in training, beyond its hours."""
@@ -136,9 +139,9 @@ class LossWeights(Section):
 class LossConfig(LossWeights):
     """What training minimises: the weight of each loss and the windows of the spectral ones."""
 
-    spectral_windows: tuple[Positive, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
+    spectral_windows: tuple[_Window, ...] = Field((512, 1024, 2048), min_length=1, description="STFT windows")
     complex_below_hz: float | None = Field(None, gt=0, description="upper frequency of the complex loss; null: Nyquist")
-    mel_windows: tuple[Positive, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
+    mel_windows: tuple[_Window, ...] = Field((64, 128, 256, 512, 1024, 2048), min_length=1, description="samples")
     n_mels: tuple[Positive, ...] = Field((10, 20, 40, 80, 80, 80), min_length=1, description="of each mel window")
 
     @model_validator(mode="after")
@@ -173,7 +176,7 @@ class TrainConfig(Section):
     learning_rate: float = Field(1e-4, gt=0, description="of AdamW, reached after the warm-up")
     final_rate_share: Probability = Field(0.1, description="of all learning rates, where the cosine ends at n_steps")
     warmup_steps: Count = Field(1000, description="steps of linear rise")
-    betas: tuple[Probability, Probability] = Field((0.8, 0.99), description="of AdamW")
+    betas: tuple[_Beta, _Beta] = Field((0.8, 0.99), description="of AdamW")
     weight_decay: Weight = Field(0.01, description="of AdamW, on matrices and kernels only")
     gradient_clip: float = Field(1.0, gt=0, description="largest norm of the gradient")
     ema_decay: Probability = Field(0.999, description="of the average of the weights that is validated and exported")
@@ -236,4 +239,13 @@ class Config(Section):
                 f"loss.repetition_weight is for frames of a multiple of 16 samples, and model.front makes "
                 f"{self.model.hop_length}; set it to 0"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _check_learning(self) -> Config:
+        if {"encoder", "decoder"} <= {*self.train.freeze} and not self.loss.semantic_weight:
+            raise ValueError("train.freeze: without encoder and decoder there is nothing to learn; leave one out of it")
+        late = ("adversarial", "feature") if self.train.adversarial.start_epoch else ()
+        if not any(weight for name, weight in self.loss.weights.items() if name not in late):
+            raise ValueError("loss: no weight is above 0 at the first step; set one, such as loss.mel_weight")
         return self

@@ -56,8 +56,8 @@ class Crops:
         self._speed = Speed(config.speed_augmentation)
         self._augmentations = augmentations(config, highest_peak)
         self._reader, self._shards = ShardReader(folder), index.shards
-        self.n_samples = int(rows["n_samples"].sum())
         rows, factors = rows[factors > 0], factors[factors > 0]
+        self.n_samples = int(rows["n_samples"].sum())
         starts = run_edges(rows)[:-1]
         self._shard = rows["shard"][starts]
         self._first = rows["first_sample"][starts].astype(np.int64)
@@ -72,7 +72,7 @@ class Crops:
 
     @property
     def seconds(self) -> float:
-        """All audio of the split."""
+        """All audio of the split that crops are drawn from."""
         return self.n_samples / SAMPLE_RATE
 
     def batch(self, step: int, batch_size: int, rank: int = 0, n_ranks: int = 1) -> Tensor:
@@ -119,7 +119,7 @@ def _choose(index: Index, split: Split, config: DataConfig, folder: str | Path) 
     """The rows of a split that pass `config.filter`, and the factors of `config.mix` for them."""
     rows = index.rows[index.rows["split"] == SPLITS.index(split)]
     if not len(rows):
-        raise CodecctlError(f"{folder}: no recordings in the {split} split; prepare more")
+        raise _empty(folder, split)
     rows = rows[chosen_rows(rows, index, config.filter)]
     if not len(rows):
         raise CodecctlError(f"{folder}: data.filter leaves nothing of the {split} split")
@@ -127,6 +127,11 @@ def _choose(index: Index, split: Split, config: DataConfig, folder: str | Path) 
     if not factors.any():
         raise CodecctlError(f"{folder}: data.mix leaves nothing of the {split} split: all its factors are 0")
     return rows, factors
+
+
+def _empty(folder: str | Path, split: Split) -> CodecctlError:
+    how = " with data.validation_share above 0" if split == "validation" else ""
+    return CodecctlError(f"{folder}: no recordings in the {split} split; prepare more{how}")
 
 
 @contextmanager
@@ -178,7 +183,7 @@ def utterances(folder: str | Path, split: Split) -> list[Utterance]:
     read_index(folder)  # raises where nothing was prepared
     found = [utterance for utterance in read_manifest(Path(folder) / "manifest.jsonl") if utterance.split == split]
     if not found:
-        raise CodecctlError(f"{folder}: no recordings in the {split} split; prepare more")
+        raise _empty(folder, split)
     return found
 
 

@@ -18,6 +18,7 @@ Spectra = Mapping[int, tuple[Tensor, Tensor]]
 
 _FLOOR = 1e-5  # of magnitudes, under their logarithm
 _QUIET = 1e-2  # RMS magnitude, -40 dB of full scale
+_QUIETEST = 1e-4  # the same, -80 dB
 _AVERAGE_WINDOW, _AVERAGE_BANDS = 512, 40
 _COMPLEX_WINDOW = 512  # samples
 _POWER = 0.3  # close to how loudness grows with magnitude
@@ -104,7 +105,7 @@ class ComplexSpectrum(Loss):
     """Squared error of spectra whose magnitudes went through a power law, with and without their phases, half and half
     (Braun and Tashev 2020, eq. 7), up to `complex_below_hz`: the ear follows phases up to some 1.5 kHz.
 
-    Relative to the item's level: speech at -40 dB counts like speech at -20 dB.
+    Relative to the item's level, down to -80 dB: speech at -40 dB counts like speech at -20 dB.
     """
 
     windows = (_COMPLEX_WINDOW,)
@@ -116,7 +117,7 @@ class ComplexSpectrum(Loss):
 
     def forward(self, reference: Tensor, decoded: Tensor, spectra: Spectra) -> Tensor:
         reference, decoded = (spectrum[:, : self._n_bins] for spectrum in spectra[_COMPLEX_WINDOW])
-        level = reference.abs().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=_QUIET**2)
+        level = reference.abs().square().mean(dim=(1, 2), keepdim=True).sqrt().clamp(min=_QUIETEST)
         (a, a_magnitude), (b, b_magnitude) = _compressed(reference / level), _compressed(decoded / level)
         difference = a - b
         with_phase = difference.real.square() + difference.imag.square()

@@ -163,6 +163,29 @@ def test_repetition_is_measured_in_frames_of_whole_places() -> None:
     assert load_config("smoke", overrides=["loss.repetition_weight=1"]).loss.repetition_weight == 1
 
 
+NO_LOSS = [f"loss.{name}_weight=0" for name in ("waveform", "spectral", "mel", "commitment")]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["train.freeze=[encoder,decoder]"], "train.freeze: without encoder and decoder there is nothing to learn"),
+        (NO_LOSS, "loss: no weight is above 0 at the first step"),
+        ([*NO_LOSS, "loss.adversarial_weight=1"], "loss: no weight is above 0 at the first step"),
+        (["train.betas=[0.8,1]"], "train.betas.1: input should be less than 1"),
+        (["loss.mel_windows=[3]", "loss.n_mels=[1]"], "loss.mel_windows.0: input should be greater than or equal to 4"),
+        (["loss.spectral_windows=[1]"], "loss.spectral_windows.0: input should be greater than or equal to 4"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(overrides: list[str], said: str) -> None:
+    assert said in refused("smoke", *overrides)
+
+
+def test_adversaries_alone_are_trained_with_from_the_start_on() -> None:
+    alone = [*NO_LOSS, "loss.adversarial_weight=1", "train.adversarial.start_epoch=0"]
+    assert load_config("smoke", overrides=alone).loss.is_adversarial
+
+
 def test_set_without_a_key_or_a_value_shows_how() -> None:
     for text in ("train", "=3", ""):
         assert "expected a.b=c, such as train.batch_size=8" in refused("smoke", text)

@@ -99,7 +99,7 @@ def test_empty_split_is_an_error(tmp_path: Path) -> None:
         lambda: Crops(tmp_path / "out", "validation", 100, 0),
         lambda: utterances(tmp_path / "out", "validation"),
     ):
-        with pytest.raises(CodecctlError, match="no recordings in the validation split"):
+        with pytest.raises(CodecctlError, match=r"no recordings in the validation split; .* data\.validation_share"):
             look()
 
 
@@ -222,6 +222,11 @@ def test_mix_sets_how_often_languages_are_drawn(mixed: Path) -> None:
         shares(mixed, mix={"languages": {"tl": 2}})
     with pytest.raises(CodecctlError, match="all its factors are 0"):
         shares(mixed, mix={"datasets": {"raw": 0}})
+
+
+def test_what_is_never_drawn_is_no_part_of_an_epoch(mixed: Path) -> None:
+    drawn = DataConfig.model_validate({"mix": {"languages": {"en": 0, "te": 7}}})
+    assert Crops(mixed, "train", 1000, 0, drawn).seconds == pytest.approx(3)
 
 
 def test_filter_leaves_out_utterances(mixed: Path) -> None:

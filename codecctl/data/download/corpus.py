@@ -19,6 +19,7 @@ from codecctl.files import write_json
 from codecctl.parsing import load_json, read_json
 
 MARKER_NAME = "corpus.json"
+_NO_CORPUS = "it is no downloaded corpus; name it as a source, too"
 
 
 class Marker(Section):
@@ -46,9 +47,16 @@ def read_complete(folder: Path) -> Marker | None:
     return marker if marker is not None and all(file.is_in(folder) for file in marker.files) else None
 
 
-def find_corpora(root: Path) -> list[Path]:
-    """`root` and the folders in it that hold a whole downloaded corpus."""
-    return [folder for folder in (root, *sorted(root.glob("*"))) if (folder / MARKER_NAME).is_file()]
+def find_corpora(root: Path, note: Callable[[str], None] = lambda line: None) -> list[Path]:
+    """`root` and the folders in it that hold a whole downloaded corpus. `note` receives a line on each folder beside
+    them that holds none."""
+    inside = sorted(root.glob("*"))
+    found = [folder for folder in (root, *inside) if (folder / MARKER_NAME).is_file()]
+    if found and root not in found:
+        for folder in inside:
+            if folder not in found and folder.is_dir() and not folder.name.startswith("."):
+                note(f"{folder}: left out: {'its download is not finished' if is_unfinished(folder) else _NO_CORPUS}")
+    return found
 
 
 def is_unfinished(folder: Path) -> bool:

@@ -31,6 +31,7 @@ _OPENERS: dict[str, Callable[[IO[bytes]], Any]] = {
     ".gz": gzip.open, ".tgz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".tar": lambda raw: raw
 }  # fmt: skip
 _BLOCK_BYTES = 1 << 20
+_MOST_HEADER_BYTES = 8 << 20  # of one entry of a tar: `tarfile` keeps them in memory
 _DAMAGE = (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile, ValueError)
 _IMPOSSIBLE_NAME = (errno.ENAMETOOLONG, errno.EEXIST, errno.EISDIR, errno.ENOTDIR)
 
@@ -114,10 +115,12 @@ def _unpack_tar(archive: Path, folder: Path, guard: _Guard, advance: Callable[[i
 
     decompress = _OPENERS[Path(archive.name.lower()).suffix]
     with open(archive, "rb") as raw, decompress(raw) as plain:
-        end = _End(plain)
+        end = _End(plain, archive)
         with tarfile.open(fileobj=cast("IO[bytes]", end), mode="r|", errorlevel=2) as tar:
             while (member := tar.next()) is not None:
+                end.n_left += member.size
                 tar.extract(member, folder, set_attrs=False, filter=check)
+                end.n_left = _MOST_HEADER_BYTES
                 tar.members.clear()  # type: ignore[attr-defined]  # else it keeps them all
                 advance(raw.tell())
         while end.read(_BLOCK_BYTES):  # the checksum of the compressed stream is at its end
@@ -128,17 +131,24 @@ def _unpack_tar(archive: Path, folder: Path, guard: _Guard, advance: Callable[[i
 
 
 class _End:
-    """Reads through, and keeps the last bytes in `tail`: a tar ends on zeros.
+    """Reads through, at most `n_left` bytes, and keeps the last ones in `tail`: a tar ends on zeros.
 
     An uncompressed tar that was cut between two entries shows it in no other way.
     """
 
-    def __init__(self, source: IO[bytes]) -> None:
-        self._source = source
+    def __init__(self, source: IO[bytes], archive: Path) -> None:
+        self._source, self._archive = source, archive
+        self.n_left = _MOST_HEADER_BYTES
         self.tail = b""
 
     def read(self, n_bytes: int = -1) -> bytes:
         data = self._source.read(n_bytes)
+        self.n_left -= len(data)
+        if self.n_left < 0:
+            raise CodecctlError(
+                f"{self._archive}: more than {_MOST_HEADER_BYTES:,} bytes beside the files in it: a bomb; nothing was "
+                "unpacked"
+            )
         self.tail = (self.tail + data[-512:])[-512:]
         return data
 

@@ -7,6 +7,7 @@ source), T (third party), D (derived), U (unverified). Only facts that are V are
 
 from __future__ import annotations
 
+import copy
 import difflib
 import os
 import re
@@ -17,7 +18,7 @@ from typing import Annotated, Any, Literal, NoReturn
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from codecctl.audio.opening import AUDIO_SUFFIXES
-from codecctl.config.load import configs_folder, first_problem, read_yaml
+from codecctl.config.load import configs_folder, first_problem, merge, read_yaml
 from codecctl.config.model import Section
 from codecctl.data.download.sources import ALGORITHMS, HttpSource, HubSource, ManualSource, MdcSource
 from codecctl.errors import ConfigError, UsageError
@@ -59,7 +60,7 @@ class Layout(Section):
     """Where audio files are, and how speaker, language and transcript follow."""
 
     audio: str | None = Field(None, description="glob below the corpus' folder")
-    pattern: str | None = Field(None, description="regex on the path: groups speaker, language, utterance, split")
+    pattern: str | None = Field(None, description="regex on the path: groups speaker, language, utterance")
     transcript: str | None = Field(
         None, description="path of a text file per utterance, with {speaker} and {utterance}"
     )
@@ -198,7 +199,11 @@ def read_recipe(path: Path) -> list[Corpus]:
         raise ConfigError(f"{path}: parts: expected a name and keys for each part")
     corpora = []
     for part, own in parts.items():
-        merged = _override(values, own or {}) | {"name": f"{values.get('name', path.stem)}-{part}"}
+        if own and not isinstance(own, dict):
+            raise ConfigError(f"{path}: parts.{part}: expected keys and values, or nothing")
+        merged = copy.deepcopy(values)
+        merge(merged, own or {})
+        merged["name"] = f"{values.get('name', path.stem)}-{part}"
         corpora.append(_parse(_replace_part(merged, part), source=f"{path}: parts.{part}"))
     return corpora
 
@@ -237,14 +242,6 @@ def _states(layout: Layout, what: Literal["speaker", "language"]) -> bool:
     column = (layout.table and getattr(layout.table, what)) or (layout.parquet and getattr(layout.parquet, what))
     constant = layout.speaker if what == "speaker" else None
     return bool(column or constant or (layout.pattern and f"(?P<{what}>" in layout.pattern))
-
-
-def _override(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in over.items():
-        below = merged.get(key)
-        merged[key] = _override(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
-    return merged
 
 
 def _replace_part(value: Any, part: str) -> Any:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import fnmatch
 import os
 import re
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from codecctl.config.model import Section
 from codecctl.data.download.remote import (
@@ -53,6 +55,23 @@ class Listing:
     keep_pin: bool = False  # the next download must get this one, too
 
 
+def _is_below(name: str) -> bool:
+    """Whether a path leads to a place below the folder that it is joined to."""
+    parts = PurePosixPath(name).parts
+    return bool(parts) and ".." not in parts and not name.startswith("/")
+
+
+def _overlap(files: Iterable[tuple[str, str | None]]) -> str | None:
+    """Which of the files would be lost, each a name and the folder that it is unpacked into and that it replaces."""
+    pairs = list(files)
+    folders = {PurePosixPath(into) for _, into in pairs if into is not None}
+    counts = Counter(PurePosixPath(place) for pair in pairs for place in pair if place is not None)
+    for place, count in counts.items():
+        if count > 1 or not folders.isdisjoint(place.parents):
+            return f"'{place}' is where an archive is unpacked, or below it; each archive needs a folder of its own"
+    return None
+
+
 class File(Section):
     """One file to fetch. An archive is unpacked into a folder of its own."""
 
@@ -67,7 +86,7 @@ class File(Section):
     @field_validator("name", "into")
     @classmethod
     def _stay_inside(cls, name: str | None) -> str | None:
-        if name is not None and (not name or name.startswith("/") or ".." in PurePosixPath(name).parts):
+        if name is not None and not _is_below(name):
             raise ValueError(f"'{name}' must be a path below the corpus' folder")
         return name
 
@@ -122,6 +141,12 @@ class HttpSource(BaseSource):
     kind: Literal["http"]
     addresses: tuple[str, ...] = Field(min_length=1, description="with {name} for the file's name")
     files: tuple[File, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _check_folders(self) -> HttpSource:
+        if problem := _overlap((file.name, file.folder) for file in self.files):
+            raise ValueError(problem)
+        return self
 
     @property
     def origin(self) -> str:
@@ -209,6 +234,8 @@ class HubSource(BaseSource):
         entries = [e for e in found if any(fnmatch.fnmatchcase(e.path, pattern) for pattern in self.files)]
         if not entries:
             raise PermanentError(f"{self.repo}: revision {commit} has no files like {', '.join(self.files)}")
+        if outside := next((entry.path for entry in entries if not _is_below(entry.path)), None):
+            raise PermanentError(f"{self.repo}: lists {outside[:200]!r}, a path outside of the corpus' folder")
 
         def remote(entry: hub.RepoFile) -> RemoteFile:
             url = hub.hf_hub_url(self.repo, entry.path, repo_type="dataset", revision=commit, endpoint=endpoint)
@@ -220,7 +247,10 @@ class HubSource(BaseSource):
                 into=without_suffix(entry.path) if is_archive(entry.path) else None,
             )
 
-        return Listing(tuple(map(remote, entries)), commit, keep_pin=query.pin is None and not is_pinned)
+        files = tuple(map(remote, entries))
+        if problem := _overlap((file.name, file.into) for file in files):
+            raise PermanentError(f"{self.repo}: {problem}")
+        return Listing(files, commit, keep_pin=query.pin is None and not is_pinned)
 
 
 def _failure(repo: str, code: int) -> PermanentError | TransientError:

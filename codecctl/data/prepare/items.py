@@ -53,7 +53,7 @@ class AudioItem:
 
 def item_of_file(place: str, stem: str, known: Mapping[str, str], dataset: str, path: Path, **more: Any) -> AudioItem:
     """An item from a file and what is known of it, by the names of `tables.COLUMNS`; `dataset` unless that is known."""
-    dataset, rate = known.get("dataset") or dataset, known.get("native_rate")
+    dataset, rate = known.get("dataset") or dataset, known.get("native_rate", "")
     n_bytes, modified_ns = _size_and_time(path)
     return AudioItem(
         place=place,
@@ -63,7 +63,7 @@ def item_of_file(place: str, stem: str, known: Mapping[str, str], dataset: str, 
         speaker=known.get("speaker"),
         licence=known.get("licence"),
         text=known.get("text"),
-        native_rate=int(float(rate)) if rate and rate.replace(".", "", 1).isdecimal() else None,
+        native_rate=int(float(rate)) if rate.replace(".", "", 1).isdecimal() and float(rate) < 1e9 else None,
         n_bytes=n_bytes,
         modified_ns=modified_ns,
         **more,

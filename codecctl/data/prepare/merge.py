@@ -100,8 +100,8 @@ def _write_rejected(
 
 
 class _Groups:
-    """What is in one split as a whole: the utterances of a speaker. An utterance whose speaker is unknown or `divided`
-    is a group of its own."""
+    """What is in one split as a whole: the utterances of a speaker, of several datasets too, which may be parts of one
+    corpus. An utterance whose speaker is unknown or `divided` is a group of its own."""
 
     def __init__(self, divided: set[str]) -> None:
         self.found: dict[str, Group] = {}
@@ -186,7 +186,7 @@ class _RowCollector:
         numbers = {
             key: self._names[key][getattr(utterance, key)] for key in ("shard", "dataset", "language", "licence")
         }
-        speaker = (utterance.dataset, utterance.speaker, utterance.speaker or utterance.id)
+        speaker = (utterance.speaker, utterance.speaker or utterance.id)
         numbers |= {"speaker": self._names["speaker"][speaker], "split": SPLITS.index(utterance.split)}
         row = tuple(numbers[key] if key in numbers else getattr(utterance, key) for key in ROW.names or ())
         self._rows += np.array(row, ROW).tobytes()

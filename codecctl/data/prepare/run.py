@@ -6,7 +6,9 @@ results are merged (`merge.py`). So a killed run continues where it was, and a s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from codecctl.data.shards import ShardWriter, read_about
 from codecctl.data.tables import json_line
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import write_lines
+from codecctl.lock import Lease
 from codecctl.workers import run_units
 
 Progress = Callable[[int, int], None]  # items done, items in all
@@ -48,31 +51,45 @@ def prepare(
     """Prepare these sources (see `sources.py`) into `out`, in addition to what it holds.
 
     A folder of downloaded corpora stands for all of them. A rejected recording is a line of `OUT/rejected.jsonl`.
-    `shard` = (i, n) does every n-th unit; the job that finds all of them done writes the index. Raises `CodecctlError`
-    if a source is missing, cannot be listed or holds no audio, if every recording is rejected, and if an older version
-    prepared `out`.
+    `shard` = (i, n) does every n-th unit; the job that finds all of them done writes the index. Jobs of an array, and
+    jobs with other sources, may work in `out` at the same time. Raises `CodecctlError` if a source is missing, cannot
+    be listed or holds no audio, if every recording is rejected, and if an older version prepared `out`.
     """
     out, notes = Path(out), list[str]()
+    settings = [_RULES, config.min_seconds, config.max_clipping]
     if (out / "prepared.json").is_file():
         read_about(out)
-    for source in map(Path, sources):
-        # A folder that holds downloaded corpora stands for each of them.
-        for path in (source.is_dir() and find_corpora(source)) or [source]:
-            name = source_name(out, path)  # depends on the sources that are planned already
-            plan_units(out, name, path, read_source(path, name, note=notes.append))
-    plan = Plan(out, [_RULES, config.min_seconds, config.max_clipping], shard)
+    with _held(out):
+        for source in map(Path, sources):
+            # A folder that holds downloaded corpora stands for each of them.
+            for path in (source.is_dir() and find_corpora(source, notes.append)) or [source]:
+                name = source_name(out, path)  # depends on the sources that are planned already
+                plan_units(out, name, path, read_source(path, name, note=notes.append))
+        plan = Plan(out, settings, shard)
     n_done, work = 0, partial(prepare_unit, out=out, config=config)
     for (name, _), _ in run_units(work, plan.todo, n_workers=n_workers, executor=executor):
         n_done += plan.n_items[name]
         if on_progress:
             on_progress(n_done, plan.n_items_todo)
-    n_left = plan.count_left()
-    report = PrepareReport() if n_left else merge_units(out, plan.names, config)
+    with _held(out):
+        whole = Plan(out, settings, shard)  # another job may have added units meanwhile
+        n_left = whole.count_left()
+        report = PrepareReport() if n_left else merge_units(out, whole.names, config)
     report.n_units_done, report.n_units_left = len(plan.todo), n_left
     report.notes[:0] = notes
     if not n_left and not report.n_utterances:
         raise CodecctlError(f"{out}: every recording was rejected; see {out / 'rejected.jsonl'} for the reasons")
     return report
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Within: no other process plans or merges the units of the folder."""
+    lost = threading.Event()
+    with Lease(out / ".jobs", on_lost=lost.set):
+        yield
+    if lost.is_set():
+        raise CodecctlError(f"{out}: another process took over; run the same command again")
 
 
 def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> None:

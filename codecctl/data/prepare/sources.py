@@ -20,8 +20,8 @@ import posixpath
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -73,7 +73,7 @@ def _items(source: Path, name: str, note: Callable[[str], None]) -> Iterator[Aud
             yield from items_of_parquet(path, source, {"dataset": name})
         yield from folder_items(source, name, note)
     elif source.suffix == ".jsonl":
-        yield from _listed_items(source, name)
+        yield from _unambiguous(list(_listed_items(source, name)))
     elif source.suffix == ".parquet":
         yield from items_of_parquet(source, source.parent, {"dataset": name})
     else:
@@ -86,6 +86,8 @@ def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
         file = record.get("audio_filepath") or record.get("path") or record.get("file")
         if not isinstance(file, str):
             raise CodecctlError(f"{where}: 'audio_filepath' is missing")
+        if not Path(file).name or "\0" in file:
+            raise CodecctlError(f"{where}: 'audio_filepath' names no file: {file!r}")
         start, length = (_seconds(record, key, where) for key in ("offset", "duration"))
         part = {"start_seconds": start, "n_seconds": length} if start is not None else {}
         mark = f"@{start:g}" if start is not None else ""
@@ -93,6 +95,24 @@ def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
         yield item_of_file(
             f"{file}{mark}", f"{stem}{mark}", known_of(record), name, path.parent / file, file=file, **part
         )
+
+
+def _unambiguous(items: Sequence[AudioItem]) -> Iterator[AudioItem]:
+    """The items of a list with places of their own: with exact start and length where the start alone, rounded, does
+    not say which part it is. The same part once more has a fault."""
+    counts, seen = Counter(item.place for item in items), Counter[str]()
+    for item in items:
+        if counts[item.place] == 1:
+            yield item
+            continue
+        length = f"+{item.n_seconds!r}" if item.n_seconds is not None else ""
+        place = f"{item.file}@{item.start_seconds!r}{length}" if item.start_seconds is not None else item.place
+        seen[place] += 1
+        if seen[place] == 1:
+            yield replace(item, place=place)
+        else:
+            fault = "listed before (the same part of the same file)"
+            yield replace(item, place=f"{place}#{seen[place]}", fault=fault)
 
 
 def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
@@ -116,8 +136,13 @@ class AudioList:
 
     def find(self, place: str) -> dict[str, str]:
         """What the list states of the file at `place` (a POSIX path below the folder); empty if it is not listed."""
-        name = _normalise(place, self.folder_name)
-        key = next((key for key in (name, posixpath.splitext(name)[0]) if key in self.rows), None)
+        name, own = _normalise(place), unicodedata.normalize("NFC", self.folder_name) + "/"
+        names = (
+            name,
+            own + name,
+            name.removeprefix(own),
+        )  # the list may have the folder's own name in front, or lack it
+        key = next((key for each in names for key in (each, posixpath.splitext(each)[0]) if key in self.rows), None)
         self.n_files += 1
         if key is None:
             return {}
@@ -150,7 +175,7 @@ def read_list(folder: Path, note: Callable[[str], None]) -> AudioList | None:
         columns = {ours: name for ours, usual in COLUMNS.items() if (name := find_column(usual, first))}
         if "file" in columns:
             named = ((str(row.get(columns["file"]) or ""), row) for row in chain([first], rows))
-            stated = {_normalise(name, folder.name): known_of(row) for name, row in named if name}
+            stated = {_normalise(name): known_of(row) for name, row in named if name}
             return AudioList(path, columns, stated, folder.name)
         note(f"{path}: not used: no column names the recordings; expected one of {', '.join(COLUMNS['file'])}")
     return None
@@ -162,11 +187,9 @@ def known_of(row: Mapping[str, Any]) -> dict[str, str]:
     return {ours: str(row[name]) for ours, name in columns.items() if name and row.get(name) not in (None, "")}
 
 
-def _normalise(name: str, folder_name: str) -> str:
-    """A name that is equal for the same file: NFC, '/' between parts, without './' and the folder's own name in front,
-    the suffix in lower case."""
+def _normalise(name: str) -> str:
+    """A name that is equal for the same file: NFC, '/' between parts, without './', the suffix in lower case."""
     path = posixpath.normpath(unicodedata.normalize("NFC", name.replace("\\", "/")))
-    path = path.removeprefix(unicodedata.normalize("NFC", folder_name) + "/")
     stem, suffix = posixpath.splitext(path)
     return stem + suffix.lower()
 

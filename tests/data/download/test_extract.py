@@ -152,6 +152,16 @@ def test_archive_beyond_the_ratio_limit_is_refused(tmp_path: Path, suffix: str) 
     unpack(archive, tmp_path / "out", limits=Limits(ratio=200, slack_bytes=30_000_000))
 
 
+def test_tar_header_that_would_fill_the_memory_is_refused(tmp_path: Path) -> None:
+    header = entry("x", tarfile.XHDTYPE)
+    header.size = 1 << 30
+    with gzip.open(tmp_path / "a.tar.gz", "wb", 1) as packed:
+        packed.write(header.tobuf(tarfile.USTAR_FORMAT))
+        packed.write(bytes(1 << 24))
+    with pytest.raises(CodecctlError, match="beside the files in it: a bomb"):
+        unpack(tmp_path / "a.tar.gz", tmp_path / "out")
+
+
 def test_zip_with_false_sizes_is_refused(tmp_path: Path) -> None:
     data = bytearray(make_zip(tmp_path / "a.zip", {"zeros": bytes(5_000_000)}).read_bytes())
     for header, offset in ((b"PK\x01\x02", 24), (b"PK\x03\x04", 22)):

@@ -85,6 +85,10 @@ def test_part_is_replaced_everywhere(shipped: dict[str, Corpus]) -> None:
     assert fleurs.fallback.files[0].name == "te_in.tar.gz"
 
 
+def test_part_without_keys_is_the_recipe(tmp_path: Path) -> None:
+    assert [corpus.name for corpus in read_recipe(recipe(tmp_path, f"{MINIMAL}parts:\n  te:\n"))] == ["mine-te"]
+
+
 def test_choose_by_tier_language_family_and_path(shipped: dict[str, Corpus], tmp_path: Path) -> None:
     everything = list(shipped.values())
     first = choose(everything, [], tiers=[1], languages=["te"])
@@ -107,11 +111,16 @@ def test_error_for_an_unknown_name_suggests_similar_ones(shipped: dict[str, Corp
         ('audio: "**/*.wav"', 'audoi: "**/*.wav"', "unknown key 'layout.audoi'; did you mean 'audio'"),
         ("name: a.zip", "name: ../a.zip", "must be a path below"),
         ("name: a.zip", "name: /a.zip", "must be a path below"),
+        ("name: a.zip", 'name: a.zip, into: "."', "must be a path below"),
+        ("name: a.zip", "name: a.zip, into: x}, {name: b.zip, into: x", "'x' is where an archive is unpacked"),
+        ("name: a.zip", "name: a.zip, into: x}, {name: b.zip, into: x/y", "'x/y' is where .* or below it"),
+        ("name: a.zip", "name: x/a.zip, into: x", "'x/a.zip' is where"),
         ("name: a.zip", "name: a.zip, sha256: abc", "source.files.0.sha256"),
         ("name: a.zip", "name: a.zip, bytes: 5", "verified must state how 'bytes' is known"),
         ("name: mine", "name: ../mine", "cannot be a folder's name"),
         ("languages: [te]", "languages: [te, hi]", "the language of each recording"),
         ("kind: http", "kind: ftp", "source"),
+        ("name: mine", "parts: {te: 5}", r"parts\.te: expected keys and values, or nothing"),
         ("layout: V}", "layout: X}", "verified.layout"),
         ("layout: {", "layout: {raw_pcm: true, ", "need their sample_rate"),
     ],

@@ -369,6 +369,29 @@ def test_gated_dataset_returns_its_steps_and_the_token_goes_to_the_hub_only(
 
 
 @pytest.mark.usefixtures("at_hub")
+@pytest.mark.parametrize("path", ["telugu/../../../escaped.parquet", "/escaped.parquet"])
+def test_path_outside_of_the_folder_in_the_hubs_list_is_refused(
+    server: FaultyServer, store: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path, path: str
+) -> None:
+    Hub(server, store, "ai4bharat/Kathbath", {path: b"PAR1" + WAV})
+    corpus = shipped["kathbath-te"]
+    source = corpus.source.model_copy(update={"files": ("*.parquet",)})
+    outcome = bring(corpus.model_copy(update={"source": source}), tmp_path / "a" / "b")
+    assert outcome.state == "failed"
+    assert outcome.message == f"ai4bharat/Kathbath: lists '{path}', a path outside of the corpus' folder"
+    assert not list(tmp_path.rglob("*.parquet*"))
+
+
+@pytest.mark.usefixtures("at_hub")
+def test_file_of_the_hub_where_an_archive_is_unpacked_is_refused(
+    server: FaultyServer, store: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path
+) -> None:
+    Hub(server, store, "google/fleurs", {**FLEURS, "data/te_in/audio/train/more.tsv": b""})
+    outcome = bring(shipped["fleurs-te_in"].model_copy(update={"fallback": None}), tmp_path)
+    assert outcome.message.startswith("google/fleurs: 'data/te_in/audio/train/more.tsv' is where an archive")
+
+
+@pytest.mark.usefixtures("at_hub")
 def test_commit_of_the_first_download_is_kept(
     server: FaultyServer, store: FaultyServer, shipped: dict[str, Corpus], tmp_path: Path
 ) -> None:

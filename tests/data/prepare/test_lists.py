@@ -64,6 +64,15 @@ def test_list_matches_files_however_their_paths_are_written(folder: Path, header
     assert any("6 of 6 rows match a file, 6 of 6 files are listed" in note for note in report.notes)
 
 
+def test_list_tells_a_file_from_one_in_a_folder_of_the_same_name(folder: Path) -> None:
+    (folder / "speech").mkdir()
+    (folder / "v_1.wav").rename(folder / "speech" / "v_0.wav")
+    (folder / "metadata.csv").write_text("path,speaker\nv_0.wav,ann\nspeech/v_0.wav,bob\nspeech/v_2.wav,cid\n")
+    _, found = prepared(folder)
+    speakers = {name: utterance.speaker for name, utterance in found.items() if utterance.speaker}
+    assert speakers == {"v_0.wav": "ann", "speech/v_0.wav": "bob", "v_2.wav": "cid"}
+
+
 def test_list_matches_names_in_either_unicode_form(folder: Path) -> None:
     (folder / "v_0.wav").rename(folder / "e\N{COMBINING ACUTE ACCENT}.wav")
     (folder / "metadata.csv").write_text("path,speaker\n\N{LATIN SMALL LETTER E WITH ACUTE}.wav,ann\n", "utf-8")

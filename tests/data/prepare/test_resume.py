@@ -41,8 +41,8 @@ def whole(raw: Path) -> dict[str, bytes]:
 
 def contents(out: Path) -> dict[str, bytes]:
     """All that a reader sees, and nothing that a killed run has left."""
-    files = [path for path in out.rglob("*") if path.is_file() and path.suffix not in (".done", ".json")]
-    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+    files = (path for path in out.rglob("*") if path.is_file() and ".jobs" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in files if path.suffix not in (".done", ".json")}
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from codecctl.config.schema import DataConfig
 from codecctl.data.crops import read_utterance
 from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare import prepare
+from codecctl.data.shards import read_index
 from codecctl.errors import CodecctlError
 
 CONFIG = DataConfig(validation_share=0.3)
@@ -22,7 +23,7 @@ CONFIG = DataConfig(validation_share=0.3)
 
 def contents(out: Path) -> dict[str, bytes]:
     """All that a reader of a prepared folder sees."""
-    files = [path for path in out.rglob("*") if path.is_file() and "units" not in path.parts]
+    files = [path for path in out.rglob("*") if path.is_file() and not {"units", ".jobs"} & {*path.parts}]
     return {str(path.relative_to(out)): path.read_bytes() for path in files}
 
 
@@ -101,6 +102,17 @@ def test_no_speaker_is_in_both_splits(tmp_path: Path, make_recordings: Callable[
     assert {split for _, split in found} == {"train", "validation"}
 
 
+def test_speaker_of_two_datasets_is_one_in_split_and_index(
+    tmp_path: Path, make_recordings: Callable[..., Path]
+) -> None:
+    one = make_recordings("one", {"ann": [0.3], "bob": [0.3]})
+    two = make_recordings("two", {"ann": [0.3], "cid": [0.3]}, seed=1)
+    prepare([one, two], tmp_path / "out", CONFIG)
+    found = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    assert len({utterance.split for utterance in found if utterance.speaker == "ann"}) == 1
+    assert len(set(read_index(tmp_path / "out").rows["speaker"])) == 3
+
+
 def test_second_run_prepares_only_what_is_new(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
     raw = make_recordings("raw", {"ann": [1.0], "bob": [1.0], "cid": [1.0]})
     assert prepare([raw], tmp_path / "out", CONFIG).n_units_done == 1
@@ -117,6 +129,23 @@ def test_second_run_prepares_only_what_is_new(tmp_path: Path, make_recordings: C
     (raw / "ann" / "0.wav").unlink()
     assert prepare([raw], tmp_path / "out", CONFIG).n_utterances == 5
     assert len(list((tmp_path / "out" / "shards").iterdir())) == 3
+
+
+def test_recordings_that_another_command_adds_meanwhile_stay(
+    tmp_path: Path, make_recordings: Callable[..., Path]
+) -> None:
+    first = make_recordings("first", {"ann": [1.0], "bob": [1.0]})
+    second = make_recordings("second", {"cid": [1.0]}, seed=1)
+    reports = []
+
+    def meanwhile(n_done: int, n_items: int) -> None:
+        reports.append(prepare([second], tmp_path / "out", CONFIG))
+
+    reports.append(prepare([first], tmp_path / "out", CONFIG, on_progress=meanwhile))
+    assert [report.n_utterances for report in reports] == [3, 3]
+    found = list(read_manifest(tmp_path / "out" / "manifest.jsonl"))
+    assert {utterance.dataset for utterance in found} == {"first", "second"}
+    assert all((tmp_path / "out" / utterance.shard).is_file() for utterance in found)
 
 
 def test_two_sources_of_the_same_name_get_different_ids(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:

@@ -50,14 +50,37 @@ def test_jsonl_list_selects_parts_of_files(tmp_path: Path) -> None:
     assert "gone.wav" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
+def test_every_line_of_a_jsonl_list_is_prepared_or_rejected(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", noise(4), 16_000)
+    parts = [(0.5, 1.0), (0.5, 2.0), (1.0000001, 0.5), (1.0000002, 1.5), (3, 0.5), (0.5, 1.0), (3.25, None)]
+    lines = [{"audio_filepath": "a.wav", "offset": start, "duration": length} for start, length in parts]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = prepared(tmp_path / "list.jsonl", tmp_path / "out")
+    assert {name: round(utterance.seconds, 3) for name, utterance in found.items()} == {
+        "list/a.wav@0.5+1.0": 1.0, "list/a.wav@0.5+2.0": 2.0, "list/a.wav@1.0000001+0.5": 0.5,
+        "list/a.wav@1.0000002+1.5": 1.5, "list/a@3": 0.5, "list/a@3.25": 0.75,
+    }  # fmt: skip
+    (rejected,) = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    assert (rejected["source"], rejected["reason"].partition(" (")[0]) == ("a.wav@0.5+1.0#2", "listed before")
+
+
 def test_error_in_a_jsonl_list_names_its_line(tmp_path: Path) -> None:
     for line, message in [
         ('{"duration": 1}', "'audio_filepath' is missing"),
         ('{"path": "a", "offset": "x"}', "'offset'"),
+        ('{"path": "."}', "names no file: '.'"),
+        (r'{"path": "a\u0000.wav"}', "names no file"),
     ]:
         (tmp_path / "list.jsonl").write_text(line)
         with pytest.raises(CodecctlError, match=rf"list\.jsonl:1: .*{message}"):
             read_source(tmp_path / "list.jsonl", "list", note=print)
+
+
+def test_rate_that_is_none_is_not_taken_from_a_list(tmp_path: Path) -> None:
+    for rate, taken in [("48000", 48_000), ("44100.0", 44_100), ("9" * 400, None), ("-5", None), ("", None)]:
+        (tmp_path / "list.jsonl").write_text(json.dumps({"path": "a.wav", "native_rate": rate}))
+        (item,) = read_source(tmp_path / "list.jsonl", "list", note=print)
+        assert item.native_rate == taken
 
 
 def make_parquet(path: Path, tmp_path: Path, *, rows: int, row_group_size: int) -> None:
@@ -145,7 +168,8 @@ def test_formats_that_only_pyav_decodes(tmp_path: Path, speech_files: list[Path]
         assert utterance.level_db == pytest.approx(10 * np.log10(np.mean(speech**2)), abs=0.5)
 
 
-def test_downloaded_corpus_is_described_by_its_recipe(tmp_path: Path) -> None:
+def make_corpus(folder: Path) -> None:
+    """A downloaded corpus of three recordings."""
     from codecctl.data.download.corpus import MARKER_NAME, Marker
     from codecctl.data.download.recipes import Corpus
 
@@ -156,16 +180,34 @@ def test_downloaded_corpus_is_described_by_its_recipe(tmp_path: Path) -> None:
         "layout": {"audio": "**/*.wav", "pattern": "(?P<speaker>[^/_]+)_[^/]*$", "lossy": "aac"},
         "verified": {"address": "U", "files": "U", "licence": "U", "layout": "U", "speaker": "U"},
     })  # fmt: skip
-    folder = tmp_path / "raw" / "mini-te"
     (folder / "wavs").mkdir(parents=True)
     for number, name in enumerate(("ann_1", "bob_1", "ann_2")):
         soundfile.write(folder / "wavs" / f"{name}.wav", noise(1, number), 16_000)
     marker = Marker(corpus=corpus, files=(), n_audio_files=3, finished="2026-01-01")
     (folder / MARKER_NAME).write_text(marker.model_dump_json())
+
+
+def test_downloaded_corpus_is_described_by_its_recipe(tmp_path: Path) -> None:
+    make_corpus(tmp_path / "raw" / "mini-te")
     found = prepared(tmp_path / "raw", tmp_path / "out")
     one = found["mini-te/wavs/ann_1"]
     assert (one.speaker, one.language, one.licence, one.lossy) == ("ann", "te", "CC-BY-4.0", "aac")
     assert found["mini-te/wavs/ann_2"].first_sample == one.first_sample + one.n_samples
+
+
+def test_what_is_left_out_beside_downloaded_corpora_is_reported(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    make_corpus(raw / "mini-te")
+    for name in ("half", "mine", ".hidden"):
+        (raw / name).mkdir()
+        soundfile.write(raw / name / "a.wav", noise(1), 16_000)
+    (raw / "half" / ".lease-000001").touch()
+    report = prepare([raw], tmp_path / "out", CONFIG)
+    assert report.n_utterances == 3
+    assert [note for note in report.notes if "left out" in note] == [
+        f"{raw / 'half'}: left out: its download is not finished",
+        f"{raw / 'mine'}: left out: it is no downloaded corpus; name it as a source, too",
+    ]
 
 
 def test_current_folder_is_a_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
