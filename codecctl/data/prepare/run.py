@@ -59,19 +59,18 @@ def prepare(
     settings = [_RULES, config.min_seconds, config.max_clipping]
     if (out / "prepared.json").is_file():
         read_about(out)
-    with _held(out):
-        for source in map(Path, sources):
-            # A folder that holds downloaded corpora stands for each of them.
-            for path in (source.is_dir() and find_corpora(source, notes.append)) or [source]:
-                name = source_name(out, path)  # depends on the sources that are planned already
-                plan_units(out, name, path, read_source(path, name, note=notes.append))
-        plan = Plan(out, settings, shard)
+    for source in map(Path, sources):
+        # A folder that holds downloaded corpora stands for each of them.
+        for path in (source.is_dir() and find_corpora(source, notes.append)) or [source]:
+            name = source_name(out, path)  # depends on the sources that are planned already
+            plan_units(out, name, path, read_source(path, name, note=notes.append))
+    plan = Plan(out, settings, shard)
     n_done, work = 0, partial(prepare_unit, out=out, config=config)
     for (name, _), _ in run_units(work, plan.todo, n_workers=n_workers, executor=executor):
         n_done += plan.n_items[name]
         if on_progress:
             on_progress(n_done, plan.n_items_todo)
-    with _held(out):
+    with _alone(out):
         whole = Plan(out, settings, shard)  # another job may have added units meanwhile
         n_left = whole.count_left()
         report = PrepareReport() if n_left else merge_units(out, whole.names, config)
@@ -83,8 +82,8 @@ def prepare(
 
 
 @contextmanager
-def _held(out: Path) -> Iterator[None]:
-    """Within: no other process plans or merges the units of the folder."""
+def _alone(out: Path) -> Iterator[None]:
+    """Within: no other process merges the units of the folder."""
     lost = threading.Event()
     with Lease(out / ".jobs", on_lost=lost.set):
         yield

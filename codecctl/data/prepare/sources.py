@@ -137,11 +137,8 @@ class AudioList:
     def find(self, place: str) -> dict[str, str]:
         """What the list states of the file at `place` (a POSIX path below the folder); empty if it is not listed."""
         name, own = _normalise(place), unicodedata.normalize("NFC", self.folder_name) + "/"
-        names = (
-            name,
-            own + name,
-            name.removeprefix(own),
-        )  # the list may have the folder's own name in front, or lack it
+        # The list may have the folder's own name in front, or lack it.
+        names = (name, own + name, name.removeprefix(own))
         key = next((key for each in names for key in (each, posixpath.splitext(each)[0]) if key in self.rows), None)
         self.n_files += 1
         if key is None:

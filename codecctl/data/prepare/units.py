@@ -172,7 +172,10 @@ def _write_unit(out: Path, name: str, origin: Path, items: Iterable[AudioItem]) 
 
 
 def tidy(out: Path, named: Collection[str | None]) -> None:
-    """Remove shards and indices that are not `named`, and temporary files of processes that have ended."""
+    """Remove shards and indices that are not `named`, and temporary files of processes that have ended. Shards of units
+    that other processes have added meanwhile stay."""
+    markers = (read_json(UnitFiles(out, name).marker, dict) or {} for name in unit_names(out))
+    named = {*named, *(marker.get("shard") for marker in markers)}
     shards = (path for path in (out / "shards").iterdir() if path.suffix in _SHARD_SUFFIXES)
     for path in (*shards, *out.glob("index-*.npy")):
         if path.relative_to(out).as_posix() not in named:
