@@ -47,12 +47,12 @@ def load_config(name: str | Path = "production", *, gpu: str | None = None, over
     return parse_config(values, source=str(name))
 
 
-def override_config(config: Config, overrides: Sequence[str], *, source: str) -> Config:
+def override_config(config: Config, overrides: Sequence[str]) -> Config:
     """A config, such as a checkpoint's, with each `a.b=c` of `overrides` laid over it. Raises `ConfigError`."""
     values = config.model_dump(mode="json", by_alias=True)
     for override in overrides:
         merge(values, _read_override(override))
-    return parse_config(values, source=source)
+    return parse_config(values, source="--set")
 
 
 def with_data(config: Config, path: str | Path) -> Config:

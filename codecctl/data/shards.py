@@ -195,7 +195,10 @@ def _check_rows(index: Index, path: Path) -> None:
 def read_about(folder: str | Path) -> dict[str, Any]:
     """`prepared.json`. Raises `CodecctlError` if it is missing, damaged, or written by another version."""
     path = Path(folder) / "prepared.json"
-    missing = f"{folder}: holds no prepared audio; make some with `codecctl prepare SOURCE --out {folder}`"
+    missing = (
+        f"{folder}: holds no prepared audio; make a folder of it with `codecctl prepare SOURCE --out FOLDER`, or give "
+        "another with --data"
+    )
     about = load_json(path, dict[str, Any], missing=missing, hint="run prepare again")
     if about.get("format") != FORMAT:
         raise CodecctlError(f"{path}: was not written by codecctl prepare; prepare into a new folder")

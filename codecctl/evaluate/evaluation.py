@@ -195,7 +195,7 @@ def run(
         raise UsageError("only a report can be continued; name its folder, --report DIR on the command line")
     path, other_path = Path(checkpoint), Path(against) if against else None
     model = Checkpoint.read(path)
-    config = override_config(model.config(), overrides, source=str(path))
+    config = override_config(model.config(), overrides)
     codec = load.Codec.of(model, find_device(device))
     prepared = Path(config.data.path)
     source = Path(data) if data else prepared if (prepared / "prepared.json").is_file() else CLIPS

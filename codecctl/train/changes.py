@@ -46,25 +46,19 @@ def change_config(
     otherwise than its checkpoint.
 
     The checkpoint's config `before` decides; the file was only written. Raises `ConfigError` for a key that cannot
-    change within a run.
+    change within a run, and for a file that is no config: it would be written anew, and its edits lost.
     """
-    config = override_config(before, overrides, source=str(file))
+    config = override_config(before, overrides)
     config = with_data(config, data) if data is not None else config
     changes: dict[str, Change] = {}
     for key, old, new in _differences(before, config):
         if _is_fixed(key):
             raise ConfigError(f"--set {key}: cannot change within a run; start another with `codecctl train --from`")
         changes[key] = Change(new, before=old)
-    for key, used, edited in _differences(config, _read(file, config)):
+    edits = _differences(config, load_config(file)) if file.exists() else ()
+    for key, used, edited in edits:
         changes.setdefault(key, Change(used, edited=edited, is_fixed=_is_fixed(key)))
     return config, changes
-
-
-def _read(file: Path, default: Config) -> Config:
-    try:
-        return load_config(file)
-    except ConfigError:
-        return default  # it is written anew
 
 
 def _is_fixed(key: str) -> bool:

@@ -58,11 +58,13 @@ class Run:
         """The run of this folder, or of the `last.pt` in it. Raises `UsageError` for another checkpoint."""
         if path.name == "last.pt":
             return cls(path.parent)
-        if path.is_file():
+        if path.suffix == ".pt":
             raise UsageError(
                 f"{path}: a run goes on from its last.pt: give the folder {path.parent}; to go back to this file, copy "
-                f"it to {path.with_name('last.pt')} first"
+                f"it over {path.with_name('last.pt')} first, whose state is lost then"
             )
+        if path.is_file():
+            raise UsageError(f"{path}: not the folder of a run")
         return cls(path)
 
     @contextmanager
@@ -87,7 +89,7 @@ class Run:
 
     def _in_use(self, holder: str) -> UsageError:
         return UsageError(
-            f"{self.folder}: another process trains there ({holder}); wait for it, or --run names another"
+            f"{self.folder}: another process trains there ({holder}); wait until it ends, or use another folder"
         )
 
     def create(self, config: Config) -> None:
@@ -212,7 +214,7 @@ def read_run_config(run: Run) -> tuple[Checkpoint, Config]:
     """The last checkpoint of a run and its config. Raises `CodecctlError` if there is none that can be resumed."""
     if not run.last.exists():
         run.refuse_running()
-        raise CodecctlError(f"{run.last}: no such file; start the run with `codecctl train --run {run.folder}`")
+        raise CodecctlError(f"{run.last}: no such file: no run has been saved there; `codecctl train` starts one")
     checkpoint = Checkpoint.read(run.last, with_training=True)
     training_of(checkpoint)
     return checkpoint, checkpoint.config()

@@ -120,6 +120,24 @@ def test_edits_of_the_config_are_listed_and_not_used(codecctl: Program, begun: P
     assert load_config(file) == before
 
 
+def test_an_edit_that_is_no_config_is_refused_and_kept(codecctl: Program, begun: Path) -> None:
+    file = begun / "config.yaml"
+    edited = file.read_text().replace("learning_rate:", "learning_rat:")
+    file.write_text(edited)
+    done = codecctl("resume", begun, "--steps", "3", "--device", "cpu")
+    assert done.code == 2
+    assert "config.yaml: unknown key" in done.stderr
+    assert file.read_text() == edited
+
+
+@pytest.mark.parametrize(("name", "words"), [("step-1.pt", "whose state is lost then"), ("x.wav", "not the folder")])
+def test_only_a_checkpoint_can_be_gone_back_to(codecctl: Program, begun: Path, name: str, words: str) -> None:
+    (begun / name).touch()
+    done = codecctl("resume", begun / name, "--device", "cpu")
+    assert done.code == 2
+    assert words in done.stderr
+
+
 def test_keys_that_may_change_within_a_run_are_set(codecctl: Program, begun: Path) -> None:
     done = codecctl("resume", begun, "--set", "train.learning_rate=1e-5", "--steps", "3", "--device", "cpu")
     assert done.code == 0, done.stderr

@@ -167,7 +167,7 @@ def test_a_run_before_its_first_checkpoint_is_not_taken_for_what_is_left_of_anot
         other.communicate()
     with pytest.raises(UsageError, match=r"config.yaml: is of another run, which has no last.pt"):
         run.refuse_taken()
-    with pytest.raises(CodecctlError, match=r"last.pt: no such file; start the run with"):
+    with pytest.raises(CodecctlError, match=r"last.pt: no such file: no run has been saved there"):
         read_run_config(run)
 
 
