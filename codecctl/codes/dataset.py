@@ -125,11 +125,16 @@ class CodeStream(IterableDataset[CodesItem]):
         self.n_ranks = n_ranks if n_ranks is not None else torch.distributed.get_world_size() if is_distributed else 1
         if not 0 <= self.rank < self.n_ranks:
             raise UsageError(f"rank {self.rank} of {self.n_ranks}: expected 0 to {self.n_ranks - 1}")
-        self.dataset, self.seed, self.drop_last, self.epoch = dataset, seed, drop_last, 0
+        self.dataset, self.seed, self.drop_last = dataset, seed, drop_last
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order follows; the same on all ranks."""
-        self.epoch = epoch
+        """The epoch whose order follows; the same on all ranks. Also for persistent workers of a `DataLoader`."""
+        self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[CodesItem]:
         order = np.arange(len(self.dataset))

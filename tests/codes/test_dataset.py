@@ -89,6 +89,14 @@ def test_each_epoch_has_an_order_of_its_own(corpus: Path) -> None:
     assert ids(CodeStream(CodeDataset(corpus))) == [each.id for each in read_manifest(corpus)]
 
 
+def test_workers_that_stay_follow_the_epoch(corpus: Path) -> None:
+    stream = CodeStream(CodeDataset(corpus), seed=3)
+    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in (0, 1):
+        stream.set_epoch(epoch)
+        assert ids(loader) == ids(stream)
+
+
 def test_a_folder_without_codes_says_how_to_make_some(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match="holds no codes; make some with `codecctl encode"):
         CodeDataset(tmp_path)
