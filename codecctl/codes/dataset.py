@@ -126,7 +126,8 @@ class CodeStream(IterableDataset[CodesItem]):
         if not 0 <= self.rank < self.n_ranks:
             raise UsageError(f"rank {self.rank} of {self.n_ranks}: expected 0 to {self.n_ranks - 1}")
         self.dataset, self.seed, self.drop_last = dataset, seed, drop_last
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers may outlive an epoch
+        # Shared, since workers may outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
 
     @property
     def epoch(self) -> int:

@@ -175,6 +175,17 @@ def test_an_index_that_does_not_fit_is_named(own: Callable[[str], Path]) -> None
     ]  # fmt: skip
 
 
+def test_a_damaged_index_is_named(own: Callable[[str], Path]) -> None:
+    folder = own("shards")
+    index = folder / str(read_about(folder).index)
+    rows = np.load(index)
+    rows["first_frame"][2] += 5
+    np.save(index, rows)
+    assert check_corpus(folder).problems == [f"{index}: damaged; run encode again"]
+    with pytest.raises(CodecctlError, match="damaged; run encode again"):
+        CodeDataset(folder)
+
+
 @pytest.mark.parametrize("written", ["webdataset"], indirect=True)
 def test_webdataset_reads_it(written: Path, corpus: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
