@@ -74,11 +74,15 @@ class CodeDataset(Dataset[CodesItem]):
 
     def __getstate__(self) -> dict[str, object]:
         """For the processes of a `DataLoader`, which open the files anew."""
-        return {"folder": self.folder, "_n_codebooks": self._n_codebooks, "_numbers": self._numbers}
+        keys = ("folder", "about", "_n_codebooks", "_numbers")
+        return {key: getattr(self, key) for key in keys}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        shards = self.about.shards  # their names follow from their content
         self._open()
+        if self.about.shards != shards:
+            raise CodecctlError(f"{self.folder}: was changed by an encode since the data set was made; make it again")
 
     def _open(self) -> None:
         """The files stay open: what an `encode` adds later is for the next data set."""

@@ -64,6 +64,8 @@ def test_recordings_that_are_added_later_change_no_open_data_set(
     encode_corpus(folders[:1], tmp_path, model)
     assert ids(dataset) == before
     assert len(CodeDataset(tmp_path)) == 12
+    with pytest.raises(CodecctlError, match="was changed by an encode since the data set was made"):
+        pickle.loads(pickle.dumps(dataset))
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
