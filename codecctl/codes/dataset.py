@@ -39,6 +39,8 @@ class CodeDataset(Dataset[CodesItem]):
     def __init__(self, folder: str | Path, split: Split | None = None, n_codebooks: int | None = None) -> None:
         self.folder = Path(folder)
         self._open()
+        if split not in SPLIT_NUMBERS:
+            raise UsageError(f"split {split!r}: expected 'train', 'validation' or None")
         if n_codebooks is not None and not 1 <= n_codebooks <= self.about.n_codebooks:
             raise UsageError(f"{folder}: n_codebooks must be 1 to {self.about.n_codebooks}, got {n_codebooks}")
         self._n_codebooks = n_codebooks

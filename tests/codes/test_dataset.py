@@ -46,6 +46,8 @@ def test_a_split_and_some_codebooks(corpus: Path) -> None:
         assert torch.equal(dataset[0].codes, next(i for i in everything if i.about == dataset[0].about).codes[:2])
     with pytest.raises(UsageError, match="n_codebooks must be 1 to 3, got 4"):
         CodeDataset(corpus, n_codebooks=4)
+    with pytest.raises(UsageError, match="split 'test': expected 'train', 'validation' or None"):
+        CodeDataset(corpus, "test")  # type: ignore[arg-type]
 
 
 def test_a_copy_in_another_process_reads_the_same(corpus: Path) -> None:
