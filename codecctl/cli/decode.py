@@ -36,7 +36,7 @@ def decode(
         typer.Option("--id", metavar="ID", help="Of a corpus: this utterance only; repeatable.", show_default="all"),
     ] = None,
     stream: StreamOption = False,
-    precision: PrecisionOption = "auto",
+    precision: PrecisionOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
 ) -> None:
@@ -47,8 +47,10 @@ def decode(
 
     Example: codecctl decode speech.cctl -o speech.wav
     """
-    if stream and (output or out_dir or form):
-        raise UsageError("--stream writes a WAV to stdout; leave out -o, --out-dir and --format")
+    if stream and (output or out_dir or form or ids):
+        raise UsageError("--stream writes a WAV to stdout; leave out -o, --out-dir, --format and --id")
+    if precision and not stream:
+        raise UsageError("--precision is for stdin, frame by frame; add --stream")
     if stream:
         return decode_stream(inputs, precision, checkpoint, device)
     check_inputs(inputs)

@@ -60,8 +60,8 @@ def encode(
     ] = None,
     stream: StreamOption = False,
     rate: RateOption = None,
-    channels: ChannelsOption = 1,
-    precision: PrecisionOption = "auto",
+    channels: ChannelsOption = None,
+    precision: PrecisionOption = None,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = "auto",
     n_workers: WorkersOption = None,
@@ -77,10 +77,14 @@ def encode(
 
     Example: codecctl encode speech.wav -o speech.cctl
     """
-    if stream and (output or out_dir or form or partial):
-        raise UsageError("--stream writes packed frames to stdout; leave out -o, --out-dir, --format and --partial")
-    if rate and not stream:
-        raise UsageError("--rate is of raw samples on stdin; add --stream")
+    is_divided = (n_workers, n_devices, shard, executor) != (None, 1, "1/1", "processes")
+    if stream and (output or out_dir or form or partial or is_divided):
+        others = "-o, --out-dir, --format, --partial, --workers, --devices, --shard and --executor"
+        raise UsageError(f"--stream writes packed frames to stdout; leave out {others}")
+    if (rate or channels or precision) and not stream:
+        raise UsageError("--rate, --channels and --precision are for stdin, frame by frame; add --stream")
+    if channels and not rate:
+        raise UsageError("--channels is of raw samples; add --rate HZ")
     if stream:
         return encode_stream(inputs, rate, channels, precision, n_quantizers, checkpoint, device)
     check_inputs(inputs)
@@ -100,7 +104,7 @@ def encode(
             shard=shard,
             device=device,
         )
-    if (n_workers, n_devices, shard, executor) != (None, 1, "1/1", "processes"):
+    if is_divided:
         raise UsageError("--workers, --devices, --shard and --executor are for a corpus; add --format shards")
 
     from codecctl.inference.containers import CONTAINERS

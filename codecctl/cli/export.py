@@ -59,15 +59,16 @@ def export(
 
 
 def _write_file(checkpoint: str, output: Path, precision: str) -> None:
-    from codecctl.inference.card import card_path, write_card
+    from codecctl.inference.card import card_lines, card_path, write_card
     from codecctl.inference.checkpoint import Checkpoint
     from codecctl.inference.load import export_codec
 
     source = Checkpoint.read(find_checkpoint(checkpoint))
-    card_path(output)  # before anything is written
+    card_path(output)  # before anything is written, as what follows: it reads files of the run
+    lines = card_lines(output.stem, source)
     with naming(output):
         exported = export_codec(source, output, precision)
-        card = write_card(exported, source)
+        card = write_card(exported, source, lines)
     before, after = (size(path.stat().st_size) for path in (source.path, output))
     say(f"{source.path} -> {output}: {before} -> {after}, fingerprint {exported.fingerprint}; card: {card}")
 

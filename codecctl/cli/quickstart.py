@@ -29,19 +29,19 @@ def quickstart(
     if out.exists():
         raise UsageError(f"{out}: exists; remove it, or name another folder with --out")
     clips = Path(codecctl.__file__).parent / "assets" / "clips"
-    clip = clips / "en-allison" / "vm-forward.flac"
     out.mkdir(parents=True)
+    place, sources, clip = (shlex.quote(str(path)) for path in (out, clips, clips / "en-allison" / "vm-forward.flac"))
     torch.set_num_threads(1)  # tensors this small gain nothing from more, and threads that wait burn a busy machine
     for step in (
-        f"encode {shlex.quote(str(clip))} -o {out}/starter.cctl",
-        f"decode {out}/starter.cctl -o {out}/starter.wav",
-        f"prepare {shlex.quote(str(clips))} --out {out}/prepared --config smoke",
-        f"train --config smoke --data {out}/prepared --run {out}/run --steps 200 --device cpu",
-        f"resume {out}/run --steps 400 --device cpu",
-        f"validate {out}/run/last.pt --device cpu",
-        f"encode {shlex.quote(str(clip))} --checkpoint {out}/run/last.pt -o {out}/speech.cctl",
-        f"info {out}/speech.cctl",
-        f"decode {out}/speech.cctl --checkpoint {out}/run/last.pt -o {out}/speech.wav",
+        f"encode {clip} -o {place}/starter.cctl",
+        f"decode {place}/starter.cctl -o {place}/starter.wav",
+        f"prepare {sources} --out {place}/prepared --config smoke",
+        f"train --config smoke --data {place}/prepared --run {place}/run --steps 200 --device cpu",
+        f"resume {place}/run --steps 400 --device cpu",
+        f"validate {place}/run/last.pt --device cpu",
+        f"encode {clip} --checkpoint {place}/run/last.pt -o {place}/speech.cctl",
+        f"info {place}/speech.cctl",
+        f"decode {place}/speech.cctl --checkpoint {place}/run/last.pt -o {place}/speech.wav",
     ):
         say()
         say(label=f"$ codecctl {step}")

@@ -24,12 +24,16 @@ RateOption = Annotated[
     typer.Option("--rate", min=4000, max=768_000, metavar="HZ", help="With --stream: stdin is raw 16-bit samples."),
 ]
 ChannelsOption = Annotated[
-    int, typer.Option("--channels", min=1, max=64, metavar="N", help="With --rate: of the raw samples.")
+    int | None,
+    typer.Option("--channels", min=1, max=64, metavar="N", help="With --rate: of the raw samples.", show_default="1"),
 ]
 PrecisionOption = Annotated[
-    str,
+    str | None,
     typer.Option(
-        "--precision", metavar="auto|float32|bfloat16|int8", help="With --stream: of the large matrices on the CPU."
+        "--precision",
+        metavar="auto|float32|bfloat16|int8",
+        help="With --stream: of the large matrices on the CPU.",
+        show_default="auto",
     ),
 ]
 
@@ -37,8 +41,8 @@ PrecisionOption = Annotated[
 def encode_stream(
     inputs: list[Path],
     rate: int | None,
-    n_channels: int,
-    precision: str,
+    n_channels: int | None,
+    precision: str | None,
     n_quantizers: int | None,
     checkpoint: str | None,
     device: str,
@@ -49,13 +53,13 @@ def encode_stream(
         from codecctl.inference.live import encode_live
 
         codec.check_n_quantizers(n_quantizers)
-        encode_live(codec, source, sink, live, rate=rate, n_channels=n_channels, n_quantizers=n_quantizers)
+        encode_live(codec, source, sink, live, rate=rate, n_channels=n_channels or 1, n_quantizers=n_quantizers)
 
     source, sink = binary_stdin(inputs), binary_stdout("... | codecctl encode - --stream > stream.cctl")
     _run(run, "samples", checkpoint, device, precision)
 
 
-def decode_stream(inputs: list[Path], precision: str, checkpoint: str | None, device: str) -> None:
+def decode_stream(inputs: list[Path], precision: str | None, checkpoint: str | None, device: str) -> None:
     """Print at the end what went through."""
 
     def run(codec: Codec, live: Live) -> None:
@@ -67,7 +71,9 @@ def decode_stream(inputs: list[Path], precision: str, checkpoint: str | None, de
     _run(run, "frames", checkpoint, device, precision)
 
 
-def _run(run: Callable[[Codec, Live], None], what: str, checkpoint: str | None, device: str, precision: str) -> None:
+def _run(
+    run: Callable[[Codec, Live], None], what: str, checkpoint: str | None, device: str, precision: str | None
+) -> None:
     model = find_checkpoint(checkpoint)
 
     import torch
@@ -78,7 +84,7 @@ def _run(run: Callable[[Codec, Live], None], what: str, checkpoint: str | None, 
 
     torch.set_num_threads(1)  # for a single frame more cost more than they give
     codec, live = Codec.load(model, device), Live()
-    chosen = set_precision(codec, precision)
+    chosen = set_precision(codec, precision or "auto")
     try:
         with naming_stdout():
             run(codec, live)

@@ -39,6 +39,8 @@ class CodeDataset(Dataset[CodesItem]):
     def __init__(self, folder: str | Path, split: Split | None = None, n_codebooks: int | None = None) -> None:
         self.folder = Path(folder)
         self._open()
+        if split not in SPLIT_NUMBERS:
+            raise UsageError(f"split {split!r}: expected 'train', 'validation' or None")
         if n_codebooks is not None and not 1 <= n_codebooks <= self.about.n_codebooks:
             raise UsageError(f"{folder}: n_codebooks must be 1 to {self.about.n_codebooks}, got {n_codebooks}")
         self._n_codebooks = n_codebooks
@@ -74,11 +76,15 @@ class CodeDataset(Dataset[CodesItem]):
 
     def __getstate__(self) -> dict[str, object]:
         """For the processes of a `DataLoader`, which open the files anew."""
-        return {"folder": self.folder, "_n_codebooks": self._n_codebooks, "_numbers": self._numbers}
+        keys = ("folder", "about", "_n_codebooks", "_numbers")
+        return {key: getattr(self, key) for key in keys}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
+        shards = self.about.shards  # their names follow from their content
         self._open()
+        if self.about.shards != shards:
+            raise CodecctlError(f"{self.folder}: was changed by an encode since the data set was made; make it again")
 
     def _open(self) -> None:
         """The files stay open: what an `encode` adds later is for the next data set."""
@@ -125,11 +131,17 @@ class CodeStream(IterableDataset[CodesItem]):
         self.n_ranks = n_ranks if n_ranks is not None else torch.distributed.get_world_size() if is_distributed else 1
         if not 0 <= self.rank < self.n_ranks:
             raise UsageError(f"rank {self.rank} of {self.n_ranks}: expected 0 to {self.n_ranks - 1}")
-        self.dataset, self.seed, self.drop_last, self.epoch = dataset, seed, drop_last, 0
+        self.dataset, self.seed, self.drop_last = dataset, seed, drop_last
+        # Shared, since workers may outlive an epoch.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # type: ignore[no-untyped-call]
+
+    @property
+    def epoch(self) -> int:
+        return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch whose order follows; the same on all ranks."""
-        self.epoch = epoch
+        """The epoch whose order follows; the same on all ranks. Also for persistent workers of a `DataLoader`."""
+        self._epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[CodesItem]:
         order = np.arange(len(self.dataset))

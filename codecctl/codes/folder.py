@@ -19,7 +19,7 @@ from pydantic import Field
 from codecctl.bitstream import Codes
 from codecctl.config.model import Count, Positive, Section
 from codecctl.data import Split
-from codecctl.data.shards import Rows, map_rows
+from codecctl.data.shards import Rows, map_rows, rows_name
 from codecctl.data.tables import read_records
 from codecctl.errors import CodecctlError
 from codecctl.files import write_json
@@ -138,4 +138,6 @@ def read_index(folder: Path, about: About) -> Rows:
     rows = map_rows(path, redo="encode")
     if rows.dtype != ROW or rows.shape != (about.n_utterances,):
         raise CodecctlError(f"{path}: does not fit {NAME}; run encode again")
+    if rows_name(rows) != path.name:
+        raise CodecctlError(f"{path}: damaged; run encode again")
     return rows

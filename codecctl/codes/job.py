@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from codecctl.audio import pyav
 from codecctl.codes.batches import BatchEncoder, Encoded
 from codecctl.codes.container import ShardHeader
 from codecctl.codes.containers import CONTAINERS
@@ -157,7 +158,8 @@ def encode_unit(todo: tuple[str, str], *, out: Path, job: Job) -> Work:
     for record, _ in coded:
         record["shard"] = shard
     write_lines(files.results, map(json_line, lines))
-    files.mark_done(input_hash, shard=shard)
+    lacked_av = not pyav.is_installed() and len(coded) < len(lines)
+    files.mark_done(input_hash, shard=shard, lacked_av=lacked_av)
     seconds = sum(each.n_samples for each in encoded) / codec.sample_rate
     return Work(len(encoded), len(encoded) - len(coded), seconds, encoder.wait_seconds, encoder.encode_seconds)
 
@@ -217,6 +219,7 @@ def _plan_units(sources: Sequence[str | Path], out: Path, job: Job, report: Corp
             items = read_items(path, name, note=report.notes.append)
             if not is_corpus(out):
                 write_about(out, job.about)  # from now on the folder is this model's
+            _check_folder(out, job.about)  # another job may have been the first
             plan_units(out, name, path, items)
 
 

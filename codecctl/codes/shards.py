@@ -16,18 +16,19 @@ import safetensors
 import safetensors.numpy
 
 from codecctl.bitstream import Codes
-from codecctl.codes.container import ShardContainer, ShardHeader, check_model, damaged, reading
+from codecctl.codes.container import ShardContainer, ShardHeader, check_shard, damaged, reading
 from codecctl.codes.folder import About, Coded
 
 _N_MAPPED = 256  # shards kept open; each takes a file descriptor
 
 
 class ShardReader:
-    """The codes of a folder's shards, which are mapped when they are first needed."""
+    """The codes of a folder's shards, which are mapped and compared with their checksums when they are first needed."""
 
     def __init__(self, folder: Path, about: About) -> None:
         self._folder, self._about = folder, about
         self._map = lru_cache(maxsize=_N_MAPPED)(self._open)
+        self._intact = set[str]()  # shards whose checksum was compared
 
     def codes(self, shard: str, first_frame: int, n_frames: int, n_codebooks: int | None = None) -> Codes:
         """uint16 `[K, T]`. Raises `CodecctlError` for a shard that is missing, damaged or of another model."""
@@ -38,9 +39,11 @@ class ShardReader:
         return rows.T
 
     def _open(self, shard: str) -> Any:
-        file, header = _open_shard(self._folder / shard)
-        check_model(self._folder / shard, header, self._about)
-        return file.get_slice("codes")
+        path = self._folder / shard
+        if shard not in self._intact:
+            check_shard(path, *_read(path), self._about)
+            self._intact.add(shard)
+        return _open_shard(path)[0].get_slice("codes")
 
 
 def _open_shard(path: Path) -> tuple[Any, ShardHeader]:

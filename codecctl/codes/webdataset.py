@@ -42,6 +42,8 @@ def _read(path: Path) -> tuple[ShardHeader, list[Codes]]:
     header, codes = None, []
     with reading(path, tarfile.TarError, EOFError), tarfile.open(path, "r:") as tar:
         for member in tar:
+            if member.offset_data + member.size > path.stat().st_size:  # also of a sparse one, as large as it would be
+                raise ValueError(f"{member.name} is longer than the file")
             file = tar.extractfile(member)
             content = file.read() if file else b""
             if member.name == _HEADER:

@@ -129,10 +129,14 @@ def to_float(samples: NDArray[np.int16]) -> Audio:
 
 def write_rows(folder: Path, rows: Rows) -> str:
     """Write a structured `.npy` under a name that follows from its content; returns that."""
-    name = f"index-{blake2b(rows.tobytes(), digest_size=6).hexdigest()}.npy"
+    name = rows_name(rows)
     with replacing(folder / name) as partial, open(partial, "wb") as file:
         np.save(file, rows, allow_pickle=False)
     return name
+
+
+def rows_name(rows: Rows) -> str:
+    return f"index-{blake2b(rows.data, digest_size=6).hexdigest()}.npy"
 
 
 def map_rows(path: Path, *, redo: str) -> Rows:

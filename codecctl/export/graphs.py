@@ -18,7 +18,7 @@ from torch import Tensor
 from codecctl import __version__
 from codecctl.errors import UsageError
 from codecctl.export.steps import DecoderStep, EncoderStep, PlainOperations, Step
-from codecctl.inference.rounding import SMALL, keeps_16_bits
+from codecctl.inference.rounding import SMALL, keeps_16_bits, to_int8
 
 if TYPE_CHECKING:
     from codecctl.config.model import ModelConfig
@@ -98,10 +98,9 @@ def _in_few_bits(name: str, value: Tensor, is_precise: bool) -> tuple[list[Any],
     stored, made = f"{name}_stored", f"{name}_float"
     if is_precise:
         return [_array(stored, value.half())], [helper.make_node("Cast", [stored], [name], to=TensorProto.FLOAT)]
-    shape = [-1] + [1] * (value.dim() - 1)
-    scale = value.flatten(1).abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
-    integers = (value / scale.view(shape)).round().to(torch.int8)
-    return [_array(stored, integers), _array(f"{name}_scale", scale.view(shape))], [
+    integers, scale = to_int8(name, value).values()
+    scale = scale.view([-1] + [1] * (value.dim() - 1))
+    return [_array(stored, integers), _array(f"{name}_scale", scale)], [
         helper.make_node("Cast", [stored], [made], to=TensorProto.FLOAT),
         helper.make_node("Mul", [made, f"{name}_scale"], [name]),
     ]

@@ -33,8 +33,8 @@ class Codec(load.Codec):
         if self.path is None:
             raise CodecctlError("this codec was not loaded from a file; save_codec and Codec.load it first")
         with tempfile.TemporaryDirectory() as temporary:
-            folder = Path(temporary) / name.rpartition("/")[2]
-            write_huggingface(Checkpoint.read(self.path), folder)
+            folder = Path(temporary) / "model"
+            write_huggingface(Checkpoint.read(self.path), folder, name)
             try:
                 hub = HfApi()
                 address = hub.create_repo(name, private=private, exist_ok=True)

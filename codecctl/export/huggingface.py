@@ -50,10 +50,11 @@ _HEADER = """\
 """
 
 
-def write_huggingface(source: Checkpoint, folder: Path) -> dict[str, int]:
+def write_huggingface(source: Checkpoint, folder: Path, name: str | None = None) -> dict[str, int]:
     """Write the folder whole, or not at all; returns the bytes of each file.
 
-    Raises `UsageError` if it exists and is not empty.
+    `name` is what the card calls the model, by default the name of the folder. Raises `UsageError` if the folder exists
+    and is not empty.
     """
     with new_folder(folder) as partial:
         weights = {name: weight.float().contiguous() for name, weight in without_running_sums(source.weights).items()}
@@ -62,9 +63,9 @@ def write_huggingface(source: Checkpoint, folder: Path) -> dict[str, int]:
         write_packed(path, source.model, weights, source.step, container="pt", tables=tables)
         write_json(partial / "config.json", _config(source))
         write_json(partial / "preprocessor_config.json", _preprocessor(source.model))
-        for name, text in standalone().items():
-            write_lines(partial / name, [text])
-        write_lines(partial / "README.md", [_card(source, folder.name)])
+        for module, text in standalone().items():
+            write_lines(partial / module, [text])
+        write_lines(partial / "README.md", [_card(source, name or folder.name)])
         return {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
 
 
@@ -113,7 +114,8 @@ def _card(source: Checkpoint, name: str) -> str:
     """The card that lies beside a model that is itself an export, else one made from the run."""
     model, known = source.model, source.path.with_suffix(".md")
     has_card = source.run is None and known.is_file()
-    lines = known.read_text(encoding="utf-8").splitlines() if has_card else card_lines(name, source, source)
+    text = known.read_text(encoding="utf-8", errors="replace") if has_card else None
+    lines = text.splitlines() if text else card_lines(name, source)
     use = _USE.format(name=name, rate=model.sample_rate, n_codebooks=model.n_codebooks, frame_rate=model.frame_rate)
     return "\n".join([_FRONT_MATTER, *lines, "", use])
 

@@ -31,18 +31,27 @@ class OnnxCodec:
         self._encoder = self._load("encoder_model")
 
     def encode(self, audio: Audio) -> Codes:
-        """[1, 1, L] -> [1, K, T]"""
+        """[1, 1, L] -> [1, K, T]. Raises `UsageError` for NaN and infinities."""
+        if not np.isfinite(audio).all():
+            raise UsageError("audio must be finite, got NaN or infinite samples; np.nan_to_num(audio) replaces them")
+        if not audio.size:
+            return np.zeros((1, len(self.facts["codebook_sizes"]), 0), np.int64)
         codes: Codes = self._encoder.run(None, {"input_values": audio})[0]
         return codes
 
     def decode(self, codes: Codes, fingerprint: str | None = None) -> Audio:
         """[1, K, T] of the first K codebooks -> [1, 1, T x hop_length].
 
-        `fingerprint`: of the codes. Raises `CodecctlError` if they are another model's.
+        `fingerprint`: of the codes. Raises `CodecctlError` if they are another model's, `UsageError` for more codebooks
+        than it has.
         """
         self._check(fingerprint, "the codes")
-        n_missing = len(self.facts["codebook_sizes"]) - codes.shape[1]
-        whole = np.pad(codes, [(0, 0), (0, n_missing), (0, 0)], constant_values=-1)
+        n_codebooks = len(self.facts["codebook_sizes"])
+        if not 1 <= codes.shape[1] <= n_codebooks:
+            raise UsageError(f"codes must be [1, 1 to {n_codebooks}, T], got {list(codes.shape)}")
+        if not codes.size:
+            return np.zeros((1, 1, 0), np.float32)
+        whole = np.pad(codes, [(0, 0), (0, n_codebooks - codes.shape[1]), (0, 0)], constant_values=-1)
         return self._decoder.run(None, {"audio_codes": whole})[0]
 
     def stream_encoder(self) -> OnnxStream:

@@ -10,6 +10,7 @@ from codecctl.config.model import ModelConfig
 from codecctl.config.schema import Config
 from codecctl.data.manifest import read_manifest
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import write_lines
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.parsing import parse_json
 
@@ -31,27 +32,28 @@ def card_path(model_file: Path) -> Path:
     return path
 
 
-def write_card(exported: Checkpoint, source: Checkpoint) -> Path:
-    """Write the card beside an exported codec, as Markdown; returns its path. Raises what `card_path` raises.
-
-    The training comes from the config in `source`, the checkpoint that was exported, and from the manifest of its
-    prepared data, where these exist.
-    """
+def write_card(exported: Checkpoint, source: Checkpoint, lines: list[str]) -> Path:
+    """Write the card beside an exported codec, as Markdown: the `card_lines` of its `source`, with the fingerprint of
+    the export. Returns its path. Raises what `card_path` raises."""
     path = card_path(exported.path)
     lines = [
-        *card_lines(path.stem, exported, source),
+        *(line.replace(source.fingerprint, exported.fingerprint) for line in lines),
         "## Measure it",
         "",
         f"`codecctl validate {exported.path.name} --data FOLDER --report REPORT` measures it on your recordings.",
         "",
     ]
-    path.write_text("\n".join(lines), encoding="utf-8")
+    write_lines(path, ["\n".join(lines)])
     return path
 
 
-def card_lines(name: str, exported: Checkpoint, source: Checkpoint) -> list[str]:
-    """What the card says of the model itself, as lines of Markdown under the heading `name`."""
-    model = exported.model
+def card_lines(name: str, source: Checkpoint) -> list[str]:
+    """What the card says of the model itself, as lines of Markdown under the heading `name`.
+
+    The training comes from the config in the checkpoint, the manifest of its prepared data and the log beside it, where
+    these exist. Raises `CodecctlError` for a damaged manifest.
+    """
+    model = source.model
     config = source.config() if source.run is not None else None
     hours = _hours(Path(config.data.path) if config else None)
     return [
@@ -61,8 +63,8 @@ def card_lines(name: str, exported: Checkpoint, source: Checkpoint) -> list[str]
         f"{model.n_codebooks} codebooks of {', '.join(map(str, model.quantizer.codebook_sizes))} codewords, "
         f"{model.bitrate_kbps:g} kbps.",
         "",
-        f"- fingerprint: `{exported.fingerprint}`",
-        f"- trained for {exported.step} steps"
+        f"- fingerprint: `{source.fingerprint}`",
+        f"- trained for {source.step} steps"
         + (f" of {config.train.n_crops * config.data.crop_seconds:g} s of speech" if config else ""),
         f"- algorithmic delay: {1000 / model.frame_rate:g} ms, one frame{_late(model)}; causal",
         "",
@@ -112,10 +114,11 @@ def _metrics(source: Checkpoint) -> list[str]:
     if source.run is None or not log.is_file():
         return []
     scores = []
-    for line in log.read_text(encoding="utf-8").splitlines():
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(CodecctlError):  # a killed run may leave half a line
             event = parse_json(line, str(log))
-            if event.get("kind") == "validation" and event.get("step", 0) <= source.step:
+            step = event.get("step")
+            if event.get("kind") == "validation" and isinstance(step, int) and step <= source.step:
                 scores.append(event)
     if not scores:
         return []

@@ -64,7 +64,7 @@ class Encoded(Decoded):
 def encode_file(
     codec: Codec,
     path: str | Path,
-    output: Path,
+    output: str | Path,
     *,
     n_quantizers: int | None = None,
     name: str | None = None,
@@ -77,6 +77,7 @@ def encode_file(
     when it is complete. Raises `UsageError` for an output that cannot be written as asked, `CodecctlError` for a file
     that cannot be read as audio.
     """
+    output = Path(output)
     check_output(output, CONTAINERS, inputs=[path])
     codec.check_n_quantizers(n_quantizers)
     create = CONTAINERS[output.suffix.lower()].create
@@ -96,12 +97,14 @@ def encode_file(
         write(stream.push(torch.from_numpy(resampler.flush())[None]))
         write(stream.flush())
         writer.n_samples = n_samples = stream.n_samples
+        if not n_samples:
+            raise CodecctlError(f"{reader.name}: holds no audio before the damage")
         seconds, bits = time.perf_counter() - started, codec.config.bits_per_code[:n_quantizers]
         n_frames = codec.n_frames(n_samples)
         return Encoded(n_samples, codec.sample_rate, len(bits), seconds, reader.info, n_frames, sum(bits))
 
 
-def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name: str | None = None) -> Decoded:
+def decode_file(codec: Codec, path: str | Path, output: str | Path | BinaryIO, *, name: str | None = None) -> Decoded:
     """Decode a file of codes in constant memory to a WAV or FLAC by the suffix of `output`, or to a stream as WAV.
 
     The audio of a packed file is as long as the encoded audio (at the codec's rate); `.npy` gives whole frames. A file
@@ -109,7 +112,8 @@ def decode_file(codec: Codec, path: str | Path, output: Path | BinaryIO, *, name
     damaged codes or codes of another model.
     """
     started = time.perf_counter()
-    if isinstance(output, Path):
+    if isinstance(output, str | Path):
+        output = Path(output)
         check_output(output, (".wav", ".flac"), inputs=[path])
     path, name = Path(path), name or str(path)
     container = recognise(first_bytes(path, name))

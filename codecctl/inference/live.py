@@ -16,6 +16,7 @@ import binascii
 import statistics
 import struct
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -53,14 +54,12 @@ class Live:
     is_open: bool = False  # the header was written
     n_samples: int = 0  # at the codec's rate
     is_complete: bool = False  # the end mark was written or seen
-    delays: list[float] = field(default_factory=list)  # seconds from each input to its output, the latest thousand
+    delays: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    """Seconds from each input to its output."""
 
     @property
     def median_delay_ms(self) -> float:
         return 1000 * statistics.median(self.delays) if self.delays else 0.0
-
-    def note_delay(self, seconds: float) -> None:
-        self.delays = [*self.delays[-999:], seconds]
 
 
 class _Samples(NamedTuple):
@@ -106,7 +105,7 @@ def encode_live(
         for block in _blocks(source, samples):
             started = time.perf_counter()
             send(encoder.push(torch.from_numpy(resampler.push(block))[None]))
-            live.note_delay(time.perf_counter() - started)
+            live.delays.append(time.perf_counter() - started)
     finally:  # on Ctrl-C too
         send(encoder.push(torch.from_numpy(resampler.flush())[None]))
         send(encoder.flush())
@@ -132,6 +131,12 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
     sink.flush()
     live.is_open = True
     rest = b""
+
+    def send(audio: torch.Tensor) -> None:
+        sink.write(to_pcm16(audio[0].float().cpu().numpy()).astype("<i2").tobytes())
+        sink.flush()
+        live.n_samples += audio.shape[-1]
+
     while not live.is_complete and (data := _read(source)):
         started = time.perf_counter()
         rest, frames = _intact_frames(header, rest + data, live)
@@ -139,11 +144,9 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
             lost = torch.tensor([[frame is None for frame in frames]])
             nothing = np.zeros((len(header.bits), 1), np.uint16)
             codes = np.concatenate([nothing if frame is None else frame for frame in frames], axis=1).astype(np.int64)
-            audio = decoder.push(torch.from_numpy(codes)[None], lost)[0]  # [1, L]
-            sink.write(to_pcm16(audio.float().cpu().numpy()).astype("<i2").tobytes())
-            sink.flush()
-            live.n_samples += audio.shape[-1]
-            live.note_delay(time.perf_counter() - started)
+            send(decoder.push(torch.from_numpy(codes)[None], lost))
+            live.delays.append(time.perf_counter() - started)
+    send(decoder.flush())
 
 
 def wav_header(sample_rate: int, n_samples: int | None) -> bytes:

@@ -90,15 +90,18 @@ class Float32Matrix(nn.Module):
         return y
 
 
-_MATRICES: dict[str, Callable[[Tensor], nn.Module]] = {"bfloat16": BFloat16Matrix, "int8": Int8Matrix}
+_MATRICES: dict[str, type[BFloat16Matrix | Int8Matrix]] = {"bfloat16": BFloat16Matrix, "int8": Int8Matrix}
 
 
 def set_precision(codec: Codec, precision: str = "auto") -> str:
     """Compute the large matrices of a float32 codec on the CPU in this arithmetic from now on; `auto`: in the one that
     is fastest for a single frame. Returns the arithmetic.
 
-    Raises `UsageError` for another name, for a codec elsewhere, and if this build of torch cannot compute it.
+    Raises `UsageError` for another name, for a codec elsewhere or set before, and if this build of torch cannot compute
+    it.
     """
+    if any(isinstance(module, tuple(_MATRICES.values())) for module in codec.modules()):
+        raise UsageError(f"--precision {precision}: was set before, and float32 is gone; load the codec again")
     weight = next(codec.parameters())
     is_plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
     if precision == "auto":

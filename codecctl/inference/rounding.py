@@ -44,11 +44,12 @@ def packed(model: ModelConfig, weights: Mapping[str, Tensor], precision: str) ->
         elif keeps_16_bits(model, name):
             stored[name] = weight.half()
         else:
-            stored |= _to_int8(name, weight)
+            stored |= to_int8(name, weight)
     return stored
 
 
-def _to_int8(name: str, weight: Tensor) -> dict[str, Tensor]:
+def to_int8(name: str, weight: Tensor) -> dict[str, Tensor]:
+    """Integers, and the scale of each row."""
     rows = weight.flatten(1)
     scale = rows.abs().amax(dim=1).clamp(min=torch.finfo(torch.float32).tiny) / 127
     return {name: (rows / scale[:, None]).round().to(torch.int8).view_as(weight), name + ROW_SCALE: scale}

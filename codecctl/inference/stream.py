@@ -1,4 +1,8 @@
-"""Streams: audio chunks of any size to codes and back. The result does not depend on the chunk sizes."""
+"""Streams: audio chunks of any size to codes and back. The result does not depend on the chunk sizes.
+
+All work on the state is in inference mode, which a single frame is faster in, and whose tensors can be written in it
+only; callers get copies, which are what their own mode makes.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +65,7 @@ class StreamEncoder:
 
         Raises `UsageError` for another shape, and after `flush`.
         """
-        return self._push(audio, self._n_together)
+        return self._push(audio, self._n_together).clone()
 
     def flush(self) -> Tensor:
         """End the streams -> codes [B, K, t] of the rest, the last frame padded with zeros; t is 0 if there is none."""
@@ -69,9 +73,9 @@ class StreamEncoder:
         codes = self._push(self._rest.new_zeros(len(self._rest), 1, n_missing), self._codec.hop_length)
         self.n_samples -= n_missing
         self._flushed = True
-        return codes
+        return codes.clone()
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reset(self, item: int) -> None:
         """A new stream starts in this item of the batch. What was pushed for the item and not encoded yet counts as
         silence before it, so that items stay in step; push whole frames, and there is none."""
@@ -80,7 +84,7 @@ class StreamEncoder:
         self._rest[item] = 0
         self._state.reset(item)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _push(self, audio: Tensor, n_together: int) -> Tensor:
         """Encode as many multiples of `n_together` samples as there are."""
         if self._flushed:
@@ -131,13 +135,16 @@ class StreamDecoder:
             all_codes = torch.zeros(batch_size, codec.n_codebooks, 1, dtype=torch.int64)
             self._dequantize = TracedStep(dequantize, codec.quantizer, all_codes)
 
-    @torch.no_grad()
     def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
         """[B, K, t], any t including 0 -> [B, 1, t x hop_length], at first `config.delay` samples less.
 
         `lost` [B, t], booleans: frames that did not arrive; their codes are not used. None instead of codes: one frame,
         lost in every item. Raises `UsageError` for another shape.
         """
+        return self._push(codes, lost).clone()
+
+    @torch.inference_mode()
+    def _push(self, codes: Tensor | None, lost: Tensor | None) -> Tensor:
         if codes is None:
             codes = torch.zeros(self._batch_size, 1, 1, dtype=torch.int64)
             lost = torch.ones(self._batch_size, 1, dtype=torch.bool)
@@ -187,9 +194,12 @@ class StreamDecoder:
             self._latents, self._codes = self._codec.dequantize(self._codes), None
         return self._latents
 
-    @torch.no_grad()
     def flush(self) -> Tensor:
         """End the stream -> [B, 1, config.delay], the samples that were late; most codecs have none."""
+        return self._flush().clone()
+
+    @torch.inference_mode()
+    def _flush(self) -> Tensor:
         codec, delay = self._codec, self._codec.config.delay
         nothing = next(codec.parameters()).new_zeros(self._batch_size, codec.config.latent_width, codec.n_frames(delay))
         late = codec.decode_latents(nothing, length=delay, state=self._state) if delay else nothing[:, :1]
@@ -201,7 +211,7 @@ class StreamDecoder:
         self._n_early -= n
         return audio[..., n:]
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def reset(self, item: int) -> None:
         """A new stream starts in this item of the batch; its first `config.delay` samples precede the signal."""
         _check_item(item, self._batch_size)

@@ -104,8 +104,9 @@ class Codec(nn.Module):
             )
         if lengths is not None:
             audio = audio * (torch.arange(audio.shape[-1], device=audio.device) < lengths[:, None, None])
-        if audio.shape[-1] == 0:
-            return torch.zeros(len(audio), n_quantizers or self.n_codebooks, 0, dtype=torch.int64, device=audio.device)
+        if not audio.numel():
+            shape = (len(audio), n_quantizers or self.n_codebooks, self.n_frames(audio.shape[-1]))
+            return torch.zeros(shape, dtype=torch.int64, device=audio.device)
         with torch.autocast(audio.device.type, enabled=False):  # codes do not depend on what surrounds the call
             return self.quantize(self.encode_latents(audio, state=state), n_quantizers)
 
@@ -118,8 +119,9 @@ class Codec(nn.Module):
         Raises `UsageError` for another shape or codes that the model does not have.
         """
         self.check_codes(codes)
-        if codes.shape[-1] == 0:
-            return self.quantizer.codebooks[0].codewords.new_zeros(len(codes), 1, 0)
+        if not codes.numel():
+            nothing = self.quantizer.codebooks[0].codewords.new_zeros(len(codes), 1, codes.shape[-1] * self.hop_length)
+            return nothing[..., :length]
         try:
             with torch.autocast(codes.device.type, enabled=False):
                 return self.decode_latents(self.dequantize(codes), length=length, state=state)
@@ -158,10 +160,11 @@ class Codec(nn.Module):
             is_stereo = audio.dim() == 3
             advice = "one channel at a time, or audio.mean(1, keepdim=True)" if is_stereo else "audio.reshape(1, 1, -1)"
             raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
+        audio = audio.to(next(self.parameters()).dtype)
         # Others, as of torch.compile, may have no values. The sum is the faster test, but may exceed the type's range.
         if type(audio) is Tensor and not (math.isfinite(audio.sum()) or audio.isfinite().all()):
             raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
-        return audio.to(next(self.parameters()).dtype)
+        return audio
 
     def check_codes(self, codes: Tensor) -> None:
         """Raises `UsageError` unless it is integers [B, K, T] of the first K codebooks, each within its codebook."""

@@ -33,11 +33,11 @@ def _tiny_smoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_tiny_smoke")
 def test_the_whole_life_in_one_command(codecctl: Program, tmp_path: Path, speech_files: list[Path]) -> None:
-    done = codecctl("quickstart")
+    done = codecctl("quickstart", "--out", "quick start")
     assert done.code == 0, done.stderr
     shown = [line.split()[2] for line in done.stderr.splitlines() if line.startswith("$ codecctl ")]
     assert shown == ["encode", "decode", "prepare", "train", "resume", "validate", "encode", "info", "decode"]
-    out = tmp_path / "quickstart"
+    out = tmp_path / "quick start"
     made = {"starter.cctl", "starter.wav", "prepared", "run", "speech.cctl", "speech.wav"}
     assert {path.name for path in out.iterdir()} == made
     assert Checkpoint.read(out / "run" / "last.pt").step == 400

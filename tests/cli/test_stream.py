@@ -51,8 +51,14 @@ def test_a_reader_that_leaves_ends_the_encoder_quietly(model: Path) -> None:
     [
         (["encode", "x.wav", "--stream"], "--stream reads from stdin"),
         (["encode", "-", "--stream", "-o", "x.cctl"], "leave out -o"),
+        (["encode", "-", "--stream", "--shard", "1/2"], "--shard and --executor"),
+        (["encode", "-", "--stream", "--channels", "2"], "add --rate"),
         (["encode", "x.wav", "--rate", "8000"], "add --stream"),
+        (["encode", "x.wav", "--channels", "2"], "add --stream"),
+        (["encode", "x.wav", "--precision", "int8"], "add --stream"),
         (["decode", "-", "--stream", "-o", "x.wav"], "leave out -o"),
+        (["decode", "-", "--stream", "--id", "x"], "--format and --id"),
+        (["decode", "x.npy", "--precision", "int8"], "add --stream"),
     ],
 )
 def test_wrong_use_is_one_line(codecctl: Callable[..., Finished], arguments: list[str], said: str) -> None:

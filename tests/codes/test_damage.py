@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from codecctl.codes import CodeDataset
 from codecctl.codes.decode import decode_corpus
 from codecctl.codes.folder import read_manifest
 from codecctl.codes.job import encode_corpus
@@ -30,17 +31,40 @@ def change_lines(path: Path, change: Callable[[list[str]], list[str]]) -> None:
     path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
 
 
-@pytest.mark.parametrize("damage", [b'{"id": "half', b"{}\n", b'{"id": 3}\n', None])
+@pytest.mark.parametrize("damage", [b'{"id": "half', b"{}\n", b'{"id": 3}\n'])
 def test_a_unit_with_damaged_results_is_encoded_again(
-    own: Path, corpus: Path, prepared: Path, model: Path, damage: bytes | None
+    own: Path, corpus: Path, prepared: Path, model: Path, damage: bytes
 ) -> None:
     """At the second attempt: the first one says what is damaged."""
     (results,) = (own / "units").glob("*.jsonl")
-    results.unlink() if damage is None else results.write_bytes(damage)
+    results.write_bytes(damage)
     with pytest.raises(CodecctlError, match=rf"{results.name}.*; run the same command again$"):
         encode_corpus([prepared], own, model)
     encode_corpus([prepared], own, model)
     assert contents(own) == contents(corpus)
+
+
+def test_a_unit_with_a_shard_that_is_cut_off_or_without_results_is_encoded_again(
+    own: Path, corpus: Path, prepared: Path, model: Path
+) -> None:
+    (results,), (shard,) = (own / "units").glob("*.jsonl"), (own / "shards").iterdir()
+    for damage in (results.unlink, lambda: os.truncate(shard, 500)):
+        damage()
+        encode_corpus([prepared], own, model)
+        assert contents(own) == contents(corpus)
+
+
+def test_a_shard_with_a_wrong_code_gives_no_items(own: Path) -> None:
+    (shard,) = (own / "shards").iterdir()
+    data = bytearray(shard.read_bytes())
+    data[-1000] ^= 1
+    shard.write_bytes(data)
+    dataset = CodeDataset(own)
+    for number in (0, -1):
+        with pytest.raises(
+            CodecctlError, match=rf"{shard.name}: damaged \(its checksum .*; remove it and run the same"
+        ):
+            dataset[number]
 
 
 def test_a_damaged_unit_is_named_and_can_be_removed(own: Path, corpus: Path, prepared: Path, model: Path) -> None:

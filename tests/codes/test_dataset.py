@@ -46,6 +46,8 @@ def test_a_split_and_some_codebooks(corpus: Path) -> None:
         assert torch.equal(dataset[0].codes, next(i for i in everything if i.about == dataset[0].about).codes[:2])
     with pytest.raises(UsageError, match="n_codebooks must be 1 to 3, got 4"):
         CodeDataset(corpus, n_codebooks=4)
+    with pytest.raises(UsageError, match="split 'test': expected 'train', 'validation' or None"):
+        CodeDataset(corpus, "test")  # type: ignore[arg-type]
 
 
 def test_a_copy_in_another_process_reads_the_same(corpus: Path) -> None:
@@ -64,6 +66,8 @@ def test_recordings_that_are_added_later_change_no_open_data_set(
     encode_corpus(folders[:1], tmp_path, model)
     assert ids(dataset) == before
     assert len(CodeDataset(tmp_path)) == 12
+    with pytest.raises(CodecctlError, match="was changed by an encode since the data set was made"):
+        pickle.loads(pickle.dumps(dataset))
 
 
 @pytest.mark.parametrize("drop_last", [False, True])
@@ -87,6 +91,14 @@ def test_each_epoch_has_an_order_of_its_own(corpus: Path) -> None:
     assert ids(stream) != first
     assert sorted(ids(stream)) == sorted(first)
     assert ids(CodeStream(CodeDataset(corpus))) == [each.id for each in read_manifest(corpus)]
+
+
+def test_workers_that_stay_follow_the_epoch(corpus: Path) -> None:
+    stream = CodeStream(CodeDataset(corpus), seed=3)
+    loader = DataLoader(stream, batch_size=None, num_workers=1, persistent_workers=True)
+    for epoch in (0, 1):
+        stream.set_epoch(epoch)
+        assert ids(loader) == ids(stream)
 
 
 def test_a_folder_without_codes_says_how_to_make_some(tmp_path: Path) -> None:

@@ -18,11 +18,15 @@ import pytest
 import safetensors.numpy
 import torch
 
+from codecctl.audio import pyav
 from codecctl.audio.files import read_audio
+from codecctl.codes import job
 from codecctl.codes.folder import read_about, read_complete, read_manifest
 from codecctl.codes.job import encode_corpus
 from codecctl.codes.shards import ShardReader
+from codecctl.codes.sources import read_items
 from codecctl.data.manifest import read_manifest as read_prepared
+from codecctl.data.prepare.items import AudioItem
 from codecctl.data.shards import ShardReader as AudioShards
 from codecctl.data.shards import to_float
 from codecctl.errors import CodecctlError, UsageError
@@ -230,6 +234,43 @@ def test_codes_of_another_model_stay(prepared: Path, model: Path, corpus: Path, 
     with pytest.raises(UsageError, match="holds codes with --format shards, and these would be webdataset"):
         encode_corpus([prepared], corpus, model, container="webdataset")
     assert contents(corpus) == before
+
+
+def test_of_two_models_that_start_in_a_new_folder_one_is_refused(
+    folders: list[Path], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(1)
+    save_codec(Codec(TINY), tmp_path / "other.pt")
+    out = tmp_path / "codes"
+
+    def read_while_another_starts(*arguments: Any, **options: Any) -> list[AudioItem]:
+        monkeypatch.setattr(job, "read_items", read_items)
+        encode_corpus(folders[:1], out, tmp_path / "other.pt", shard=(2, 2))
+        return read_items(*arguments, **options)
+
+    monkeypatch.setattr(job, "read_items", read_while_another_starts)
+    with pytest.raises(UsageError, match="holds codes of the model"):
+        encode_corpus(folders[1:], out, model, shard=(1, 2))
+    assert len(list((out / "units").glob("*.json"))) == 1
+
+
+def test_recordings_that_failed_without_pyav_are_tried_again_with_it(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    av = pytest.importorskip("av")
+    source, out = tmp_path / "source", tmp_path / "codes"
+    source.mkdir()
+    write_audio(source / "a.wav", np.zeros((1, 4000), np.float32), 16_000)
+    with av.open(str(source / "b.mka"), "w") as file:
+        stream = file.add_stream("pcm_s16le", rate=16_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.int16), "s16", "mono")
+        frame.sample_rate = 16_000
+        file.mux([*stream.encode(frame), *stream.encode(None)])
+    with monkeypatch.context() as without:
+        without.setattr(pyav, "is_installed", lambda: False)
+        assert [encode_corpus([source], out, model).n_failed for _ in range(2)] == [1, 0]
+    assert encode_corpus([source], out, model).n_done == 2
+    assert read_about(out).n_failed == 0
 
 
 def test_prepared_audio_stays(prepared: Path, model: Path) -> None:

@@ -175,6 +175,17 @@ def test_an_index_that_does_not_fit_is_named(own: Callable[[str], Path]) -> None
     ]  # fmt: skip
 
 
+def test_a_damaged_index_is_named(own: Callable[[str], Path]) -> None:
+    folder = own("shards")
+    index = folder / str(read_about(folder).index)
+    rows = np.load(index)
+    rows["first_frame"][2] += 5
+    np.save(index, rows)
+    assert check_corpus(folder).problems == [f"{index}: damaged; run encode again"]
+    with pytest.raises(CodecctlError, match="damaged; run encode again"):
+        CodeDataset(folder)
+
+
 @pytest.mark.parametrize("written", ["webdataset"], indirect=True)
 def test_webdataset_reads_it(written: Path, corpus: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
@@ -234,3 +245,18 @@ def test_a_tar_with_arrays_of_objects_runs_nothing(own: Callable[[str], Path]) -
         tar.addfile(member, io.BytesIO(buffer.getvalue()))
     (problem,) = check_corpus(folder).problems
     assert "damaged (Object arrays cannot be loaded" in problem
+
+
+@pytest.mark.parametrize("kind", [tarfile.REGTYPE, tarfile.GNUTYPE_SPARSE])
+def test_a_tar_whose_member_claims_more_than_there_is_takes_no_memory(own: Callable[[str], Path], kind: bytes) -> None:
+    folder = own("webdataset")
+    shard = folder / read_about(folder).shards[0]
+    member = tarfile.TarInfo("x.npy")
+    member.type, member.size = kind, 200 * 2**30 if kind == tarfile.REGTYPE else 0
+    block = bytearray(member.tobuf(tarfile.GNU_FORMAT))
+    if kind == tarfile.GNUTYPE_SPARSE:
+        block[483:495] = b"\x80" + (200 * 2**30).to_bytes(11, "big")  # its size with the holes
+        block[148:156] = b"%06o\0 " % (sum(block[:148]) + 8 * ord(" ") + sum(block[156:]))
+    shard.write_bytes(block + bytes(1024))
+    (problem,) = check_corpus(folder).problems
+    assert "damaged (x.npy is longer than the file)" in problem

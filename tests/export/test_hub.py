@@ -101,6 +101,7 @@ def codec(tmp_path: Path) -> Codec:
 def test_what_was_pushed_is_loaded(hub: Hub, codec: Codec, speech: Tensor) -> None:
     assert codec.push_to_hub("someone/voice") == f"{hub.address}/someone/voice"
     assert {"config.json", "model.safetensors", "README.md", "modeling_codecctl.py"} < hub.files.keys()
+    assert b'from_pretrained("someone/voice"' in hub.files["README.md"]
     loaded = Codec.from_pretrained("someone/voice", "cpu")
     assert loaded.fingerprint == codec.fingerprint
     assert torch.equal(loaded.encode(speech[..., :4000]), codec.encode(speech[..., :4000]))

@@ -64,6 +64,16 @@ def test_int8_files_are_the_int8_export(exported: tuple[Path, Path], tmp_path: P
     np.testing.assert_allclose(files.decode(codes.numpy()), codec.decode(codes), rtol=0, atol=TOLERANCE)
 
 
+def test_other_arrays_are_handled_as_in_torch(exported: tuple[Path, Path]) -> None:
+    files, nothing = OnnxCodec(exported[1]), np.zeros((1, 1, 0), np.float32)
+    assert files.encode(nothing).shape == (1, 3, 0)
+    assert files.decode(files.encode(nothing)[:, :2]).shape == (1, 1, 0)
+    with pytest.raises(UsageError, match="must be finite"):
+        files.encode(np.full((1, 1, 100), np.nan, np.float32))
+    with pytest.raises(UsageError, match=r"codes must be \[1, 1 to 3, T\], got \[1, 4, 5\]"):
+        files.decode(np.zeros((1, 4, 5), np.int64))
+
+
 @pytest.fixture(scope="module")
 def starter(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("starter") / "onnx"

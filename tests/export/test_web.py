@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codecctl.bitstream import PackedWriter
+from codecctl.bitstream import PackedHeader, PackedWriter
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.export import web
 from codecctl.inference.checkpoint import Checkpoint
@@ -139,8 +139,10 @@ def test_the_page_writes_and_reads_the_files_of_the_command_line(
 def test_the_page_refuses_damaged_files_and_those_of_another_model(page: Any, tmp_path: Path) -> None:
     codes, read = np.ones((3, 500), np.uint16), "return packed.unpack(a[0], new Uint8Array(a[1]))"
     good = write(tmp_path / "codes.cctl", codes, 160_000)
+    header = {**CODEC, "codebook_sizes": tuple(CODEC["codebook_sizes"])}  # type: ignore[arg-type]
     cases = {
         "bytes, and its header says": good[:-1],
+        "has 44 bytes, and its header says 6": list(PackedHeader(**header, n_samples=2**40).to_bytes()),  # type: ignore[arg-type]
         "damaged from 8.00 to 10.00 s": [*good[:-6], good[-6] ^ 1, *good[-5:]],
         "the header of the file is damaged": [*good[:24], good[24] ^ 1, *good[25:]],
         "no whole .cctl file": good[:20],

@@ -61,7 +61,7 @@ def test_both_formats_hold_the_codes_of_the_whole_signal(codec: Codec, tmp_path:
 def test_codes_in_npy_decode_to_whole_frames(codec: Codec, tmp_path: Path) -> None:
     encoded = encode_file(codec, write_noise(tmp_path / "in.wav", 12_345), tmp_path / "x.npy")
     codes = np.load(tmp_path / "x.npy")
-    decode_file(codec, tmp_path / "x.npy", tmp_path / "out.wav")
+    decode_file(codec, str(tmp_path / "x.npy"), str(tmp_path / "out.wav"))
     audio, sample_rate = soundfile.read(tmp_path / "out.wav", dtype="float32")
     whole = codec.decode(torch.from_numpy(codes.astype(np.int64))[None])[0, 0].numpy()
     assert sample_rate == 16000
@@ -235,6 +235,16 @@ def test_broken_audio_leaves_no_output(codec: Codec, tmp_path: Path, suffix: str
     with pytest.raises(CodecctlError, match=r"in\.wav: .*NaN"):
         encode_file(codec, tmp_path / "in.wav", tmp_path / f"x{suffix}")
     assert names(tmp_path) == ["in.wav"]
+
+
+def test_partial_audio_without_a_sample_leaves_no_output(codec: Codec, tmp_path: Path) -> None:
+    flac = write_noise(tmp_path / "in.flac", 48_000)
+    data = bytearray(flac.read_bytes())
+    data[1600:-9000] = np.random.default_rng(0).bytes(len(data) - 10_600)
+    flac.write_bytes(data)
+    with pytest.raises(CodecctlError, match=r"in\.flac: holds no audio before the damage"):
+        encode_file(codec, flac, str(tmp_path / "x.npy"), partial=True)
+    assert names(tmp_path) == ["in.flac"]
 
 
 def test_outputs_keep_the_tree_and_tell_files_apart_that_differ_by_their_suffix(tmp_path: Path) -> None:

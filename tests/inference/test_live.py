@@ -8,6 +8,7 @@ import os
 import struct
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ import soundfile
 import torch
 
 from codecctl.bitstream import read_header
+from codecctl.config.model import ModelConfig
 from codecctl.errors import CodecctlError
 from codecctl.inference.live import Live, _record, decode_live, encode_live
-from codecctl.inference.load import Codec
+from codecctl.inference.load import Codec, save_codec
+from tests.conftest import TINY_REFINED, lively
 
 RECORD_BYTES = 1 + 2 + 2 + 2  # 13 bits of the three codebooks
 HEADER_BYTES = 44
@@ -57,6 +60,13 @@ def test_there_and_back_is_that_of_files_in_whole_frames(codec: Codec, samples: 
     assert np.abs(audio - 2**15 * whole[0, 0].numpy()).max() <= 1
     assert (live.n_frames, live.n_lost, live.is_complete) == (31, 0, True)
     assert len(packed) == 44 + 31 * RECORD_BYTES + 13
+
+
+def test_a_codec_with_delay_decodes_the_last_samples_too(tiny: ModelConfig, tmp_path: Path) -> None:
+    save_codec(lively(tiny.model_copy(update={"front": TINY_REFINED})), tmp_path / "refined.pt")
+    codec = Codec.load(tmp_path / "refined.pt", "cpu")
+    audio, live = decoded(codec, encoded(codec, wav(np.zeros(1200, "<i2"))))
+    assert (codec.config.delay > 0, live.n_frames, live.n_samples, len(audio)) == (True, 100, 1200, 1200)
 
 
 def test_raw_samples_of_two_channels_are_mixed(codec: Codec, samples: np.ndarray, packed: bytes) -> None:

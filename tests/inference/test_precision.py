@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -113,6 +115,15 @@ def test_an_unknown_precision_is_refused() -> None:
         set_precision(Codec.load("starter", "cpu"), "int4")
     with pytest.raises(UsageError, match="--precision int8: only on the CPU, for a model in float32"):
         set_precision(Codec.load("starter", "cpu").double(), "int8")
+
+
+def test_a_precision_is_set_once(model: Path) -> None:
+    codec = Codec.load(model, "cpu")
+    assert set_precision(codec, "float32") == "float32"
+    assert set_precision(codec, "bfloat16") == "bfloat16"
+    for again in ("auto", "float32", "bfloat16"):
+        with pytest.raises(UsageError, match="load the codec again"):
+            set_precision(codec, again)
 
 
 @pytest.mark.slow

@@ -107,6 +107,23 @@ def test_nothing_is_kept_for_gradients(codec: Codec) -> None:
     (decoded * torch.ones_like(decoded, requires_grad=True)).sum().backward()  # a part of somebody's loss
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_calls_may_alternate_between_inference_mode_and_none(codec: Codec, traced: bool) -> None:
+    audio = noise(6 * codec.hop_length).float()
+    encoder, decoder = codec.stream_encoder(traced=traced), codec.stream_decoder(traced=traced)
+    decoded = []
+    for t, frame in enumerate(audio.split(codec.hop_length, dim=-1)):
+        with torch.inference_mode(t % 2 == 0):
+            codes = encoder.push(frame)
+            decoded += [decoder.push(codes), decoder.push(None)]
+        assert codes.is_inference() == decoded[-2].is_inference() == decoded[-1].is_inference() == (t % 2 == 0)
+    with torch.inference_mode(traced):
+        encoder.reset(0)
+        decoder.reset(0)
+    again = encoder.push(audio[..., : codec.hop_length])
+    assert torch.allclose(decoder.push(again), decoded[0])
+
+
 @pytest.mark.parametrize(("name", "n_frames"), [("strided", 120), ("starter", 25)])  # 120 are twice around its rings
 def test_items_of_a_batch_start_at_different_times(double: Codec, name: str, n_frames: int) -> None:
     codec = double if name == "strided" else Codec.load(name, "cpu").double()

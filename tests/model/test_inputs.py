@@ -54,6 +54,15 @@ def test_samples_whose_sum_is_infinite_are_finite(tiny_codec: Codec) -> None:
     assert tiny_codec.check_audio(torch.full((1, 1, 4), 2e38)).sum().isinf()
     with pytest.raises(UsageError, match="NaN or infinite"):
         tiny_codec.check_audio(torch.tensor([[[torch.inf, -torch.inf]]]))
+    with pytest.raises(UsageError, match="finite"):  # in the model's precision
+        tiny_codec.check_audio(torch.full((1, 1, 4), 1e300, dtype=torch.float64))
+
+
+def test_no_items_are_no_items(tiny_codec: Codec) -> None:
+    codes = tiny_codec.encode(torch.zeros(0, 1, 25), n_quantizers=2)
+    assert codes.shape == (0, 2, 3)
+    assert tiny_codec.decode(codes).shape == (0, 1, 36)
+    assert tiny_codec.decode(codes, length=25).shape == (0, 1, 25)
 
 
 @pytest.mark.parametrize(("codebook", "code"), [(0, 32), (1, 16), (2, -1)])

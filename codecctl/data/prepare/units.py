@@ -55,8 +55,9 @@ class UnitFiles:
         self.spec, self.results, self.marker = (out / "units" / f"{name}.{kind}" for kind in ("json", "jsonl", "done"))
         self.shard = out / "shards" / name
 
-    def mark_done(self, input_hash: str, **facts: Any) -> None:
+    def mark_done(self, input_hash: str, *, shard: str | None, **facts: Any) -> None:
         """Record that all outputs of the unit are in place; written last."""
+        facts |= {"shard": shard, "n_bytes": self._n_bytes(shard)}
         write_json(self.marker, {"input": input_hash, **facts}, durable=False)
 
     def is_done(self, input_hash: str) -> bool:
@@ -64,8 +65,15 @@ class UnitFiles:
         facts = read_json(self.marker, dict) or {}
         if facts.get("input") != input_hash or (facts.get("lacked_av") and pyav.is_installed()):
             return False
-        shard = facts.get("shard")
-        return shard is None or (self._out / str(shard)).is_file()
+        n_bytes = self._n_bytes(facts.get("shard"))
+        return self.results.is_file() and n_bytes is not None and n_bytes == facts.get("n_bytes", n_bytes)
+
+    def _n_bytes(self, shard: Any) -> int | None:
+        """Of a shard of this folder, 0 without one; None if it is missing."""
+        try:
+            return (self._out / str(shard)).stat().st_size if shard else 0
+        except OSError:
+            return None
 
     def remove(self) -> None:
         for path in (self.marker, self.results, self.spec):

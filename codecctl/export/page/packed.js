@@ -40,7 +40,13 @@ function* blocksOf(nFrames, framesPerBlock, bits, start) {
 /** What a file of so many samples in the first `nCodebooks` codebooks of a codec takes. */
 export function packedSize(codec, nCodebooks, nSamples) {
   const bits = bitsOf(codec, nCodebooks), nFrames = Math.ceil(nSamples / codec.hop_length);
-  return [...blocksOf(nFrames, FRAMES_PER_BLOCK, bits, N_FIXED_BYTES + bits.length + 4)].at(-1).end + 4;
+  return endOfBlocks(nFrames, FRAMES_PER_BLOCK, bits, N_FIXED_BYTES + bits.length + 4);
+}
+
+/** Not by listing them: a damaged header may claim any number. */
+function endOfBlocks(nFrames, framesPerBlock, bits, start) {
+  const sizeOf = (n) => n && Math.ceil(n * sumOf(bits) / 8) + 4;
+  return start + Math.floor(nFrames / framesPerBlock) * sizeOf(framesPerBlock) + sizeOf(nFrames % framesPerBlock);
 }
 
 /** Of one code of each of the first codebooks. */
@@ -121,12 +127,12 @@ export function isPacked(bytes) {
 export function unpack(codec, bytes) {
   const { nSamples, framesPerBlock, nCodebooks, nHeaderBytes } = readHeader(codec, bytes);
   const bits = bitsOf(codec, nCodebooks), nFrames = Math.ceil(nSamples / codec.hop_length);
-  const blocks = [...blocksOf(nFrames, framesPerBlock, bits, nHeaderBytes)], size = blocks.at(-1).end + 4;
+  const size = endOfBlocks(nFrames, framesPerBlock, bits, nHeaderBytes);
   if (bytes.length !== size) {
     throw new PackedError(`the file has ${bytes.length} bytes, and its header says ${size}; copy it again`);
   }
   const codes = bits.map(() => new Uint16Array(nFrames)), fingerprint = fingerprintBytes(codec), view = viewOf(bytes);
-  for (const { number, first, n, start, end } of blocks) {
+  for (const { number, first, n, start, end } of blocksOf(nFrames, framesPerBlock, bits, nHeaderBytes)) {
     const packed = bytes.subarray(start, end);
     if (view.getUint32(end, true) !== blockCrc(fingerprint, number, packed)) {
       const [from, to] = [first, first + n].map((frame) => (frame * codec.hop_length / codec.sample_rate).toFixed(2));

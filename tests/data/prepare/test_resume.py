@@ -109,6 +109,8 @@ def test_marker_is_valid_for_its_input_only(tmp_path: Path) -> None:
     files.marker.parent.mkdir()
     assert not files.is_done("first")
     files.mark_done("first", shard=None)
+    assert not files.is_done("first")
+    files.results.touch()
     assert files.is_done("first")
     assert not files.is_done("second")
     files.mark_done("first", shard="shards/gone.pcm")
