@@ -40,7 +40,7 @@ from codecctl.lock import Lease, LeaseHeld
 from codecctl.workers import hash_of, run_units
 
 _RULES = 1  # raised when the same input is to give another output: then everything is encoded anew
-_OURS = ("units", "shards", "manifest.jsonl", "prepared.json")
+_FOREIGN = ("prepared.json", "units", "shards", "manifest.jsonl", "last.pt", "best.pt", "metrics.jsonl", "corpus.json")
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ def _plan(
 def _check_folder(out: Path, about: About) -> None:
     """Raises `UsageError` for a folder of other data, or of codes that these would not fit to."""
     if not is_corpus(out):
-        if taken := next((name for name in _OURS if (out / name).exists()), None):
+        if taken := next((name for name in _FOREIGN if (out / name).exists()), None):
             raise UsageError(f"{out}: holds other data ({taken}); --out-dir needs a new folder")
         return
     before = read_about(out)
@@ -214,7 +214,9 @@ def _check_folder(out: Path, about: About) -> None:
 def _plan_units(sources: Sequence[str | Path], out: Path, job: Job, report: CorpusReport) -> None:
     for source in map(Path, sources):
         # A folder that holds downloaded corpora stands for each of them.
-        for path in (source.is_dir() and not is_prepared(source) and find_corpora(source)) or [source]:
+        for path in (source.is_dir() and not is_prepared(source) and find_corpora(source, report.notes.append)) or [
+            source
+        ]:
             name = source_name(out, path)  # depends on the sources that are planned already
             items = read_items(path, name, note=report.notes.append)
             if not is_corpus(out):

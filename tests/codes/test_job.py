@@ -273,9 +273,19 @@ def test_recordings_that_failed_without_pyav_are_tried_again_with_it(
     assert read_about(out).n_failed == 0
 
 
+@pytest.mark.parametrize("name", ["last.pt", "corpus.json"])
+def test_the_folder_of_a_run_or_a_download_is_no_place_for_codes(
+    prepared: Path, model: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=rf"holds other data \({name}\); --out-dir needs a new folder"):
+        encode_corpus([prepared], tmp_path, model)
+    assert {path.name for path in tmp_path.iterdir()} <= {name, ".jobs"}
+
+
 def test_prepared_audio_stays(prepared: Path, model: Path) -> None:
     before = contents(prepared)
-    with pytest.raises(UsageError, match=r"holds other data \(units\); --out-dir needs a new folder"):
+    with pytest.raises(UsageError, match=r"holds other data \(prepared.json\); --out-dir needs a new folder"):
         encode_corpus([prepared], prepared, model)
     assert contents(prepared) == before
 

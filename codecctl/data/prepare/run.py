@@ -33,6 +33,8 @@ from codecctl.files import write_lines
 from codecctl.lock import Lease
 from codecctl.workers import run_units
 
+_FOREIGN = ("codes.json", "last.pt", "best.pt", "metrics.jsonl", "corpus.json")  # of codes, runs and downloads
+
 Progress = Callable[[int, int], None]  # items done, items in all
 
 _RULES = 6  # raised when the same input is to give another output: then everything is prepared anew
@@ -56,6 +58,8 @@ def prepare(
     be listed or holds no audio, if every recording is rejected, and if an older version prepared `out`.
     """
     out, notes = Path(out), list[str]()
+    if taken := next((name for name in _FOREIGN if (out / name).exists()), None):
+        raise UsageError(f"{out}: holds other data ({taken}); --out needs a new folder, or one of prepared audio")
     settings = [_RULES, config.min_seconds, config.max_clipping]
     if (out / "prepared.json").is_file():
         read_about(out)

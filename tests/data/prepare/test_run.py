@@ -16,7 +16,7 @@ from codecctl.data.crops import read_utterance
 from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare import prepare
 from codecctl.data.shards import read_index
-from codecctl.errors import CodecctlError
+from codecctl.errors import CodecctlError, UsageError
 
 CONFIG = DataConfig(validation_share=0.3)
 
@@ -154,6 +154,18 @@ def test_two_sources_of_the_same_name_get_different_ids(tmp_path: Path, make_rec
     prepare([first, second], tmp_path / "out", CONFIG)
     ids = {utterance.id for utterance in read_manifest(tmp_path / "out" / "manifest.jsonl")}
     assert ids == {"train/ann/0", "train/bob/0", "b-train/cid/0"}
+
+
+@pytest.mark.parametrize("name", ["codes.json", "last.pt", "corpus.json"])
+def test_folders_of_codes_runs_and_downloads_stay_as_they_are(
+    tmp_path: Path, make_recordings: Callable[..., Path], name: str
+) -> None:
+    raw, out = make_recordings("raw", {"a": [0.5]}), tmp_path / "out"
+    out.mkdir()
+    (out / name).touch()
+    with pytest.raises(UsageError, match=rf"out: holds other data \({name}\); --out needs a new folder"):
+        prepare([raw], out, DataConfig())
+    assert [path.name for path in out.iterdir()] == [name]
 
 
 def test_sources_without_usable_audio_are_errors(tmp_path: Path) -> None:
