@@ -8,8 +8,10 @@ import gc
 import logging
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -131,13 +133,34 @@ def _flush_stdout() -> None:
             raise
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Within, SIGTERM does what Ctrl-C does, with its own exit code."""
+    received: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        received.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except (Interrupted, KeyboardInterrupt) as early:
+        if not received:
+            raise
+        raise Interrupted(str(early) or "interrupted", received[0]) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _guarded(command: Callable[..., None]) -> Callable[..., None]:
     """The command; its errors become one line on stderr and an exit code."""
 
     @functools.wraps(command)
     def guarded(*arguments: Any, **options: Any) -> None:
         try:
-            command(*arguments, **options)
+            with _stoppable():
+                command(*arguments, **options)
             _flush_stdout()
         except CodecctlError as error:
             if isinstance(error, Interrupted):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import signal
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -28,25 +28,6 @@ _HEADINGS = {"codec": "codec", "unquantized": "quantizer off", "lowpass_4khz": "
 _OF_GROUPS = ("pesq_wb", "estoi", "snr_db", "si_sdr_db", "mel_distance")
 
 
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    """Within, SIGTERM does what Ctrl-C does, with its own exit code."""
-    received = [signal.SIGINT]
-
-    def stop(*_: object) -> None:
-        received[:] = [signal.SIGTERM]
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    except (Interrupted, KeyboardInterrupt) as early:
-        raise Interrupted(str(early) or "interrupted", received[0]) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-@_stoppable()
 def validate(
     checkpoint: Annotated[
         str | None,
