@@ -169,6 +169,8 @@ def read_index(folder: str | Path) -> Index:
         raise CodecctlError(f"{path}: is no index of this version of codecctl; run prepare again")
     index = Index(np.array(rows), **names)
     _check_rows(index, path)
+    if rows_name(rows) != path.name:
+        raise CodecctlError(f"{path}: damaged: its content is not that of its name; run prepare again")
     return index
 
 

@@ -57,6 +57,18 @@ def test_index_round_trip(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_a_changed_index_is_damaged(tmp_path: Path) -> None:
+    """Crops would begin at other samples."""
+    rows = np.zeros(3, ROW)
+    rows["n_samples"] = 10
+    write_index(tmp_path, Index(rows, ("shards/a.pcm",), ("corpus",), ("te", None), (None,)), split_seed=3)
+    (path,) = tmp_path.glob("index-*.npy")
+    rows["first_sample"][1] = 5
+    np.save(path, rows)
+    with pytest.raises(CodecctlError, match=r"index-\w+\.npy: damaged: its content is not that of its name"):
+        read_index(tmp_path)
+
+
 def test_run_ends_where_speaker_split_or_place_change() -> None:
     rows = np.zeros(6, ROW)
     rows["n_samples"] = 10

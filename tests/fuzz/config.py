@@ -38,7 +38,7 @@ def _smoke() -> Config:
 
 def _set(path: Path) -> None:
     text = path.read_bytes().decode(errors="surrogateescape")
-    config = override_config(_smoke(), [text], source="smoke")
+    config = override_config(_smoke(), [text])
     try:
         dumped = dump_config(config)
     except UnicodeEncodeError as error:  # only by a path that cannot be text
