@@ -213,7 +213,7 @@ def print_codebooks(codebooks: Sequence[CodebookStats]) -> None:
         shared = too_few if stats.mutual_information_bits is None else f"{stats.mutual_information_bits:.2f}"
         entropy = f"{stats.entropy_bits:.2f}"
         rows.append([str(n), str(stats.codebook_size), usage, perplexity, str(stats.dead_codewords), entropy, shared])
-    names = ("size", "codebook_usage", "perplexity", "dead_codewords", "entropy, bits", "shared, bits")
+    names = ("size", "usage", "perplexity", "dead codewords", "entropy, bits", "shared, bits")
     show()
     show_table(("codebook", *(f">{name}" for name in names)), rows)
 
