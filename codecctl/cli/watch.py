@@ -135,11 +135,13 @@ def describe_trend(trend: Trend) -> str:
     if trend.since_best is None:
         return trend.verdict
     n = trend.since_best
-    words = f"no better for {n} validation{'s' if n > 1 else ''}" if n else "best so far"
+    words = f"no new best in the last {f'{n} validations' if n > 1 else 'validation'}" if n else "best so far"
     if trend.gain is not None and trend.verdict != "stalled":
-        whose = f" the best of the last {N_RECENT}" if n else ""
-        side = "better" if trend.gain > 0 else "worse"
-        words += f",{whose} {abs(trend.gain):.1%} {side} than {N_RECENT} validations ago"
+        difference = f"{abs(trend.gain):.1%} {'better' if trend.gain > 0 else 'worse'}"
+        if n:
+            words += f"; the best of the last {N_RECENT} is {difference} than the best before them"
+        else:
+            words += f", {difference} than {N_RECENT} validations ago"
     return f"{words}: {trend.verdict}"
 
 

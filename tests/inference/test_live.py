@@ -146,7 +146,7 @@ def test_a_wav_is_coded_up_to_the_length_in_its_header(codec: Codec, samples: np
 
 def test_a_wav_that_is_cut_off_is_an_error_at_its_end(codec: Codec, samples: np.ndarray, packed: bytes) -> None:
     sink = io.BytesIO()
-    with pytest.raises(CodecctlError, match=r"^stdin: cut off \(0\.052 of the 0\.077 s that its header claims"):
+    with pytest.raises(CodecctlError, match=r"^stdin: cut off \(holds 0\.052 s of the 0\.077 s that its header claims"):
         encode_live(codec, io.BytesIO(wav(samples)[:-800]), sink, Live())
     assert decoded(codec, sink.getvalue())[1].n_frames == 21
 
