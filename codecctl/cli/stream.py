@@ -29,7 +29,9 @@ ChannelsOption = Annotated[
 PrecisionOption = Annotated[
     str,
     typer.Option(
-        "--precision", metavar="auto|float32|bfloat16|int8", help="With --stream: of the large matrices on the CPU."
+        "--precision",
+        metavar="auto|float32|bfloat16|int8",
+        help="With --stream: arithmetic of the large matrices on the CPU.",
     ),
 ]
 
