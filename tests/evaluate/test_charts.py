@@ -49,7 +49,7 @@ def test_a_histogram_says_what_its_height_is() -> None:
 def test_no_text_lies_over_the_lines_of_a_chart() -> None:
     opus = [Point(6, 0.9, "Opus"), Point(8, 0.95, "Opus")]
     texts = ElementTree.fromstring(rate_chart("STOI", [Point(4, 0.8, "codec")], opus, 0.93)).iter("text")
-    assert all(float(text.get("y", "")) > 176 or float(text.get("x", "")) < 46 for text in texts)  # below, or left of it
+    assert all(float(text.get("y", "")) > 176 or float(text.get("x", "")) < 46 for text in texts)  # at the axes
 
 
 def test_the_audio_of_the_page_is_flac() -> None:
