@@ -144,6 +144,11 @@ def size(n_bytes: float | None) -> str:
     return f"{n_bytes:.0f} B"
 
 
+def time_unit(seconds: float) -> tuple[str, str, int]:
+    """Of a table of durations, by their sum: a heading, the unit and its seconds."""
+    return ("hours", "h", 3600) if seconds >= 3600 else ("minutes", "min", 60)
+
+
 def duration(seconds: float) -> str:
     """Rounded: `3 d 04 h`, `2 h 05 min`, `7 min`, `40 s`."""
     minutes, hours = int(seconds / 60 + 0.5), int(seconds / 3600 + 0.5)

@@ -16,7 +16,7 @@ from rich.text import Text
 from codecctl.cli.console import duration, size
 from codecctl.config.schema import Config
 from codecctl.evaluate.scorer import Scores, ValidationSet
-from codecctl.text import printable
+from codecctl.text import counted, printable
 from codecctl.train.alarms import N_RECENT, Trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import Change
@@ -76,7 +76,7 @@ class TrainingDisplay(TrainingCallbacks):
     def will_validate(self, validation: ValidationSet) -> None:
         metrics = ", ".join(validation.metrics) or "no perceptual metric"
         missing = [f"{name}: {reason}" for name, reason in validation.missing.items()]
-        self._say("; ".join([f"validation: {len(validation.utterances)} recordings, {metrics}", *missing]))
+        self._say("; ".join([f"validation: {counted(len(validation.utterances), 'recording')}, {metrics}", *missing]))
 
     def saved(self, step: int, seconds: float) -> None:
         self._say(f"step {step}: saved; training waited {seconds:.2f} s")

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecctl.cli.console import duration, reason, say, show, show_table, size
-from codecctl.text import number, printable
+from codecctl.cli.console import duration, reason, say, show, show_table, size, time_unit
+from codecctl.text import counted, number, printable
 
 HOSTILE = "[red]x[/y] :smile: {z} \x1b]0;a\x07\n\u202e\udcff"
 SHOWN = r"[red]x[/y] :smile: {z} \x1b]0;a\x07\n\u202e\udcff"
@@ -118,7 +118,13 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_a_table_of_less_than_an_hour_is_in_minutes() -> None:
+    assert time_unit(3599) == ("minutes", "min", 60)
+    assert time_unit(3600) == ("hours", "h", 3600)
+
+
 def test_numbers() -> None:
+    assert [counted(n, "recording") for n in (0, 1, 2)] == ["0 recordings", "1 recording", "2 recordings"]
     assert [number(value, 2) for value in (1.239, -0.001, float("nan"))] == ["1.24", "0.00", "undefined"]
 
 
