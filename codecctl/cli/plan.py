@@ -63,8 +63,8 @@ def _fit(plan: Plan) -> dict[str, str]:
     if card is None:
         return {}
     room = (
-        f"{size(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}), including {size(ASSUMPTIONS.context_bytes)} "
-        f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation"
+        f"{size(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}), including "
+        f"{size(ASSUMPTIONS.context_bytes)} for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation"
     )
     if plan.fits:
         return {"fits": f"yes: {room}; the largest batch that fits is {largest}"}

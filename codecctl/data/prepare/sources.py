@@ -56,8 +56,8 @@ def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list
         sum(getattr(item, key) is not None for item in items) for key in ("speaker", "language", "text")
     )
     note(
-        f"{source}: {counted(len(items), 'recording')}, {with_speaker} with a speaker, {with_language} with a language, "
-        f"{with_text} with a transcript"
+        f"{source}: {counted(len(items), 'recording')}, {with_speaker} with a speaker, "
+        f"{with_language} with a language, {with_text} with a transcript"
     )
     return items
 
