@@ -90,7 +90,7 @@ def load_json(path: Path, kind: type[T], *, missing: str, hint: str) -> T:
     """
     try:
         return as_type(kind, parse_json(path.read_bytes(), str(path)), str(path))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise CodecctlError(missing) from None
     except OSError as error:
         raise CodecctlError(f"{path}: cannot be read ({error.strerror})") from None

@@ -34,6 +34,11 @@ def number(value: float, digits: int) -> str:
     return "undefined" if math.isnan(value) else f"{value:z.{digits}f}"  # z: no minus before zero
 
 
+def counted(n: int, what: str) -> str:
+    """`1 recording`, `2 recordings`."""
+    return f"{n} {what}{'s' * (n != 1)}"
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
     """A question for the end of a message on a wrong name; empty where none is near."""
     near = difflib.get_close_matches(name, [*names], n=1, cutoff=0.5)

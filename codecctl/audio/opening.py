@@ -79,7 +79,7 @@ def open_audio(
 
 def say_cut_off(seconds: float, claimed_seconds: float) -> str:
     """The message of `CutOffError`."""
-    return f"cut off ({seconds:.3f} of the {claimed_seconds:.3f} s that its header claims are there)"
+    return f"cut off (holds {seconds:.3f} s of the {claimed_seconds:.3f} s that its header claims)"
 
 
 def _open(source: Source, suffix: str, raw_rate: int | None) -> tuple[Decoder, str | None, list[Segment]]:

@@ -16,6 +16,7 @@ from codecctl.cli.pipes import naming_stdout
 from codecctl.text import printable
 
 LINE_SECONDS = 30  # between two lines where no bar can be shown
+_FOLDED = 24  # characters that a column of text has at least where it is folded
 
 
 def say(text: str = "", *, label: str = "", style: str = "bold") -> None:
@@ -60,18 +61,41 @@ def show_facts(facts: dict[str, str]) -> None:
 
 def show_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """A table on stdout. Columns whose heading starts with `>` are right-aligned and never wrapped; an empty row is a
-    gap. Where no terminal bounds it, it is as wide as it needs to be."""
+    gap. Columns that do not fit on a terminal follow in further tables, which repeat the first column. Where no
+    terminal bounds it, it is as wide as it needs to be."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        right = heading.startswith(">")
-        table.add_column(heading.removeprefix(">"), justify="right" if right else "left", no_wrap=right)
-    for row in rows:
-        table.add_row(*map(printable, row))
-    with naming_stdout():
-        Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False, emoji=False).print(table)
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False, markup=False, emoji=False)
+    right = [heading.startswith(">") for heading in headings]
+    lines = [[printable(cell) for cell in row] or [""] * len(headings) for row in rows]
+    columns = [[heading.removeprefix(">"), *cells] for heading, *cells in zip(headings, *lines, strict=True)]
+    if len(_tables(columns, right, console.width)) > 1:
+        columns = [
+            [name.replace(" ", "\n") if r else name, *cells] for r, (name, *cells) in zip(right, columns, strict=True)
+        ]
+    for number, chosen in enumerate(_tables(columns, right, console.width)):
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for i in chosen:
+            table.add_column(columns[i][0], justify="right" if right[i] else "left", no_wrap=right[i], overflow="fold")
+        for row in zip(*(columns[i][1:] for i in chosen), strict=True):
+            table.add_row(*row)
+        with naming_stdout():
+            console.print(*([""] if number else []), table, sep="\n")
+
+
+def _tables(columns: Sequence[Sequence[str]], right: Sequence[bool], width: int) -> list[list[int]]:
+    """The columns, by number, of each table that fits in so many characters; the first is in all."""
+    from rich.cells import cell_len
+
+    needed = [2 + max(cell_len(line) for cell in column for line in cell.split("\n")) for column in columns]
+    needed = [n if r else min(n, 2 + _FOLDED) for n, r in zip(needed, right, strict=True)]
+    tables = [[0]]
+    for i in range(1, len(columns)):
+        if len(tables[-1]) > 1 and sum(needed[k] for k in (*tables[-1], i)) > width + 2:
+            tables.append([0])
+        tables[-1].append(i)
+    return tables
 
 
 @contextlib.contextmanager
@@ -118,6 +142,11 @@ def size(n_bytes: float | None) -> str:
         if n_bytes >= scale:
             return f"{n_bytes / scale:,.1f} {unit}"
     return f"{n_bytes:.0f} B"
+
+
+def time_unit(seconds: float) -> tuple[str, str, int]:
+    """Of a table of durations, by their sum: a heading, the unit and its seconds."""
+    return ("hours", "h", 3600) if seconds >= 3600 else ("minutes", "min", 60)
 
 
 def duration(seconds: float) -> str:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from codecctl.cli.batch import check_out_dir
-from codecctl.cli.console import duration, progress_bar, say, show, show_table
+from codecctl.cli.console import duration, progress_bar, say, show, show_table, time_unit
 from codecctl.cli.pipes import naming
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.inference.find import find_checkpoint
+from codecctl.text import counted
 
 if TYPE_CHECKING:
     from codecctl.codes.job import CorpusReport
@@ -102,12 +103,12 @@ def encode_to_corpus(
         say(f"{report.n_units_left} units are left to other jobs, the last of which completes the folder")
     if about := report.about:
         say(
-            f"{out_dir}: {about.n_utterances} recordings, {duration(about.seconds)}, {about.n_codebooks} codebooks of "
-            f"the model {about.fingerprint} in {len(about.shards)} shards"
+            f"{out_dir}: {counted(about.n_utterances, 'recording')}, {duration(about.seconds)}, "
+            f"{counted(about.n_codebooks, 'codebook')} of the model {about.fingerprint} in "
+            f"{counted(len(about.shards), 'shard')}"
         )
         if about.n_failed:
-            were = "recording" if about.n_failed == 1 else "recordings"
-            say(f"{about.n_failed} {were} failed; see {out_dir / 'failed.jsonl'} for the reasons")
+            say(f"{counted(about.n_failed, 'recording')} failed; see {out_dir / 'failed.jsonl'} for the reasons")
 
 
 def holds_codes(path: Path) -> bool:
@@ -142,7 +143,7 @@ def decode_from_corpus(
             suffix=f".{form or 'wav'}",
             on_progress=progress,
         )
-    say(f"{inputs[0]} -> {out_dir}: {n} recording{'s' * (n != 1)}")
+    say(f"{inputs[0]} -> {out_dir}: {counted(n, 'recording')}")
 
 
 def validate_corpus(folder: Path) -> None:
@@ -153,16 +154,19 @@ def validate_corpus(folder: Path) -> None:
     with progress_bar("check") as progress:
         check = check_corpus(folder, progress)
     about = check.about
+    form = "" if about.container == "shards" else f" of {about.container}"
     show(
-        f"{folder}: {about.n_utterances} recordings, {duration(about.seconds)}, {about.n_failed} failed, "
-        f"{about.n_codebooks} codebooks of the model {about.fingerprint} in {len(about.shards)} {about.container}"
+        f"{folder}: {counted(about.n_utterances, 'recording')}, {duration(about.seconds)}, {about.n_failed} failed, "
+        f"{counted(about.n_codebooks, 'codebook')} of the model {about.fingerprint} in "
+        f"{counted(len(about.shards), 'shard')}{form}"
     )
+    heading, _, scale = time_unit(about.seconds)
     rows = [
-        (key, name, f"{seconds / 3600:.2f}")
+        (key, name, f"{seconds / scale:.2f}")
         for key, names in check.seconds_by.items()
         for name, seconds in sorted(names.items(), key=lambda item: -item[1])[:_MOST_ROWS]
     ]
-    show_table(("", "", ">hours"), rows)
+    show_table(("", "", f">{heading}"), rows)
     print_codebooks(check.codebooks)
     for problem in check.problems:
         say(f" {problem}", label="damaged:", style="bold red")

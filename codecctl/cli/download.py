@@ -250,9 +250,10 @@ def _print_plan(plans: Sequence[Plan], free: int, root: Path) -> None:
     show_table(("name", "from", ">to fetch", ">room", "gate", "licence", "state"), rows)
     needed = sum(plan.n_bytes_needed or 0 for plan in plans)
     unknown = sum(plan.n_bytes_needed is None for plan in plans)
-    more = f" and {unknown} of a size that only the server knows" if unknown else ""
+    corpora = "one corpus" if unknown == 1 else f"{unknown} corpora"
+    more = f" plus {corpora} of unknown size" if unknown else ""
     fits = "enough" if needed < free else "not enough"
-    say(f"{root}: needs {size(needed)}{more}, {size(free)} are free: {fits}")
+    say(f"{root}: needs {size(needed)}{more}; {size(free)} free: {fits}")
     if needed >= free:
         raise CodecctlError(f"{root}: not enough room; make some, choose fewer or give another --root")
 

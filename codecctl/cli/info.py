@@ -43,7 +43,7 @@ def info(
     if as_json:
         show(to_json(facts))
     else:
-        show_facts({key: _text(value) for key, value in facts.items()})
+        show_facts({key: _text(value) for key, value in facts.items() if value is not None})
 
 
 def _text(value: object) -> str:

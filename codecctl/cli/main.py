@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import gc
+import inspect
 import logging
 import os
 import re
@@ -37,6 +38,7 @@ if sys.platform != "win32":
 
 _SIGNS = ("allocate memory", "bad_alloc", "failed to map segment", "out of memory", "start new thread")
 _ASKED = re.compile(r"tried to allocate (\d+) bytes")
+_LINE_BREAK = re.compile(r"(?<!\n)\n(?!\n)")  # within a paragraph, which the help would keep
 _LIBRARIES_GB = 4  # of addresses, that PyTorch and its CUDA libraries take before the first tensor
 _SPINS = "3000"
 """How often a thread of torch looks for the others before it sleeps. By default it looks for milliseconds: where other
@@ -176,7 +178,7 @@ def _guarded(command: Callable[..., None]) -> Callable[..., None]:
 
 
 for command in (quickstart, download, prepare, train, resume, validate, encode, decode, info, export, bench):
-    app.command()(_guarded(command))
+    app.command(help=_LINE_BREAK.sub(" ", inspect.getdoc(command) or ""))(_guarded(command))
 
 if __name__ == "__main__":
     main()

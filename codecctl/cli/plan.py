@@ -63,8 +63,8 @@ def _fit(plan: Plan) -> dict[str, str]:
     if card is None:
         return {}
     room = (
-        f"{size(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}; {size(ASSUMPTIONS.context_bytes)} "
-        f"for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation among it)"
+        f"{size(plan.step.card_bytes)} of {card.memory_gb:g} GB ({card.name}), including "
+        f"{size(ASSUMPTIONS.context_bytes)} for the driver and {ASSUMPTIONS.fragmentation - 1:.0%} for fragmentation"
     )
     if plan.fits:
         return {"fits": f"yes: {room}; the largest batch that fits is {largest}"}
@@ -86,8 +86,10 @@ def _adversaries(plan: Plan) -> str:
     if plan.adversarial_step is None:
         return f"used from {where} on; its step is unknown without the data"
     alone = min(settings.warmup_steps, plan.adversarial_step)
-    used = f"used from step {plan.adversarial_step:,} on ({where}), after {alone:,} in which only they learn"
-    return used if plan.adversarial_step < plan.n_steps else f"never used: {where} is after step {plan.n_steps:,}"
+    if plan.adversarial_step >= plan.n_steps:
+        return f"never used: {where} is after step {plan.n_steps:,}"
+    learning = f"the discriminators learn from step {plan.adversarial_step - alone:,} on"
+    return f"used from step {plan.adversarial_step:,} on ({where}); {learning}"
 
 
 def _audio(plan: Plan) -> str:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from codecctl.cli.console import progress_bar, say, show, show_table
+from codecctl.cli.console import progress_bar, say, show, show_table, time_unit
 from codecctl.cli.options import ConfigOption, SetOption
 from codecctl.cli.pipes import naming
+from codecctl.text import counted
 
 if TYPE_CHECKING:
     from codecctl.data.prepare import PrepareReport
@@ -60,17 +61,18 @@ def prepare(
 
 def _print_report(out: Path, report: PrepareReport) -> None:
     rows: list[Sequence[str]] = []
+    heading, unit, scale = time_unit(report.seconds)
     for key, seconds_of in report.seconds_by.items():
         shown = list(seconds_of.items())
         if key not in ("bandwidth", "level"):  # those are histograms
             shown.sort(key=lambda item: -item[1])
-        rows += [(key, name, f"{seconds / 3600:.2f}") for name, seconds in shown[:_MOST_ROWS]]
+        rows += [(key, name, f"{seconds / scale:.2f}") for name, seconds in shown[:_MOST_ROWS]]
         if rest := shown[_MOST_ROWS:]:
-            rows.append((key, f"{len(rest)} others", f"{sum(seconds for _, seconds in rest) / 3600:.2f}"))
+            rows.append((key, f"{len(rest)} others", f"{sum(seconds for _, seconds in rest) / scale:.2f}"))
         rows.append(())
-    rows += [("rejected", reason, f"{count} files") for reason, count in report.rejected.most_common()]
-    show(f"{out}: {report.n_utterances} recordings, {report.seconds / 3600:.2f} h")
-    show_table(("", "", ">hours"), rows)
+    rows += [("rejected", reason, counted(count, "file")) for reason, count in report.rejected.most_common()]
+    show(f"{out}: {counted(report.n_utterances, 'recording')}, {report.seconds / scale:.2f} {unit}")
+    show_table(("", "", f">{heading}"), rows)
     if report.n_rejected:
         were = "recording was" if report.n_rejected == 1 else "recordings were"
         say(f"{report.n_rejected} {were} rejected; see {out / 'rejected.jsonl'} for the reasons")

@@ -32,7 +32,7 @@ PrecisionOption = Annotated[
     typer.Option(
         "--precision",
         metavar="auto|float32|bfloat16|int8",
-        help="With --stream: of the large matrices on the CPU.",
+        help="With --stream: arithmetic of the large matrices on the CPU.",
         show_default="auto",
     ),
 ]

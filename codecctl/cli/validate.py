@@ -17,7 +17,7 @@ from codecctl.cli.options import CheckpointOption, DeviceOption, JsonOption, Set
 from codecctl.cli.pipes import naming
 from codecctl.errors import CodecctlError, Interrupted, UsageError
 from codecctl.inference.find import find_checkpoint
-from codecctl.text import number
+from codecctl.text import counted, number
 
 if TYPE_CHECKING:
     from codecctl.evaluate.codebooks import CodebookStats
@@ -138,8 +138,9 @@ def _print_tables(evaluation: Evaluation) -> None:
     from codecctl.evaluate.report.templates import in_sentences
 
     result = evaluation.result
-    of = f" of {result.n_utterances + result.n_missing}" if result.n_missing else ""
-    measured = f"{result.n_utterances}{of} recordings, {result.seconds:.1f} s, of {result.source}"
+    of = f"{result.n_utterances} of " if result.n_missing else ""
+    recordings = of + counted(result.n_utterances + result.n_missing, "recording")
+    measured = f"{recordings}, {result.seconds:.1f} s, of {result.source}"
     show(f"{evaluation.checkpoint} on {measured}:")
     for sentence in in_sentences(result, evaluation.verdict):
         show(f"- {sentence}")
@@ -194,7 +195,7 @@ def print_codebooks(codebooks: Sequence[CodebookStats]) -> None:
         shared = too_few if stats.mutual_information_bits is None else f"{stats.mutual_information_bits:.2f}"
         entropy = f"{stats.entropy_bits:.2f}"
         rows.append([str(n), str(stats.codebook_size), usage, perplexity, str(stats.dead_codewords), entropy, shared])
-    names = ("size", "codebook_usage", "perplexity", "dead_codewords", "entropy, bits", "shared, bits")
+    names = ("size", "usage", "perplexity", "dead codewords", "entropy, bits", "shared, bits")
     show()
     show_table(("codebook", *(f">{name}" for name in names)), rows)
 

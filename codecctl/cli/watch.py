@@ -16,7 +16,7 @@ from rich.text import Text
 from codecctl.cli.console import duration, size
 from codecctl.config.schema import Config
 from codecctl.evaluate.scorer import Scores, ValidationSet
-from codecctl.text import printable
+from codecctl.text import counted, printable
 from codecctl.train.alarms import N_RECENT, Trend
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.changes import Change
@@ -76,7 +76,7 @@ class TrainingDisplay(TrainingCallbacks):
     def will_validate(self, validation: ValidationSet) -> None:
         metrics = ", ".join(validation.metrics) or "no perceptual metric"
         missing = [f"{name}: {reason}" for name, reason in validation.missing.items()]
-        self._say("; ".join([f"validation: {len(validation.utterances)} recordings, {metrics}", *missing]))
+        self._say("; ".join([f"validation: {counted(len(validation.utterances), 'recording')}, {metrics}", *missing]))
 
     def saved(self, step: int, seconds: float) -> None:
         self._say(f"step {step}: saved; training waited {seconds:.2f} s")
@@ -135,11 +135,13 @@ def describe_trend(trend: Trend) -> str:
     if trend.since_best is None:
         return trend.verdict
     n = trend.since_best
-    words = f"no better for {n} validation{'s' if n > 1 else ''}" if n else "best so far"
+    words = f"no new best in the last {f'{n} validations' if n > 1 else 'validation'}" if n else "best so far"
     if trend.gain is not None and trend.verdict != "stalled":
-        whose = f" the best of the last {N_RECENT}" if n else ""
-        side = "better" if trend.gain > 0 else "worse"
-        words += f",{whose} {abs(trend.gain):.1%} {side} than {N_RECENT} validations ago"
+        difference = f"{abs(trend.gain):.1%} {'better' if trend.gain > 0 else 'worse'}"
+        if n:
+            words += f"; the best of the last {N_RECENT} is {difference} than the best before them"
+        else:
+            words += f", {difference} than {N_RECENT} validations ago"
     return f"{words}: {trend.verdict}"
 
 

@@ -16,6 +16,7 @@ from codecctl.parsing import parse_yaml, shorten
 from codecctl.text import did_you_mean
 
 _PACKAGE = Path(__file__).resolve().parents[1]
+_EXPECTED = {"model_type": "expected a section of keys", "tuple_type": "expected a list, such as [a, b]"}  # of pydantic
 
 
 def configs_folder() -> Path:
@@ -94,6 +95,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """The keys of a YAML file, every scalar as text. Raises `ConfigError` that names file and line."""
     try:
         text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as text ({error})") from None
     return parse_yaml(text, str(path))
@@ -139,7 +142,7 @@ def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
     elif first["type"] == "missing":
         message = f"{key} is missing"
     else:
-        said = first["msg"].removeprefix("Value error, ")
+        said = _EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
         got = "" if first["type"] == "value_error" else f", got {shorten(first['input'])}"
         message = f"{key}: {said[:1].lower()}{said[1:]}{got}"
     return message + (f" (and {len(problems) - 1} more)" if len(problems) > 1 else "")

@@ -6,7 +6,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -205,7 +205,8 @@ def run(
     folder = Path(report) if report else None
     check_requirements(config.validation.require)
     plan = Plan.of(codec, config.validation, parts=folder is not None)
-    renderer = Renderer(codec, plan, load.Codec.load(other_path, device) if other_path else None)
+    other = load.Codec.load(other_path, device) if other_path else None
+    renderer = Renderer(codec, plan, other)
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
     result = measure(
@@ -219,6 +220,9 @@ def run(
         n_workers=n_workers,
         on_progress=on_progress,
     )
+    if result.comparison and other:
+        named = replace(result.comparison, checkpoint=str(other_path), fingerprint=other.fingerprint)
+        result = replace(result, comparison=named)
     requirements = tuple(compare(result, name, limit) for name, limit in config.validation.require.items())
     verdict = verdict_of(result)
     page = None

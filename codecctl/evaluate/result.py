@@ -50,6 +50,8 @@ class Comparison:
 
     differences: dict[str, Mean]
     equal_codes: tuple[float, ...] | None  # share by codebook that both have; None: the numbers of frames differ
+    checkpoint: str = "the other checkpoint"  # its path, where it has one
+    fingerprint: str | None = None
 
 
 @dataclass(frozen=True)

@@ -99,6 +99,7 @@ def encode_live(
         for frame in codes[0].cpu().numpy().astype(np.uint16).T:
             sink.write(_record(header, b"F", live.n_frames, pack_codes(frame[:, None], header.bits)))
             live.n_frames += 1
+            live.n_samples = live.n_frames * codec.hop_length
         sink.flush()
 
     try:

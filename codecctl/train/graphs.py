@@ -87,7 +87,7 @@ class RecordedStep:
         self._ends: deque[torch.cuda.Event] = deque()
         # Other threads may allocate pinned memory meanwhile: only what this one does is recorded.
         recording = torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local")
-        same_stream = torch.cuda.stream(torch.cuda.current_stream())  # which a recording that fails may not give back
+        same_stream = torch.cuda.stream(torch.cuda.current_stream())  # a recording that fails may not leave its own
         with same_stream, untimed(), recordable(state.optimizers), recording:
             self._result = update(self._inputs.plan, self._inputs.batches)
         self.pool = self._graph.pool()

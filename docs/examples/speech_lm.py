@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from codecctl import Codec
 from codecctl.audio.files import AudioWriter
 from codecctl.codes import CodeDataset, delay, from_unigrams, to_unigrams, undelay
+from codecctl.errors import CodecctlError
 
 CONTEXT = 64  # steps that the model looks back on
 WIDTH, N_LAYERS, N_HEADS = 128, 3, 4
@@ -106,7 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of the sample")
     options = parser.parse_args(arguments)
     torch.manual_seed(0)
-    dataset, codec = CodeDataset(options.codes, n_codebooks=options.codebooks), Codec.load(options.checkpoint, "cpu")
+    try:
+        dataset = CodeDataset(options.codes, n_codebooks=options.codebooks)
+        codec = Codec.load(options.checkpoint, "cpu")
+    except CodecctlError as error:
+        parser.error(str(error))
     if codec.fingerprint != dataset.about.fingerprint:
         parser.error(f"{options.codes}: made by {dataset.about.fingerprint}, not by {options.checkpoint}")
     model = LanguageModel(dataset.codebook_sizes)

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import re
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -10,8 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from codecctl.cli.console import duration, reason, say, show, show_table, size
-from codecctl.text import number, printable
+from codecctl.cli.console import duration, reason, say, show, show_table, size, time_unit
+from codecctl.text import counted, number, printable
 
 HOSTILE = "[red]x[/y] :smile: {z} \x1b]0;a\x07\n\u202e\udcff"
 SHOWN = r"[red]x[/y] :smile: {z} \x1b]0;a\x07\n\u202e\udcff"
@@ -50,6 +56,34 @@ def test_tables_and_lines_show_text_as_it_is(capfd: pytest.CaptureFixture[str]) 
     assert lines[2].split() == [*SHOWN.split(), "1.5"]
 
 
+@pytest.mark.parametrize("width", [40, 60])
+def test_a_table_on_a_narrow_terminal_loses_no_text_and_no_row_label(width: int) -> None:
+    headings = ("", *(f">quantizer {n} off" for n in range(6)), "text")
+    rows = [[f"log-spectral, dB {row}", *(f"{row}.{n}25 ± 0.004" for n in range(6)), 9 * "words "] for row in range(3)]
+    printed = on_a_terminal(width, f"from codecctl.cli.console import show_table; show_table({headings}, {rows})")
+    lines = printed.splitlines()
+    assert max(map(len, lines)) <= width
+    assert all(cell in printed for row in rows for cell in row[:-1])
+    assert printed.count("words") == 27
+    assert all(line.startswith("log-spectral, dB") for line in lines if "±" in line)
+
+
+def on_a_terminal(width: int, code: str) -> str:
+    """What a Python program prints on a terminal of so many columns, without its colours."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (40, width))
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env=environment)
+        os.close(theirs)
+        printed = b""
+        with contextlib.suppress(OSError):  # how Linux says that the program has closed it
+            while chunk := terminal.read(65536):
+                printed += chunk
+        assert process.wait() == 0
+    return re.sub(r"\x1b\[[\d;]*m", "", printed.decode())
+
+
 @contextmanager
 def stderr_on(descriptor: int) -> Iterator[None]:
     saved = os.dup(2)
@@ -84,7 +118,13 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+def test_a_table_of_less_than_an_hour_is_in_minutes() -> None:
+    assert time_unit(3599) == ("minutes", "min", 60)
+    assert time_unit(3600) == ("hours", "h", 3600)
+
+
 def test_numbers() -> None:
+    assert [counted(n, "recording") for n in (0, 1, 2)] == ["0 recordings", "1 recording", "2 recordings"]
     assert [number(value, 2) for value in (1.239, -0.001, float("nan"))] == ["1.24", "0.00", "undefined"]
 
 

@@ -128,7 +128,7 @@ def test_gate_prints_numbered_steps(codecctl: Command, server: FaultyServer, tmp
         (["--tier", "4"], "'--tier'"),
         (["--language", "tlh"], "no corpus fits"),
         (["vctk@"], "after the @"),
-        (["missing.yaml"], "missing.yaml: cannot be read"),
+        (["missing.yaml"], "missing.yaml: no such file"),
     ],
 )
 def test_wrong_use_exits_with_2_and_a_message(codecctl: Command, arguments: list[str], told: str) -> None:

@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,6 +40,13 @@ def test_help_shows_every_option_with_its_text(codecctl: Program, width: str, na
         for flag in option.opts if option.param_type_name == "option" else ():
             assert flag in shown
         assert all(word in words(shown) for word in (option.help or "").replace("\\[", "[").split()), option.name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_paragraph_of_the_help_breaks_at_the_edge_only(codecctl: Program, width: str, name: str) -> None:
+    lines = [line.strip() for line in codecctl(name, "--help").stdout.decode().partition("╭")[0].splitlines()]
+    for line, after in pairwise(lines):
+        assert not line or not after or len(line) + 1 + len(after.split()[0]) > int(width) - 2
 
 
 @pytest.mark.parametrize("name", COMMANDS)

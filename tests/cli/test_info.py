@@ -53,6 +53,11 @@ def test_codes_in_npy_as_text(codecctl: Command, model: Path, wav: Path, tmp_pat
     assert (lines["kind"], lines["dtype"], lines["n_quantizers"], lines["n_frames"]) == ("codes", "uint16", "3", "420")
 
 
+def test_what_is_not_known_is_no_line(codecctl: Command, wav: Path) -> None:
+    assert "None" not in codecctl("info", wav).stdout.decode()
+    assert facts(codecctl, wav)["lossy"] is None
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04hello", b"CCTL", b"\x93NUMPY"])
 def test_other_files_are_one_line_and_code_1(codecctl: Command, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "x").write_bytes(content)

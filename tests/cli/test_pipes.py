@@ -88,7 +88,7 @@ def test_cut_off_audio_is_encoded_only_when_asked(codecctl: Command, model: Path
     cut.write_bytes(wav.read_bytes()[:20_044])
     done = codecctl("encode", cut, "-o", tmp_path / "x.npy", "--checkpoint", model)
     assert done.code == 1
-    assert "cut.wav: cut off (0.625 of the 1.049 s that its header claims are there); --partial takes" in done.stderr
+    assert "cut.wav: cut off (holds 0.625 s of the 1.049 s that its header claims); --partial takes" in done.stderr
     assert not (tmp_path / "x.npy").exists()
     done = codecctl("encode", cut, "-o", tmp_path / "x.npy", "--partial", "--checkpoint", model)
     assert done.code == 0, done.stderr

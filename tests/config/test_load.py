@@ -9,7 +9,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from codecctl.config.load import configs_folder, dump_config, find_config, load_config, parse_config
+from codecctl.config.load import configs_folder, dump_config, find_config, load_config, parse_config, read_yaml
 from codecctl.config.model import TransformConfig
 from codecctl.config.schema import Config
 from codecctl.errors import ConfigError
@@ -121,6 +121,8 @@ def test_an_unknown_key_is_named_with_its_nearest(tmp_path: Path) -> None:
 def test_a_wrong_value_is_named_with_its_key() -> None:
     assert "train.batch_size: input should be a valid integer" in refused("smoke", "train.batch_size=big")
     assert "got 'big'" in refused("smoke", "train.batch_size=big")
+    assert "train: expected a section of keys, got '3'" in refused("smoke", "train=3")
+    assert "train.freeze: expected a list, such as [a, b], got 'encoder'" in refused("smoke", "train.freeze=encoder")
     assert "train.batch_size: input should be greater than 0" in refused("smoke", "train.batch_size=0")
     assert "train.precision: input should be 'float32' or 'bfloat16'" in refused("smoke", "train.precision=half")
     assert "train.seed: input should be less than 4294967296" in refused("smoke", f"train.seed={2**32}")
@@ -198,6 +200,8 @@ def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:
     assert "no gpu profile 'rtx409'" in refused("smoke", gpu="rtx409")
     assert "did you mean 'rtx4090'?" in refused("smoke", gpu="rtx409")
     assert str(tmp_path / "none.yaml") in refused(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such file$"):
+        read_yaml(tmp_path / "none.yaml")
 
 
 @pytest.mark.parametrize(

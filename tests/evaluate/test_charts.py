@@ -41,6 +41,17 @@ def test_a_histogram_of_an_unused_codebook_is_drawn() -> None:
         ElementTree.fromstring(histogram("codebook 1", hits))
 
 
+def test_a_histogram_says_what_its_height_is() -> None:
+    texts = [text.text for text in ElementTree.fromstring(histogram("codebook 1", np.full(4, 400))).iter("text")]
+    assert {"0", "1", "10", "100", "hits"} <= {*texts}
+
+
+def test_no_text_lies_over_the_lines_of_a_chart() -> None:
+    opus = [Point(6, 0.9, "Opus"), Point(8, 0.95, "Opus")]
+    texts = ElementTree.fromstring(rate_chart("STOI", [Point(4, 0.8, "codec")], opus, 0.93)).iter("text")
+    assert all(float(text.get("y", "")) > 176 or float(text.get("x", "")) < 46 for text in texts)  # at the axes
+
+
 def test_the_audio_of_the_page_is_flac() -> None:
     audio = np.linspace(-0.5, 0.5, 1600, dtype=np.float32)
     back, rate = soundfile.read(io.BytesIO(base64.b64decode(_flac(audio, 16000))), dtype="float32")

@@ -50,6 +50,7 @@ def test_log_spectral_distance_of_half_the_level_is_6_db() -> None:
     x = 0.5 * _noise(0)[None]
     assert LogSpectralDistance(16000)(x, 0.5 * x) == pytest.approx(20 * math.log10(2), rel=1e-4)
     assert LogSpectralDistance(16000)(torch.zeros(1, 999), x[:, :999]).isnan()
+    assert LogSpectralDistance(16000)(x, torch.full_like(x, math.nan)).isnan()
 
 
 def test_every_metric_is_in_one_group_of_the_report() -> None:

@@ -9,7 +9,7 @@ from codecctl.errors import UsageError
 from codecctl.evaluate.evaluation import measure
 from codecctl.evaluate.intervals import Mean
 from codecctl.evaluate.report.templates import in_sentence, in_sentences
-from codecctl.evaluate.result import Validation
+from codecctl.evaluate.result import Comparison, Validation
 from codecctl.evaluate.utterances import ReferenceUtterance
 from codecctl.evaluate.verdict import check_requirements, compare, verdict_of
 from codecctl.model.codec import Codec
@@ -40,6 +40,24 @@ def test_the_quantizers_share_is_told_as_it_is(result: Validation, without: floa
     changed_result = replace(result, systems=systems)
     text = " ".join(in_sentences(changed_result, verdict_of(changed_result)))
     assert words in text
+
+
+@pytest.mark.parametrize(
+    ("better", "worse", "sentence"),
+    [
+        ((), (), "Compared with runs/b/last.pt, no difference is certain."),
+        (("snr_db", "stoi"), (), "Better than runs/b/last.pt in all 2 metrics: SNR, STOI."),
+        ((), ("stoi",), "Worse than runs/b/last.pt in STOI; other differences are not certain."),
+        (("snr_db",), ("stoi",), "Better than runs/b/last.pt in SNR; worse in STOI."),
+    ],
+)
+def test_the_verdict_names_the_other_checkpoint_and_what_differs(
+    result: Validation, better: tuple[str, ...], worse: tuple[str, ...], sentence: str
+) -> None:
+    differences = dict.fromkeys(("snr_db", "stoi"), Mean(0.0, 0.0, 0.0, 1))
+    changed = replace(result, comparison=Comparison(differences, None, "runs/b/last.pt"))
+    verdict = replace(verdict_of(changed), better=better, worse=worse)
+    assert in_sentences(changed, verdict)[-1] == sentence
 
 
 def test_requirements_are_limits_in_the_metrics_direction(result: Validation) -> None:

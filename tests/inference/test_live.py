@@ -9,6 +9,7 @@ import struct
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -156,7 +157,7 @@ def test_a_wav_is_coded_up_to_the_length_in_its_header(codec: Codec, samples: np
 
 def test_a_wav_that_is_cut_off_is_an_error_at_its_end(codec: Codec, samples: np.ndarray, packed: bytes) -> None:
     sink = io.BytesIO()
-    with pytest.raises(CodecctlError, match=r"^stdin: cut off \(0\.052 of the 0\.077 s that its header claims"):
+    with pytest.raises(CodecctlError, match=r"^stdin: cut off \(holds 0\.052 s of the 0\.077 s that its header claims"):
         encode_live(codec, io.BytesIO(wav(samples)[:-800]), sink, Live())
     assert decoded(codec, sink.getvalue())[1].n_frames == 21
 
@@ -187,6 +188,20 @@ def test_an_interrupt_ends_the_stream_with_its_mark(codec: Codec) -> None:
         encode_live(codec, Interrupted(bytes(500)), sink, live, rate=16000)
     assert decoded(codec, sink.getvalue())[1].is_complete
     assert live.n_samples == 250
+
+
+def test_a_reader_that_leaves_got_the_seconds_of_its_frames(codec: Codec, samples: np.ndarray) -> None:
+    class Leaves(io.BytesIO):
+        def write(self, data: Any, /) -> int:
+            if self.tell() > 100:
+                raise BrokenPipeError
+            return super().write(data)
+
+    live = Live()
+    with pytest.raises(BrokenPipeError):
+        encode_live(codec, io.BytesIO(wav(samples)), Leaves(), live)
+    assert live.n_frames > 0
+    assert live.n_samples == live.n_frames * codec.hop_length
 
 
 @pytest.mark.parametrize("garbage", [b"", b"hello", bytes(100), b"RIFF\0\0\0\0WAVE" + bytes(100)])

@@ -103,12 +103,12 @@ def test_epochs_and_the_adversaries_start_follow_from_the_data(plan: Plan) -> No
     assert replace(plan, n_cards=2, steps_per_epoch=expected / 2).adversarial_step == round(expected / 2)
 
 
-def test_adversaries_learn_alone_for_no_longer_than_there_are_steps(plan: Plan) -> None:
+def test_adversaries_learn_before_they_are_used_for_no_longer_than_there_are_steps(plan: Plan) -> None:
     """On data that a few steps exhaust, five epochs are over before the warm-up is."""
     adversarial = plan.config.train.adversarial.model_copy(update={"start_epoch": 5, "warmup_steps": 1000})
     words = describe(replace(with_train(plan, adversarial=adversarial), steps_per_epoch=0.26))
     assert words["epoch"] == "0.26 steps"
-    assert words["adversaries"] == "used from step 1 on (epoch 5), after 1 in which only they learn"
+    assert words["adversaries"] == "used from step 1 on (epoch 5); the discriminators learn from step 0 on"
 
 
 def test_hours_cost_and_audio_are_sums_of_steps(plan: Plan) -> None:

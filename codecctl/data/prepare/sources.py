@@ -33,6 +33,7 @@ from codecctl.data.download.recipes import Corpus, Layout, Table, glob_files
 from codecctl.data.prepare.items import AudioItem, in_order, item_of_file, items_of_parquet
 from codecctl.data.tables import COLUMNS, find_column, read_delimited, read_records, read_table
 from codecctl.errors import CodecctlError
+from codecctl.text import counted
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
 
@@ -56,8 +57,8 @@ def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list
         sum(getattr(item, key) is not None for item in items) for key in ("speaker", "language", "text")
     )
     note(
-        f"{source}: {len(items)} recordings, {with_speaker} with a speaker, {with_language} with a language, "
-        f"{with_text} with a transcript"
+        f"{source}: {counted(len(items), 'recording')}, {with_speaker} with a speaker, "
+        f"{with_language} with a language, {with_text} with a transcript"
     )
     return items
 

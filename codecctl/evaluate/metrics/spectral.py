@@ -44,7 +44,7 @@ class LogSpectralDistance(nn.Module):
         difference = 10 * torch.log10((powers[0] + floor) / (powers[1] + floor))
         active = level > loudest * 1e-4
         per_frame = difference.square().mean(dim=1).sqrt()
-        return (per_frame.nan_to_num() * active).sum(dim=-1) / active.sum(dim=-1)  # 0 / 0 = NaN for silence
+        return (per_frame * active).sum(dim=-1) / active.sum(dim=-1)  # 0 / 0 = NaN for silence
 
 
 def _window(samples_at_16_khz: int, sample_rate: int) -> int:

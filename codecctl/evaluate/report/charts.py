@@ -113,7 +113,7 @@ def histogram(title: str, hits: NDArray[np.int64]) -> Markup:
     up = _Axis(0, max(1.0, float(heights.max())), _BOX["bottom"], _BOX["top"])
     places = np.repeat(np.arange(n_columns + 1) * len(falling) / n_columns, 2)
     outline = list(zip(places.tolist(), [0.0, *np.repeat(heights, 2).tolist(), 0.0], strict=True))
-    ticks = [(math.log10(1 + n), f"{n:g}") for n in (0, 9, 99, 999, 9999, 99999, 999999)]
+    ticks = [(math.log10(1 + n), f"{n:g}") for n in (0, 1, 3, 10, 30, 100, 300, 1000, 10_000, 100_000)]
     return Markup(_SVG.histogram(_BOX, title, across, up, [tick for tick in ticks if tick[0] <= up.high], outline))
 
 

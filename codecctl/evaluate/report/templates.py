@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from codecctl.evaluate.metrics.metric import Metric
 from codecctl.evaluate.metrics.table import METRIC_GROUPS, METRICS
 from codecctl.evaluate.systems import label_of
-from codecctl.text import number, printable
+from codecctl.text import counted, number, printable
 
 if TYPE_CHECKING:
     from codecctl.evaluate.result import Group, System, Validation
@@ -49,6 +49,7 @@ TEMPLATES = Environment(
 )
 TEMPLATES.globals |= {"metrics": METRICS, "metric_groups": METRIC_GROUPS}
 TEMPLATES.filters |= {
+    "counted": counted,
     "duration": duration,
     "label": label_of,
     "measured": measured,
