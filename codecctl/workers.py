@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from importlib import import_module
 from multiprocessing import resource_tracker
@@ -74,6 +74,12 @@ class BoundedPool:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
+        for process in multiprocessing.active_children():
+            if isinstance(error, BrokenProcessPool):
+                process.kill()  # the others need not finish
+            elif isinstance(error, KeyboardInterrupt) and process.pid:  # of a signal to this process alone, perhaps
+                with suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGINT)
         if self._pool is not None:
             self._pool.shutdown(wait=True, cancel_futures=True)
         if isinstance(error, BrokenProcessPool):
@@ -92,8 +98,10 @@ def _start_worker(initializer: Callable[[], None] | None) -> None:
 
 
 def leave_signals() -> None:
-    """In a worker process: its parent alone answers signals, which may be sent to all processes of a job. A parent that
-    needs longer than a minute loses its workers; so does a pool that is broken, which ends them with SIGTERM."""
+    """In a worker process: its parent alone answers signals, which schedulers send to all processes of a job.
+
+    SIGTERM ends the worker a minute later: a pool that is broken sends it, too, and waits.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if sys.platform != "win32":
         signal.signal(signal.SIGTERM, lambda *_: signal.alarm(_GRACE_SECONDS))

@@ -34,8 +34,9 @@ elif not pathlib.Path(sys.argv[1], "starting").exists():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("to_all", [True, False])  # as a terminal sends it, or `kill`
 @pytest.mark.parametrize(("moment", "units"), [("starting", "60 60"), ("begun", "60 60"), ("idle", "0 60")])
-def test_an_interrupt_ends_all_in_silence(tmp_path: Path, moment: str, units: str) -> None:
+def test_an_interrupt_ends_all_in_silence(tmp_path: Path, moment: str, units: str, to_all: bool) -> None:
     program, notes = tmp_path / "program.py", tmp_path / "notes"
     program.write_text(PROGRAM)
     notes.mkdir()
@@ -46,6 +47,6 @@ def test_an_interrupt_ends_all_in_silence(tmp_path: Path, moment: str, units: st
         while not (notes / moment).exists() or (moment == "idle" and not (notes / "begun").exists()):
             assert time.monotonic() < end
             time.sleep(0.01)
-        os.killpg(started.pid, signal.SIGINT)
+        (os.killpg if to_all else os.kill)(started.pid, signal.SIGINT)
         out, errors = started.communicate(timeout=50)  # less than a unit takes
     assert (out, errors) == ("interrupted\n", "")

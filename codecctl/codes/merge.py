@@ -30,7 +30,7 @@ def merge_units(out: Path, names: Sequence[str], about: About) -> About:
         changes["index"] = write_rows(out, np.frombuffer(rows, ROW))
     about = about.model_copy(update=changes)
     write_about(out, about)
-    tidy(out, {*about.shards, about.index})
+    tidy(out, names, {*about.shards, about.index})
     return about
 
 

@@ -245,7 +245,6 @@ class Config(Section):
     def _check_learning(self) -> Config:
         if {"encoder", "decoder"} <= {*self.train.freeze} and not self.loss.semantic_weight:
             raise ValueError("train.freeze: without encoder and decoder there is nothing to learn; leave one out of it")
-        late = ("adversarial", "feature") if self.train.adversarial.start_epoch else ()
-        if not any(weight for name, weight in self.loss.weights.items() if name not in late):
-            raise ValueError("loss: no weight is above 0 at the first step; set one, such as loss.mel_weight")
+        if not any(self.loss.weights.values()):
+            raise ValueError("loss: no weight is above 0; set one, such as loss.mel_weight")
         return self

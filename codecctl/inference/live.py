@@ -27,6 +27,7 @@ import torch
 from codecctl.audio import Audio
 from codecctl.audio.containers import MISCOUNTED_BYTES, is_live_size
 from codecctl.audio.files import check_sound, to_pcm16
+from codecctl.audio.low_delay import LowDelayResampler, can_resample
 from codecctl.audio.opening import say_cut_off
 from codecctl.audio.resample import Resampler
 from codecctl.bitstream import STREAMED, Codes, PackedHeader, pack_codes, read_header, unpack_codes
@@ -89,7 +90,7 @@ def encode_live(
     """
     header = PackedHeader(**CodesFormat.of(codec, n_quantizers).named(), n_samples=STREAMED)
     samples = _Samples(rate, n_channels, "<i2", 2**15) if rate else _read_wav_header(source)
-    resampler = Resampler(samples.rate, codec.sample_rate)
+    resampler, lag = _resampler(samples.rate, codec.sample_rate)
     encoder = codec.stream_encoder(n_quantizers=n_quantizers, traced=True)
     sink.write(header.to_bytes())
     sink.flush()
@@ -104,9 +105,10 @@ def encode_live(
 
     try:
         for block in _blocks(source, samples):
-            started = time.perf_counter()
+            started, n_frames = time.perf_counter(), live.n_frames
             send(encoder.push(torch.from_numpy(resampler.push(block))[None]))
-            live.delays.append(time.perf_counter() - started)
+            if live.n_frames > n_frames:
+                live.delays.append(lag + time.perf_counter() - started)
     finally:  # on Ctrl-C too
         send(encoder.push(torch.from_numpy(resampler.flush())[None]))
         send(encoder.flush())
@@ -148,6 +150,14 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
             send(decoder.push(torch.from_numpy(codes)[None], lost))
             live.delays.append(time.perf_counter() - started)
     send(decoder.flush())
+
+
+def _resampler(from_rate: int, to_rate: int) -> tuple[Resampler | LowDelayResampler, float]:
+    """And the seconds from a sample to the output at its time."""
+    if from_rate == to_rate or not can_resample(from_rate, to_rate):
+        return Resampler(from_rate, to_rate), 0.0
+    resampler = LowDelayResampler(from_rate, to_rate)
+    return resampler, resampler.lag_seconds
 
 
 def wav_header(sample_rate: int, n_samples: int | None) -> bytes:

@@ -43,7 +43,8 @@ class Codebook(nn.Module):
         if torch.compiler.is_compiling() or self.codewords.is_inference():  # no version then
             return self._make_table()
         if self._cached is None or self._cached[0] is not self.codewords or self._cached[1] != self.codewords._version:
-            self._cached = self.codewords, self.codewords._version, self._make_table()
+            with torch.inference_mode(False):  # or it could not be used where gradients are recorded
+                self._cached = self.codewords, self.codewords._version, self._make_table()
         return self._cached[2]
 
     def _make_table(self) -> Tensor:

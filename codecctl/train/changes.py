@@ -55,10 +55,16 @@ def change_config(
         if _is_fixed(key):
             raise ConfigError(f"--set {key}: cannot change within a run; start another with `codecctl train --from`")
         changes[key] = Change(new, before=old)
-    edits = _differences(config, load_config(file)) if file.exists() else ()
-    for key, used, edited in edits:
+    for key, used, edited in _differences(config, _read(file)) if file.exists() else ():
         changes.setdefault(key, Change(used, edited=edited, is_fixed=_is_fixed(key)))
     return config, changes
+
+
+def _read(file: Path) -> Config:
+    try:
+        return load_config(file)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; correct it, or remove the file: the run's config is in last.pt") from None
 
 
 def _is_fixed(key: str) -> bool:

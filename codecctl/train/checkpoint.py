@@ -42,9 +42,14 @@ class Run:
         self.config, self.metrics, self.tensorboard = folder / "config.yaml", folder / "metrics.jsonl", folder / "tb"
         self.last, self.best = folder / "last.pt", folder / "best.pt"
 
-    def older(self) -> list[Path]:
-        """The checkpoints before `last`, oldest first; a run that went back leaves later steps that are older."""
-        return sorted(self.folder.glob("step-*.pt"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+    def older(self, last_step: int | None = None) -> list[Path]:
+        """The checkpoints before `last`, oldest first. Those beyond `last_step`, of a way that the run has left, come
+        before the others."""
+        newest = self.at_step(last_step).name if last_step is not None else "~"
+        return sorted(self.folder.glob("step-*.pt"), key=lambda path: (path.name <= newest, path.name))
+
+    def at_step(self, step: int) -> Path:
+        return self.folder / f"step-{step:09d}.pt"
 
     def last_written(self) -> tuple[int, int] | None:
         """Differs if another `last` has been written meanwhile; None: there is none."""
@@ -58,7 +63,7 @@ class Run:
         """The run of this folder, or of the `last.pt` in it. Raises `UsageError` for another checkpoint."""
         if path.name == "last.pt":
             return cls(path.parent)
-        if path.suffix == ".pt":
+        if path.is_file() and path.suffix == ".pt":
             raise UsageError(
                 f"{path}: a run goes on from its last.pt: give the folder {path.parent}; to go back to this file, copy "
                 f"it over {path.with_name('last.pt')} first, whose state is lost then"
@@ -125,12 +130,12 @@ def save_last(run: Run, state: TrainState, config: Config, n_ranks: int, last_st
     if is_taken(run.folder):
         raise CodecctlError(f"{run.folder}: another process took over this run; nothing more is written")
     if config.train.keep_checkpoints > 1 and run.last.exists():
-        before = run.folder / f"step-{last_step:09d}.pt"
+        before = run.at_step(last_step)
         if not (before.exists() and before.samefile(run.last)):  # one of that name is of a run that went back
             before.unlink(missing_ok=True)
             _keep(run.last, before)
     save_state(state, config, run.last, n_ranks)
-    for path in run.older()[: -(config.train.keep_checkpoints - 1) or None]:
+    for path in run.older(last_step)[: -(config.train.keep_checkpoints - 1) or None]:
         path.unlink()
 
 

@@ -184,6 +184,8 @@ def _rendezvous(ranks: Ranks) -> dict[str, Any]:
 def _raise_first(errors: Path, code: int) -> None:
     """Raises the first error that a process has written; without one, what the exit code `code` stands for."""
     reports = [json.loads(path.read_text(encoding="utf-8")) for path in errors.glob("*.json")]
+    if code > 128:  # a signal: that processes have lost each other follows from it
+        reports = [report for report in reports if report["time"] != math.inf]
     if reports:
         first = min(reports, key=lambda report: report["time"])
         if first["code"] > 128:
@@ -262,7 +264,7 @@ def check_shared(fabric: Fabric, path: Path) -> None:
 
 @cache
 def _hosts(everyone: dist.ProcessGroup | None) -> dist.ProcessGroup:
-    """A gloo group of the same processes. It sees at once when one of them is gone."""
+    """A gloo group of the same processes. It sees at once when one of them ends."""
     return cast(dist.ProcessGroup, dist.new_group(backend="gloo", timeout=_LONGEST_VALIDATION))
 
 

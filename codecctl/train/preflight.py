@@ -13,11 +13,11 @@ from torch import Tensor
 from codecctl.config.schema import Config
 from codecctl.data.crops import Crops
 from codecctl.data.download.disk import free_bytes
-from codecctl.errors import CodecctlError
+from codecctl.errors import CodecctlError, ConfigError
 from codecctl.train.device import cannot_compile, does_not_fit, sent
 from codecctl.train.setup import checkpoint_bytes, n_files
 from codecctl.train.state import TrainState
-from codecctl.train.step import StepContext, at_full_weight, gradients, plan_step, zero_gradients
+from codecctl.train.step import StepContext, at_full_weight, gradients, loss_weights, plan_step, zero_gradients
 
 _N_CUT = 3  # batches, to time the loader
 
@@ -43,9 +43,11 @@ class Preflight:
 def preflight(state: TrainState, context: StepContext, config: Config, crops: Crops, folder: Path) -> Preflight:
     """Changes neither `state` nor any randomness, and writes nothing.
 
-    Raises `CodecctlError`, on all ranks, if the losses or gradients of a batch are not finite, a card's memory does not
-    hold it, or the disk of `folder` has no room for the checkpoints.
+    Raises `CodecctlError`, on all ranks, if no loss counts at the next step, if the losses or gradients of a batch are
+    not finite, a card's memory does not hold it, or the disk of `folder` has no room for the checkpoints.
     """
+    if not loss_weights(config, state.step, state.adversarial_step):
+        raise ConfigError("loss: all weights are 0 before the discriminators start; set one, such as loss.mel_weight")
     needed, free = _room(state, config, folder, context)
     n_crops, fabric, start = config.train.n_crops, context.fabric, time.perf_counter()
     cut = [crops.batch(state.step + i, n_crops, fabric.global_rank, fabric.world_size) for i in range(_N_CUT)]

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from codecctl.config.model import ModelConfig
 from codecctl.errors import UsageError
 from codecctl.inference.concealment import continue_audio
 from codecctl.inference.load import Codec
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
+from codecctl.model.codec import Codec as ModelCodec
 
 
 def noise(n_samples: int, batch_size: int = 1, seed: int = 0) -> Tensor:
@@ -122,6 +124,14 @@ def test_calls_may_alternate_between_inference_mode_and_none(codec: Codec, trace
         decoder.reset(0)
     again = encoder.push(audio[..., : codec.hop_length])
     assert torch.allclose(decoder.push(again), decoded[0])
+
+
+def test_a_codec_can_learn_after_it_has_streamed(smoke_model: ModelConfig) -> None:
+    """What a stream leaves behind, such as a table of codewords, can be used where gradients are recorded."""
+    codec = ModelCodec(smoke_model)
+    audio = noise(4 * codec.hop_length).float()
+    StreamEncoder(codec).push(audio)
+    codec.decode(codec.encode(audio)).sum().backward()
 
 
 @pytest.mark.parametrize(("name", "n_frames"), [("strided", 120), ("starter", 25)])  # 120 are twice around its rings

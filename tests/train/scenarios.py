@@ -22,7 +22,7 @@ from codecctl.config.load import load_config
 from codecctl.data.crops import Crops
 from codecctl.errors import CodecctlError
 from codecctl.model.quantizer import ResidualVectorQuantizer
-from codecctl.train import alarms, launch, training
+from codecctl.train import alarms, launch, loop
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Restored
 from codecctl.train.loop import resume, train
@@ -33,7 +33,7 @@ from tests.train.forks import fork_ranks
 CPU = torch.device("cpu")
 cut = Crops.array
 move_books = ResidualVectorQuantizer.update
-learn = training.train_step
+learn = loop.train_step
 
 
 class Recorder(TrainingCallbacks):
@@ -84,7 +84,7 @@ def a_signal_comes(rank: int) -> list[str]:
             signal.raise_signal(signal.SIGTERM)
         return learn(state, *arguments)
 
-    training.train_step = signalled  # type: ignore[assignment]
+    loop.train_step = signalled  # type: ignore[assignment]
     return []
 
 
@@ -94,7 +94,7 @@ def the_time_is_over_on_one(rank: int) -> list[str]:
             TimeLimit.is_over = property(lambda _: True)  # type: ignore[assignment]
         return learn(state, *arguments)
 
-    training.train_step = late  # type: ignore[assignment]
+    loop.train_step = late  # type: ignore[assignment]
     return []
 
 
@@ -132,7 +132,7 @@ def act(config: str, folder: Path, scenario: Callable[[int], list[str]], rank: i
     """One rank of one scenario; FOLDER/NAME-RANK.json is what it saw."""
     seen: dict[str, Any] = {"skipped": [], "raised": None, "code": 0}
     changes = scenario(rank)
-    watched, known = training.train_step, Recorder()
+    watched, known = loop.train_step, Recorder()
 
     def watch(state: TrainState, *arguments: Any) -> Any:
         result = watched(state, *arguments)
@@ -140,7 +140,7 @@ def act(config: str, folder: Path, scenario: Callable[[int], list[str]], rank: i
         seen["books"], seen["step"] = launch._digest(state), state.step
         return result
 
-    training.train_step = watch  # type: ignore[assignment]
+    loop.train_step = watch  # type: ignore[assignment]
     start = time.monotonic()
     try:
         train(load_config(config, overrides=changes), folder / scenario.__name__, CPU, known)

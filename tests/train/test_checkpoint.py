@@ -238,3 +238,18 @@ def test_a_run_that_went_back_keeps_its_own_checkpoints(state: TrainState, confi
         save_last(run, state, config, 1, state.step - 2)
     scores = {p.name: Checkpoint.read(p, with_training=True).training["best_score"] for p in tmp_path.glob("*.pt")}
     assert scores == {"last.pt": 0.5, "step-000000004.pt": 0.5, "step-000000002.pt": 0.75, "step-000000006.pt": 0.75}
+
+
+def test_a_run_folder_that_was_copied_keeps_its_newest_checkpoints(
+    state: TrainState, config: Config, tmp_path: Path
+) -> None:
+    """Whatever the times of the copies are."""
+    config = config.model_copy(update={"train": config.train.model_copy(update={"keep_checkpoints": 3})})
+    run = Run(tmp_path)
+    for state.step in (4, 6, 8):
+        save_last(run, state, config, 1, state.step - 2)
+    for number, path in enumerate([run.last, *run.older()]):
+        os.utime(path, (number, number))
+    state.step = 10
+    save_last(run, state, config, 1, 8)
+    assert [path.name for path in run.older()] == ["step-000000006.pt", "step-000000008.pt"]

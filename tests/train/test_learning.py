@@ -20,7 +20,7 @@ from codecctl.errors import CodecctlError
 from codecctl.evaluate.scorer import Scores, ValidationSet
 from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.load import Codec, save_codec
-from codecctl.train import alarms, training
+from codecctl.train import alarms, loop
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.checkpoint import Run, take_weights
 from codecctl.train.loop import resume, train
@@ -146,7 +146,7 @@ def test_bad_gradients_in_a_row_roll_back_and_then_stop(
         poison = float("nan") if state.step >= 4 else 1.0
         return train_step(state, [batch * poison for batch in batches], context, config)
 
-    monkeypatch.setattr(training, "train_step", poisoned)
+    monkeypatch.setattr(loop, "train_step", poisoned)
     watcher = Recorder()
     with pytest.raises(CodecctlError, match="after 1 roll-backs"):
         train(config, tmp_path / "run", CPU, watcher)
@@ -174,7 +174,7 @@ def test_the_best_model_is_that_of_the_best_score_after_a_full_disk(
     prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Scores 2, 1 and 1.5: the second could not be saved, so the third is the best."""
-    distances, score, save = iter([2.0, 1.0, 1.5]), ValidationSet.score, training.save_state
+    distances, score, save = iter([2.0, 1.0, 1.5]), ValidationSet.score, loop.save_state
 
     def scored(*arguments: Any) -> Scores:
         scores = score(*arguments)
@@ -186,7 +186,7 @@ def test_the_best_model_is_that_of_the_best_score_after_a_full_disk(
         save(state, *arguments)
 
     monkeypatch.setattr(ValidationSet, "score", scored)
-    monkeypatch.setattr(training, "save_state", full_at_second)
+    monkeypatch.setattr(loop, "save_state", full_at_second)
     run = train(tiny_config(prepared, "train.validate_every_steps=1"), tmp_path / "run", CPU, Recorder(), stop_step=3)
     assert Checkpoint.read(run.best).step == 3
 

@@ -13,7 +13,7 @@ import torch
 
 from codecctl.cli.watch import describe_preflight
 from codecctl.config.schema import Config
-from codecctl.errors import CodecctlError
+from codecctl.errors import CodecctlError, ConfigError
 from codecctl.train.callbacks import TrainingCallbacks
 from codecctl.train.loop import resume, train
 from codecctl.train.preflight import Preflight, preflight
@@ -119,3 +119,12 @@ def test_too_few_loader_threads_are_reported() -> None:
     assert few_line.endswith("data.n_workers=1 is too few; raise it, or use a faster disk")
     assert enough_line.endswith("data.n_workers=2 keeps up")
     assert none_line == "a batch takes 0.900 s to cut and 0.50 s to learn from, one after the other: data.n_workers=0"
+
+
+def test_a_run_without_a_loss_at_its_first_step_is_refused(prepared: Path, tmp_path: Path) -> None:
+    names = ("waveform", "spectral", "mel", "commitment")
+    without = [f"loss.{name}_weight=0" for name in names]
+    config = tiny_config(prepared, *ADVERSARIAL, *without, "train.adversarial.start_epoch=5")
+    with pytest.raises(ConfigError, match="loss: all weights are 0 before the discriminators start"):
+        train(config, tmp_path / "run", CPU, TrainingCallbacks())
+    assert not (tmp_path / "run").exists()

@@ -19,7 +19,7 @@ from codecctl.files import write_json
 from codecctl.parsing import load_json, read_json
 
 MARKER_NAME = "corpus.json"
-_NO_CORPUS = "it is no downloaded corpus; name it as a source, too"
+_NO_CORPUS = "no downloaded corpus; name it as a source if it holds recordings"
 
 
 class Marker(Section):

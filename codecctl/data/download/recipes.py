@@ -254,6 +254,9 @@ def _replace_part(value: Any, part: str) -> Any:
 
 def _parse(values: dict[str, Any], *, source: str) -> Corpus:
     try:
-        return Corpus.model_validate(values)
+        corpus = Corpus.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{source}: {first_problem(error, Corpus)}") from None
+    if problem := corpus.source.overlap:  # not in the model, by which the markers of downloaded corpora are read, too
+        raise ConfigError(f"{source}: source.files: {problem}")
+    return corpus

@@ -12,7 +12,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_validator
 
 from codecctl.config.model import Section
 from codecctl.data.download.remote import (
@@ -57,8 +57,7 @@ class Listing:
 
 def _is_below(name: str) -> bool:
     """Whether a path leads to a place below the folder that it is joined to."""
-    parts = PurePosixPath(name).parts
-    return bool(parts) and ".." not in parts and not name.startswith("/")
+    return bool(name) and ".." not in PurePosixPath(name).parts and not name.startswith("/")
 
 
 def _overlap(files: Iterable[tuple[str, str | None]]) -> str | None:
@@ -131,6 +130,11 @@ class BaseSource(Section):
         return None if None in sizes else sum(size or 0 for size in sizes)
 
     @property
+    def overlap(self) -> str | None:
+        """Which of the known files would be lost when another one is unpacked."""
+        return _overlap((file.name, file.folder) for file in self.known_files)
+
+    @property
     def has_archives(self) -> bool:
         return any(is_archive(file.name) for file in self.known_files)
 
@@ -141,12 +145,6 @@ class HttpSource(BaseSource):
     kind: Literal["http"]
     addresses: tuple[str, ...] = Field(min_length=1, description="with {name} for the file's name")
     files: tuple[File, ...] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _check_folders(self) -> HttpSource:
-        if problem := _overlap((file.name, file.folder) for file in self.files):
-            raise ValueError(problem)
-        return self
 
     @property
     def origin(self) -> str:

@@ -74,7 +74,7 @@ def merge_units(out: Path, names: Sequence[str], config: DataConfig) -> PrepareR
         ranges = sorted(report.seconds_by[key].items(), key=lambda item: int(item[0].split()[0]))
         report.seconds_by[key] = dict(ranges)
     write_json(out / "report.json", {key: getattr(report, key) for key in _LASTING})
-    tidy(out, {*index.shards, name})
+    tidy(out, names, {*index.shards, name})
     return report
 
 

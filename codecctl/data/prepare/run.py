@@ -58,11 +58,11 @@ def prepare(
     be listed or holds no audio, if every recording is rejected, and if an older version prepared `out`.
     """
     out, notes = Path(out), list[str]()
-    if taken := next((name for name in _FOREIGN if (out / name).exists()), None):
-        raise UsageError(f"{out}: holds other data ({taken}); --out needs a new folder, or one of prepared audio")
     settings = [_RULES, config.min_seconds, config.max_clipping]
     if (out / "prepared.json").is_file():
         read_about(out)
+    elif taken := next((name for name in _FOREIGN if (out / name).exists()), None):
+        raise UsageError(f"{out}: holds other data ({taken}); --out needs a new folder, or one of prepared audio")
     for source in map(Path, sources):
         # A folder that holds downloaded corpora stands for each of them.
         for path in (source.is_dir() and find_corpora(source, notes.append)) or [source]:

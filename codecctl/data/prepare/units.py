@@ -179,13 +179,13 @@ def _write_unit(out: Path, name: str, origin: Path, items: Iterable[AudioItem]) 
         write_lines(path, [text])
 
 
-def tidy(out: Path, named: Collection[str | None]) -> None:
+def tidy(out: Path, merged: Collection[str], named: Collection[str | None]) -> None:
     """Remove shards and indices that are not `named`, and temporary files of processes that have ended. Shards of units
-    that other processes have added meanwhile stay."""
-    markers = (read_json(UnitFiles(out, name).marker, dict) or {} for name in unit_names(out))
-    named = {*named, *(marker.get("shard") for marker in markers)}
+    that are not among those `merged` stay: another process has added them meanwhile."""
+    others = {*unit_names(out)} - {*merged}
     shards = (path for path in (out / "shards").iterdir() if path.suffix in _SHARD_SUFFIXES)
-    for path in (*shards, *out.glob("index-*.npy")):
+    stale = [path for path in shards if path.name.rpartition("-")[0] not in others]
+    for path in (*stale, *out.glob("index-*.npy")):
         if path.relative_to(out).as_posix() not in named:
             path.unlink(missing_ok=True)
     for folder in (out, out / "shards", out / "units"):

@@ -111,7 +111,7 @@ def test_error_for_an_unknown_name_suggests_similar_ones(shipped: dict[str, Corp
         ('audio: "**/*.wav"', 'audoi: "**/*.wav"', "unknown key 'layout.audoi'; did you mean 'audio'"),
         ("name: a.zip", "name: ../a.zip", "must be a path below"),
         ("name: a.zip", "name: /a.zip", "must be a path below"),
-        ("name: a.zip", 'name: a.zip, into: "."', "must be a path below"),
+        ("name: a.zip", 'name: a.zip, into: "."', "is where an archive is unpacked"),
         ("name: a.zip", "name: a.zip, into: x}, {name: b.zip, into: x", "'x' is where an archive is unpacked"),
         ("name: a.zip", "name: a.zip, into: x}, {name: b.zip, into: x/y", "'x/y' is where .* or below it"),
         ("name: a.zip", "name: x/a.zip, into: x", "'x/a.zip' is where"),

@@ -120,10 +120,11 @@ def test_marker_is_valid_for_its_input_only(tmp_path: Path) -> None:
 
 
 def test_only_shards_and_indices_that_are_not_named_are_removed(tmp_path: Path) -> None:
-    kept = ["shards/now.pcm", "shards/notes.txt", "shards/folder/old.pcm", "index-now.npy", "index.txt"]
-    for name in (*kept, "shards/old.pcm", "shards/old.tar", "index-old.npy"):
+    kept = ["shards/a-1-now.pcm", "shards/notes.txt", "shards/folder/old.pcm", "index-now.npy", "index.txt"]
+    kept += ["units/a-1.json", "units/b-1.json", "shards/b-1-new.pcm"]  # another process has added b
+    for name in (*kept, "shards/a-1-old.pcm", "shards/gone-1-old.tar", "index-old.npy"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    tidy(tmp_path, {"shards/now.pcm", "index-now.npy"})
+    tidy(tmp_path, ["a-1"], {"shards/a-1-now.pcm", "index-now.npy"})
     left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
     assert left == set(kept)

@@ -206,7 +206,7 @@ def test_what_is_left_out_beside_downloaded_corpora_is_reported(tmp_path: Path) 
     assert report.n_utterances == 3
     assert [note for note in report.notes if "left out" in note] == [
         f"{raw / 'half'}: left out: its download is not finished",
-        f"{raw / 'mine'}: left out: it is no downloaded corpus; name it as a source, too",
+        f"{raw / 'mine'}: left out: no downloaded corpus; name it as a source if it holds recordings",
     ]
 
 
