@@ -113,7 +113,8 @@ class CodeDataset(Dataset[CodesItem]):
 
 class CodeStream(IterableDataset[CodesItem]):
     """The items of a `CodeDataset` or of a `Subset` of it, each once an epoch over all ranks and workers of a
-    `DataLoader`. The length is the number of items of this rank.
+    `DataLoader`. The length is the number of items of this rank; `len(DataLoader(...))` counts its batches exactly with
+    one worker at most, as each worker has a last batch of its own, which may be short or dropped.
 
     Ranks are those of `torch.distributed` where that is initialised, else given. With a `seed` the order is shuffled,
     anew after each `set_epoch`. The numbers of items of two ranks differ by one at most; `drop_last` makes them equal.
