@@ -14,11 +14,13 @@ from codecctl.cli.batch import check_out_dir
 from codecctl.cli.console import duration, progress_bar, say, show, show_table, time_unit
 from codecctl.cli.pipes import naming
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.files import to_json
 from codecctl.inference.find import find_checkpoint
 from codecctl.text import counted
 
 if TYPE_CHECKING:
     from codecctl.codes.job import CorpusReport
+    from codecctl.codes.reading import CorpusCheck
 
 WorkersOption = Annotated[
     int | None,
@@ -146,13 +148,25 @@ def decode_from_corpus(
     say(f"{inputs[0]} -> {out_dir}: {counted(n, 'recording')}")
 
 
-def validate_corpus(folder: Path) -> None:
+def validate_corpus(folder: Path, as_json: bool) -> None:
     """`validate` of a corpus: prints what it holds and the use of its codebooks. Raises `CodecctlError` for damage."""
-    from codecctl.cli.validate import print_codebooks
     from codecctl.codes.reading import check_corpus
 
     with progress_bar("check") as progress:
         check = check_corpus(folder, progress)
+    if as_json:
+        show(to_json({"folder": str(folder), **check.to_dict()}))
+    else:
+        _print_tables(folder, check)
+    for problem in check.problems:
+        say(f" {problem}", label="damaged:", style="bold red")
+    if check.problems:
+        raise CodecctlError(f"{folder}: {len(check.problems)} of its files are damaged or do not fit")
+
+
+def _print_tables(folder: Path, check: CorpusCheck) -> None:
+    from codecctl.cli.validate import print_codebooks
+
     about = check.about
     form = "" if about.container == "shards" else f" of {about.container}"
     show(
@@ -168,7 +182,3 @@ def validate_corpus(folder: Path) -> None:
     ]
     show_table(("", "", f">{heading}"), rows)
     print_codebooks(check.codebooks)
-    for problem in check.problems:
-        say(f" {problem}", label="damaged:", style="bold red")
-    if check.problems:
-        raise CodecctlError(f"{folder}: {len(check.problems)} of its files are damaged or do not fit")

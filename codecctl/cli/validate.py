@@ -74,10 +74,10 @@ def validate(
     if checkpoint is not None and checkpoint_option is not None:
         raise UsageError(f"two models given, {checkpoint} and --checkpoint {checkpoint_option}; give one")
     if checkpoint is not None and holds_codes(Path(checkpoint)):
-        given = (data, limit, overrides, against, report, resume or None, as_json or None)
+        given = (data, limit, overrides, against, report, resume or None)
         if any(value is not None for value in given):
-            raise UsageError(f"{checkpoint}: a corpus of codes is checked alone; leave out the other options")
-        return validate_corpus(Path(checkpoint))
+            raise UsageError(f"{checkpoint}: a corpus of codes is checked alone; only --json goes with it")
+        return validate_corpus(Path(checkpoint), as_json)
     path, other = find_checkpoint(checkpoint or checkpoint_option), find_checkpoint(against) if against else None
 
     from codecctl import evaluate

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,8 @@ import numpy as np
 import torch
 import torch.distributed
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, IterableDataset, Subset, get_worker_info
 
 from codecctl.codes.folder import SPLIT_NUMBERS, CodedUtterance, read_complete, read_index
 from codecctl.codes.shards import ShardReader
@@ -32,8 +33,8 @@ class CodeDataset(Dataset[CodesItem]):
     """The utterances of a folder that `codecctl encode` wrote, or those of one split of it.
 
     `n_codebooks` takes the first ones only. Memory is a number for each utterance; codes and metadata are read when an
-    item is taken. Items have different lengths, so a `DataLoader` needs a `collate_fn`. Raises `CodecctlError` for a
-    folder that is not complete or holds no such utterance.
+    item is taken. Items have different lengths, so a `DataLoader` needs a `collate_fn`, as `collate` with a `pad`.
+    Raises `CodecctlError` for a folder that is not complete or holds no such utterance.
     """
 
     def __init__(self, folder: str | Path, split: Split | None = None, n_codebooks: int | None = None) -> None:
@@ -111,7 +112,9 @@ class CodeDataset(Dataset[CodesItem]):
 
 
 class CodeStream(IterableDataset[CodesItem]):
-    """The items of a `CodeDataset`, each once an epoch over all ranks and workers of a `DataLoader`.
+    """The items of a `CodeDataset` or of a `Subset` of it, each once an epoch over all ranks and workers of a
+    `DataLoader`. The length is the number of items of this rank; `len(DataLoader(...))` counts its batches exactly with
+    one worker at most, as each worker has a last batch of its own, which may be short or dropped.
 
     Ranks are those of `torch.distributed` where that is initialised, else given. With a `seed` the order is shuffled,
     anew after each `set_epoch`. The numbers of items of two ranks differ by one at most; `drop_last` makes them equal.
@@ -119,7 +122,7 @@ class CodeStream(IterableDataset[CodesItem]):
 
     def __init__(
         self,
-        dataset: CodeDataset,
+        dataset: CodeDataset | Subset[CodesItem],
         *,
         seed: int | None = None,
         rank: int | None = None,
@@ -143,13 +146,29 @@ class CodeStream(IterableDataset[CodesItem]):
         """The epoch whose order follows; the same on all ranks. Also for persistent workers of a `DataLoader`."""
         self._epoch.fill_(epoch)
 
+    def __len__(self) -> int:
+        return len(range(self.rank, self._n_shared, self.n_ranks))
+
+    @property
+    def _n_shared(self) -> int:
+        """Items that the ranks share."""
+        n_items = len(self.dataset)
+        return n_items - n_items % self.n_ranks if self.drop_last else n_items
+
     def __iter__(self) -> Iterator[CodesItem]:
         order = np.arange(len(self.dataset))
         if self.seed is not None:
             order = np.random.Generator(np.random.Philox(key=[self.seed, self.epoch])).permutation(len(order))
-        if self.drop_last:
-            order = order[: len(order) - len(order) % self.n_ranks]
+        order = order[: self._n_shared]
         worker = get_worker_info()
         number, n_workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for item in order[self.rank :: self.n_ranks][number::n_workers]:
             yield self.dataset[int(item)]
+
+
+def collate(items: Sequence[CodesItem | Tensor], pad: int) -> tuple[Tensor, Tensor]:
+    """Items, or the codes [K, T] of each in any arrangement -> codes [B, K, longest T], which `pad` fills on the right,
+    and the lengths [B]: for a `DataLoader`, `collate_fn=functools.partial(collate, pad=...)`."""
+    codes = [item if isinstance(item, Tensor) else item.codes for item in items]
+    lengths = torch.tensor([each.shape[-1] for each in codes])
+    return pad_sequence([each.mT for each in codes], batch_first=True, padding_value=pad).mT, lengths

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,6 +30,12 @@ class CorpusCheck:
     seconds_by: dict[str, dict[str, float]] = field(default_factory=lambda: {"split": {}, "language": {}})
     """By split and by language, 'unknown' where none is stated."""
     problems: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For `files.to_json`."""
+        about = self.about.model_dump(exclude={"format", "version", "is_complete", "index", "shards"})
+        found = {key: value for key, value in asdict(self).items() if key != "about"}
+        return {**about, "n_shards": len(self.about.shards), "seconds": self.about.seconds, **found}
 
 
 def read_utterances(

@@ -79,6 +79,11 @@ def _tables(model: ModelConfig) -> dict[str, Tensor]:
 def _config(source: Checkpoint) -> dict[str, Any]:
     model = source.model
     sections = model.model_dump(mode="json") | {name: getattr(model, name) for name in _DERIVED}
+    names_of_mimi_and_dac = {
+        **dict.fromkeys(("num_quantizers", "num_codebooks", "n_codebooks"), model.n_codebooks),
+        "codebook_size": max(model.quantizer.codebook_sizes),
+        "frame_size": model.hop_length,
+    }
     return {
         "model_type": "codecctl",
         "architectures": ["CodecctlModel"],
@@ -93,6 +98,7 @@ def _config(source: Checkpoint) -> dict[str, Any]:
         "frame_rate": model.frame_rate,
         "codebook_sizes": model.quantizer.codebook_sizes,
         "bitrate_kbps": model.bitrate_kbps,
+        **names_of_mimi_and_dac,
         "codec": sections,
     }
 

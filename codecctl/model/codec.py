@@ -90,6 +90,9 @@ class Codec(nn.Module):
     ) -> Tensor:
         """[B, 1, L] -> [B, K, T], T = ceil(L / hop_length), K = `n_quantizers` or all codebooks.
 
+        With a beam (`beam_width` above 1) the codes of `n_quantizers=K` are nearer to the latents than the first K of
+        all, `encode(audio)[:, :K]`, and differ from them in most frames: train on and prompt with the same of the two.
+
         `lengths` [B]: true samples of each item of a padded batch. The first `n_frames(length)` frames of an item equal
         those of the item alone; the rest are padding. `state`: this is the next chunk of a stream, whole frames only.
 

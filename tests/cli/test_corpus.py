@@ -44,6 +44,14 @@ def test_from_recordings_to_codes_and_back(codecctl: Command, model: Path, raw: 
     assert checked.code == 0
     assert f"{codes}: 2 recordings, 2 s, 1 failed, 3 codebooks of the model".encode() in checked.stdout
     assert b"perplexity" in checked.stdout
+    as_json = codecctl("validate", codes, "--json")
+    assert as_json.code == 0
+    facts = json.loads(as_json.stdout)
+    names = ("folder", "container", "n_utterances", "n_failed", "n_shards", "seconds", "problems")
+    assert [facts[name] for name in names] == [str(codes), "shards", 2, 1, 1, 1.5, []]
+    assert facts["seconds_by"]["language"] == {"unknown": 1.5}
+    assert [each["codebook_size"] for each in facts["codebooks"]] == facts["codebook_sizes"]
+    assert all(1 <= each["perplexity"] <= each["codebook_size"] for each in facts["codebooks"])
 
     decoded = codecctl("decode", codes, "--out-dir", tmp_path / "wav", "--id", "raw/2", *given)
     assert (decoded.code, decoded.stderr) == (0, f"{codes} -> {tmp_path / 'wav'}: 1 recording\n")
@@ -70,6 +78,9 @@ def test_damage_is_named(codecctl: Command, model: Path, raw: Path, tmp_path: Pa
     assert done.code == 1
     assert done.stderr.splitlines()[0].startswith(f"damaged: {shard}: damaged (")
     assert done.stderr.splitlines()[-1] == f"error: {codes}: 1 of its files are damaged or do not fit"
+    as_json = codecctl("validate", codes, "--json")
+    assert (as_json.code, as_json.stderr) == (1, done.stderr)
+    assert len(json.loads(as_json.stdout)["problems"]) == 1
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_a_file_where_a_folder_is_meant(
 
 
 def test_options_that_a_check_of_a_corpus_does_not_take(codecctl: Command, codes: Path) -> None:
-    for options in (["--json"], ["--limit", 2], ["--continue"], ["--set", "validate.metrics=[]"], ["--data", codes]):
-        assert "is checked alone; leave out the other options" in error(codecctl("validate", codes, *options), 2)
+    for options in (["--json", "--limit", 2], ["--continue"], ["--set", "validate.metrics=[]"], ["--data", codes]):
+        assert "is checked alone; only --json goes with it" in error(codecctl("validate", codes, *options), 2)
 
 
 def test_info_says_what_describes_a_corpus(codecctl: Command, codes: Path) -> None:

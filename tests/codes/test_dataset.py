@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import pickle
+from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
-from codecctl.codes import CodeDataset, CodesItem, CodeStream
+from codecctl.codes import CodeDataset, CodesItem, CodeStream, collate
 from codecctl.codes.folder import read_manifest
 from codecctl.codes.job import encode_corpus
 from codecctl.errors import CodecctlError, UsageError
@@ -78,9 +80,38 @@ def test_ranks_and_workers_share_an_epoch(corpus: Path, drop_last: bool) -> None
         stream = CodeStream(dataset, seed=3, rank=rank, n_ranks=5, drop_last=drop_last)
         loader = DataLoader(stream, batch_size=2, num_workers=2 if rank == 0 else 0, collate_fn=unbatched)
         shares.append(ids(item for batch in loader for item in batch))
+        assert len(stream) == len(shares[-1])
     together = [name for share in shares for name in share]
     assert len(set(together)) == len(together) == (10 if drop_last else 12)
     assert max(map(len, shares)) - min(map(len, shares)) <= (not drop_last)
+
+
+@pytest.mark.filterwarnings("error:Length of IterableDataset")
+def test_a_loader_of_a_stream_has_a_length(corpus: Path) -> None:
+    stream = CodeStream(CodeDataset(corpus), seed=3, rank=1, n_ranks=5)
+    for size, n_workers, expected in ((None, 2, 3), (1, 2, 3), (2, 0, 2)):
+        loader = DataLoader(stream, batch_size=size, num_workers=n_workers, collate_fn=unbatched)
+        assert len(loader) == expected == sum(1 for _ in loader)
+
+
+def test_a_loader_that_skips_goes_on_where_another_stopped(corpus: Path) -> None:
+    stream = CodeStream(Subset(CodeDataset(corpus), range(1, 12)), seed=3)
+    made = [DataLoader(stream, batch_size=2, num_workers=2, collate_fn=unbatched) for _ in range(2)]
+    everything = [ids(batch) for batch in made[0]]
+    assert len({name for batch in everything for name in batch}) == len(stream) == 11
+    assert [ids(batch) for batch in islice(made[1], 2, None)] == everything[2:]
+
+
+def test_a_batch_is_padded_on_the_right(corpus: Path) -> None:
+    dataset = CodeDataset(corpus)
+    (codes, lengths), *_ = DataLoader(dataset, batch_size=3, collate_fn=partial(collate, pad=-7))
+    assert codes.shape == (3, 3, max(lengths))
+    for number, (each, length) in enumerate(zip(codes, lengths, strict=True)):
+        assert torch.equal(each[:, :length], dataset[number].codes)
+        assert each[:, length:].eq(-7).all()
+    again, same = collate([dataset[number].codes for number in range(3)], -7)
+    assert torch.equal(again, codes)
+    assert torch.equal(same, lengths)
 
 
 def test_each_epoch_has_an_order_of_its_own(corpus: Path) -> None:

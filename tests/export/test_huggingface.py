@@ -116,7 +116,10 @@ def test_the_config_says_what_other_programs_ask_for(tiny_codec: model.Codec, tm
     write_huggingface(source, tmp_path / "folder")
     config = json.loads((tmp_path / "folder" / "config.json").read_text())
     assert (config["fingerprint"], config["sampling_rate"]) == (source.fingerprint, source.model.sample_rate)
-    assert config["codebook_sizes"] == list(source.model.quantizer.codebook_sizes)
+    sizes = list(source.model.quantizer.codebook_sizes)
+    assert config["codebook_sizes"] == sizes
+    of_mimi, of_dac = ("num_quantizers", "num_codebooks", "codebook_size"), ("n_codebooks", "codebook_size")
+    assert [config[name] for name in of_mimi + of_dac] == [len(sizes), len(sizes), max(sizes), len(sizes), max(sizes)]
 
 
 def test_the_code_imports_torch_and_transformers_alone() -> None:

@@ -70,8 +70,41 @@ def test_other_arrays_are_handled_as_in_torch(exported: tuple[Path, Path]) -> No
     assert files.decode(files.encode(nothing)[:, :2]).shape == (1, 1, 0)
     with pytest.raises(UsageError, match="must be finite"):
         files.encode(np.full((1, 1, 100), np.nan, np.float32))
-    with pytest.raises(UsageError, match=r"codes must be \[1, 1 to 3, T\], got \[1, 4, 5\]"):
-        files.decode(np.zeros((1, 4, 5), np.int64))
+    audio = np.random.default_rng(0).normal(0, 0.1, (1, 1, 100))
+    assert np.array_equal(files.encode(audio), files.encode(audio.astype(np.float32)))
+    with pytest.raises(UsageError, match=r"audio must be float \[1, 1, L\].* got int16 \[100\]"):
+        files.encode(np.zeros(100, np.int16))
+    codes = np.ones((1, 2, 5), np.uint16)
+    assert np.array_equal(files.decode(codes), files.decode(codes.astype(np.int64)))
+    for wrong in (np.zeros((1, 4, 5), np.int64), np.zeros((2, 1, 5), np.int64), np.zeros(5, np.int64), codes / 2):
+        with pytest.raises(UsageError, match=r"codes must be integers \[1, 1 to 3, T\], got (int|float)64 \["):
+            files.decode(wrong)
+    assert files.decode(np.full((1, 2, 5), -1)).shape[1] == 1
+    for code in (-2, 4096):
+        with pytest.raises(UsageError, match=rf"within the codebook sizes \[.*; got {min(code, 0)} to {max(code, 0)}:"):
+            files.decode(np.array([[[0, code]]]))
+
+
+def test_a_stream_refuses_what_is_no_frame_and_goes_on(exported: tuple[Path, Path]) -> None:
+    files = OnnxCodec(exported[1])
+    frame = np.full((1, 1, files.facts["hop_length"]), 0.1, np.float32)
+    encoder, other = files.stream_encoder(), files.stream_encoder()
+    for wrong, message in ((frame * np.nan, "must be finite"), (frame[..., 1:], "one frame at a time")):
+        assert np.array_equal(encoder.push(frame), other.push(frame))
+        with pytest.raises(UsageError, match=message):
+            encoder.push(wrong)
+    assert np.array_equal(encoder.push(frame), other.push(frame))
+    with pytest.raises(UsageError, match="within the codebook sizes"):
+        files.stream_decoder().push(np.full((1, 3, 1), 4096))
+
+
+def test_streams_share_the_loaded_model_and_no_state(exported: tuple[Path, Path], tmp_path: Path) -> None:
+    files = OnnxCodec(shutil.copytree(exported[1], tmp_path / "onnx"))
+    decoder, codes = files.stream_decoder(), np.ones((1, 3, 1), np.int64)
+    first = [decoder.push(codes) for _ in range(3)]
+    (tmp_path / "onnx" / "decoder_step.onnx").unlink()
+    again = files.stream_decoder()
+    assert np.array_equal(first, [again.push(codes) for _ in range(3)])
 
 
 @pytest.fixture(scope="module")

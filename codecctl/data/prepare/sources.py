@@ -10,7 +10,7 @@ or `metadata.tsv` (`.csv`, `.jsonl`) in it. One column names the recording: `id`
 speaker, and files at the top have none.
 
 A JSONL source has one object a line with the same keys; `audio_filepath` is absolute or relative to the list's folder,
-and `offset` and `duration` in seconds select a part of the file.
+and `offset` and `duration` in seconds select a part of the file. Other keys are not used.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ from codecctl.errors import CodecctlError
 from codecctl.text import counted
 
 SUFFIXES = (".tsv", ".csv", ".jsonl")
+_FILE_KEYS = ("audio_filepath", "path", "file")  # of a JSONL source
+_USED_KEYS = {*_FILE_KEYS, "offset", "duration", *chain(*(usual for ours, usual in COLUMNS.items() if ours != "file"))}
 
 
 def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list[AudioItem]:
@@ -75,17 +77,19 @@ def _items(source: Path, name: str, note: Callable[[str], None]) -> Iterator[Aud
             yield from items_of_parquet(path, source, {"dataset": name})
         yield from folder_items(source, name, note)
     elif source.suffix == ".jsonl":
-        yield from _unambiguous(list(_listed_items(source, name)))
+        yield from _unambiguous(list(_listed_items(source, name, note)))
     elif source.suffix == ".parquet":
         yield from items_of_parquet(source, source.parent, {"dataset": name})
     else:
         yield file_item(source.parent, source, name, None)
 
 
-def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
-    """The items of a JSONL list."""
+def _listed_items(path: Path, name: str, note: Callable[[str], None]) -> Iterator[AudioItem]:
+    """The items of a JSONL list; `note` receives a line on the keys that are not used."""
+    unused = set[str]()
     for where, record in read_records(path):
-        file = record.get("audio_filepath") or record.get("path") or record.get("file")
+        unused |= record.keys() - _USED_KEYS
+        file = next(filter(None, map(record.get, _FILE_KEYS)), None)
         if not isinstance(file, str):
             raise CodecctlError(f"{where}: 'audio_filepath' is missing")
         if not Path(file).name or "\0" in file:
@@ -97,6 +101,9 @@ def _listed_items(path: Path, name: str) -> Iterator[AudioItem]:
         yield item_of_file(
             f"{file}{mark}", f"{stem}{mark}", known_of(record), name, path.parent / file, file=file, **part
         )
+    if unused:
+        mixed = "; all channels of a file are mixed to one" if any("channel" in key for key in unused) else ""
+        note(f"{path}: keys not used: {', '.join(sorted(unused))}{mixed}")
 
 
 def _unambiguous(items: Sequence[AudioItem]) -> Iterator[AudioItem]:

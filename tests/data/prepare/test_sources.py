@@ -64,6 +64,17 @@ def test_every_line_of_a_jsonl_list_is_prepared_or_rejected(tmp_path: Path) -> N
     assert (rejected["source"], rejected["reason"].partition(" (")[0]) == ("a.wav@0.5+1.0#2", "listed before")
 
 
+def test_keys_of_a_jsonl_list_that_are_not_used_are_named_once(tmp_path: Path) -> None:
+    lines = [{"path": "a.wav", "offset": 1, "lang": "te", "channel": number, "emotion": "none"} for number in (0, 1)]
+    notes: list[str] = []
+    for kept in (6, 3):
+        source = tmp_path / f"{kept}.jsonl"
+        source.write_text("\n".join(json.dumps(dict(list(line.items())[:kept])) for line in lines))
+        read_source(source, "list", note=notes.append)
+    expected = "keys not used: channel, emotion; all channels of a file are mixed to one"
+    assert [note for note in notes if "not used" in note] == [f"{tmp_path / '6.jsonl'}: {expected}"]
+
+
 def test_error_in_a_jsonl_list_names_its_line(tmp_path: Path) -> None:
     for line, message in [
         ('{"duration": 1}', "'audio_filepath' is missing"),
