@@ -142,6 +142,10 @@ class CodeStream(IterableDataset[CodesItem]):
     def epoch(self) -> int:
         return int(self._epoch)
 
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self.set_epoch(epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """The epoch whose order follows; the same on all ranks. Also for persistent workers of a `DataLoader`."""
         self._epoch.fill_(epoch)

@@ -213,10 +213,10 @@ def _check_folder(out: Path, about: About) -> None:
 
 def _plan_units(sources: Sequence[str | Path], out: Path, job: Job, report: CorpusReport) -> None:
     for source in map(Path, sources):
-        # A folder that holds downloaded corpora stands for each of them.
-        for path in (source.is_dir() and not is_prepared(source) and find_corpora(source, report.notes.append)) or [
-            source
-        ]:
+        corpora = list[Path]()  # a folder that holds downloaded ones stands for each of them
+        if source.is_dir() and not is_prepared(source):
+            corpora = find_corpora(source, report.notes.append)
+        for path in corpora or [source]:
             name = source_name(out, path)  # depends on the sources that are planned already
             items = read_items(path, name, note=report.notes.append)
             if not is_corpus(out):

@@ -51,7 +51,7 @@ def card_lines(name: str, source: Checkpoint) -> list[str]:
     """What the card says of the model itself, as lines of Markdown under the heading `name`.
 
     The training comes from the config in the checkpoint, the manifest of its prepared data and the log beside it, where
-    these exist. Raises `CodecctlError` for a damaged manifest.
+    these exist.
     """
     model = source.model
     config = source.config() if source.run is not None else None
@@ -87,18 +87,22 @@ def _late(model: ModelConfig) -> str:
 
 
 def _hours(prepared: Path | None) -> dict[tuple[str, str], float]:
-    """Of the training, by language and licence, the most first; empty where the prepared data is not here."""
+    """Of the training, by language and licence, the most first; empty where the prepared data is not here, or its
+    manifest is damaged: the weights do not depend on it."""
     manifest = prepared and prepared / "manifest.jsonl"
     hours: defaultdict[tuple[str, str], float] = defaultdict(float)
-    for utterance in read_manifest(manifest) if manifest and manifest.is_file() else ():
-        if utterance.split == "train":
-            hours[utterance.language or "unknown", utterance.licence or "unknown"] += utterance.seconds / 3600
+    try:
+        for utterance in read_manifest(manifest) if manifest and manifest.is_file() else ():
+            if utterance.split == "train":
+                hours[utterance.language or "unknown", utterance.licence or "unknown"] += utterance.seconds / 3600
+    except CodecctlError:
+        return {}
     return dict(sorted(hours.items(), key=lambda item: -item[1]))
 
 
 def _data(hours: dict[tuple[str, str], float]) -> list[str]:
     if not hours:
-        return ["The prepared data is not here: fill in the corpora, their hours and their licences."]
+        return ["The prepared data cannot be read here: fill in the corpora, their hours and their licences."]
     rows = [f"| {language} | {licence} | {each:.2f} |" for (language, licence), each in hours.items()]
     return ["| language | licence | hours |", "|---|---|---|", *rows, "", f"{sum(hours.values()):.1f} hours in all."]
 
