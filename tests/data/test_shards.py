@@ -82,7 +82,7 @@ def test_reader_errors_say_what_is_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(CodecctlError, match="no prepared audio; make a folder of it with `codecctl prepare"):
         read_index(tmp_path)
     (tmp_path / "in.wav").touch()
-    with pytest.raises(CodecctlError, match=r"in\.wav: holds no prepared audio; make some with"):
+    with pytest.raises(CodecctlError, match=r"in\.wav: holds no prepared audio; make a folder of it with"):
         read_index(tmp_path / "in.wav")
     (tmp_path / "prepared.json").write_text('{"format": "codecctl.prepared", "version": 99}')
     with pytest.raises(CodecctlError, match=r"prepared\.json: prepared by another version"):
