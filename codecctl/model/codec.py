@@ -153,14 +153,18 @@ class Codec(nn.Module):
         return audio[..., delay : delay + n][..., :length]
 
     def check_audio(self, audio: Tensor) -> Tensor:
-        """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities."""
+        """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities, and if
+        that precision is below float32, which gives other codes."""
+        dtype = next(self.parameters()).dtype
+        if dtype.itemsize < torch.float32.itemsize:
+            raise UsageError(f"this model cannot encode in {dtype}, which gives other codes; load it in float32")
         if not audio.is_floating_point():
             raise UsageError(f"audio must be float in [-1, 1], got {audio.dtype}; for 16-bit samples: audio / 32768")
         if audio.dim() != 3 or audio.shape[1] != 1:
             is_stereo = audio.dim() == 3
             advice = "one channel at a time, or audio.mean(1, keepdim=True)" if is_stereo else "audio.reshape(1, 1, -1)"
             raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
-        audio = audio.to(next(self.parameters()).dtype)
+        audio = audio.to(dtype)
         # Others, as of torch.compile, may have no values. The sum is the faster test, but may exceed the type's range.
         if type(audio) is Tensor and not (math.isfinite(audio.sum()) or audio.isfinite().all()):
             raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
