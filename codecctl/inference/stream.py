@@ -148,7 +148,7 @@ class StreamDecoder:
         if codes is None:
             codes = torch.zeros(self._batch_size, 1, 1, dtype=torch.int64)
             lost = torch.ones(self._batch_size, 1, dtype=torch.bool)
-        if len(codes) != self._batch_size:
+        if codes.dim() != 3 or len(codes) != self._batch_size:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
         codes = codes.to(self._device)
         if lost is not None:
@@ -159,6 +159,7 @@ class StreamDecoder:
             codes = codes.long() if codes.dtype == torch.uint16 else codes  # which torch cannot fill
             codes = codes.masked_fill(lost[:, None], 0)
         if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
+            self._codec.check_codes(codes)  # all of them: those before a wrong one would be decoded
             lost = codes.new_zeros(self._batch_size, codes.shape[-1], dtype=torch.bool) if lost is None else lost
             frames = zip(torch.split(codes, 1, dim=-1), lost.unbind(dim=-1), strict=True)
             return self._from_start(torch.cat([self._frame(*frame) for frame in frames], dim=-1))

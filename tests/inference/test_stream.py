@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,8 @@ def test_wrong_shapes_and_numbers_of_codebooks_are_refused(codec: Codec) -> None
         StreamEncoder(codec).push(torch.zeros(10))
     with pytest.raises(UsageError, match=r"codes must be \[2, K, T\]"):
         StreamDecoder(codec, batch_size=2).push(torch.zeros(1, 3, 5, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"codes must be \[2, K, T\]"):
+        StreamDecoder(codec, batch_size=2).push(torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5).bool())
     for n_quantizers in (0, 4):
         with pytest.raises(UsageError, match="must be 1 to 3"):
             StreamEncoder(codec, n_quantizers)
@@ -203,6 +206,21 @@ def test_lost_frames_in_one_item_do_not_touch_another(double: Codec) -> None:
     none_used = codes.masked_fill(lost[:, None], 99)  # no codeword: never looked at
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used, lost), whole)
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used.to(torch.uint16), lost), whole)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_codes_that_are_refused_after_a_loss_leave_the_stream_as_it_was(codec: Codec, traced: bool) -> None:
+    codes = torch.ones(1, 3, 5, dtype=torch.int64)
+    wrong, decoded = codes.clone(), []
+    wrong[0, 1, 3] = 99
+    for pushed in ([None, codes], [None, wrong, codes]):
+        stream = codec.stream_decoder(traced=traced)
+        stream.push(codes)
+        for each in pushed:
+            with pytest.raises(UsageError) if each is wrong else nullcontext():
+                audio = stream.push(each)
+        decoded.append(audio)
+    assert torch.equal(*decoded)
 
 
 def test_an_item_that_starts_anew_is_silent_where_its_first_frames_are_lost(double: Codec) -> None:
