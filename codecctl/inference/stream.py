@@ -10,11 +10,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecctl.errors import UsageError
 from codecctl.inference.concealment import Concealment
-from codecctl.inference.traced import TracedStep, is_traceable
+from codecctl.inference.traced import is_traceable, shared_step
 from codecctl.model.causal import StreamState
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class StreamEncoder:
     Latency is `frames_per_push` frames: codes are returned with the last sample of so many, which is cheaper than one
     by one, and less than that is buffered. Memory does not grow with the stream.
 
-    `traced`: on the CPU so many frames take about half the time, and making the encoder takes a second or two.
+    `traced`: on the CPU so many frames take about half the time, and making the first such encoder of a codec takes a
+    second or two; others of its shape share its graph.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class StreamEncoder:
             return codec.quantize(codec.encode_latents(chunk, state=state), n_quantizers)
 
         example = self._parameter.new_zeros(batch_size, 1, self._n_together)
-        parts = nn.ModuleList([codec.encoder, codec.quantizer])
-        self._step = TracedStep(step, parts, example) if traced and is_traceable(codec) else None
+        name, parts = f"encode {n_quantizers}", [codec.encoder, codec.quantizer]
+        self._step = shared_step(codec, name, step, parts, example) if traced and is_traceable(codec) else None
 
     def push(self, audio: Tensor) -> Tensor:
         """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it, t a multiple of
@@ -109,7 +110,8 @@ class StreamDecoder:
     Frames that did not arrive are concealed: the audio goes on as before, fades out in 100 ms, and goes over into the
     next frame that arrives. The decoder meanwhile advances with the latents of the last frame, faded.
 
-    `traced`: on the CPU a single frame takes about half the time, and making the decoder takes a second or two.
+    `traced`: on the CPU a single frame takes about half the time, and making the first such decoder of a codec takes a
+    second or two; others of its shape share its graph.
     """
 
     def __init__(self, codec: Codec, batch_size: int = 1, traced: bool = False) -> None:
@@ -131,9 +133,9 @@ class StreamDecoder:
 
         self._step = self._dequantize = None
         if traced and is_traceable(codec):
-            self._step = TracedStep(step, codec.decoder, self._latents)
+            self._step = shared_step(codec, "decode", step, [codec.decoder], self._latents)
             all_codes = torch.zeros(batch_size, codec.n_codebooks, 1, dtype=torch.int64)
-            self._dequantize = TracedStep(dequantize, codec.quantizer, all_codes)
+            self._dequantize = shared_step(codec, "dequantize", dequantize, [codec.quantizer], all_codes)
 
     def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
         """[B, K, t], any t including 0 -> [B, 1, t x hop_length], at first `config.delay` samples less.

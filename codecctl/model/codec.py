@@ -153,8 +153,8 @@ class Codec(nn.Module):
         return audio[..., delay : delay + n][..., :length]
 
     def check_audio(self, audio: Tensor) -> Tensor:
-        """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities, and if
-        that precision is below float32, which gives other codes."""
+        """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities, and
+        if that precision is below float32, which gives other codes."""
         dtype = next(self.parameters()).dtype
         if dtype.itemsize < torch.float32.itemsize:
             raise UsageError(f"this model cannot encode in {dtype}, which gives other codes; load it in float32")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 from codecctl.errors import UsageError
 from codecctl.inference.concealment import continue_audio
 from codecctl.inference.load import Codec
+from codecctl.inference.precision import set_precision
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
 
 
@@ -268,3 +270,19 @@ def test_a_traced_stream_refuses_codes_that_the_model_does_not_have(codec: Codec
         decoder.push(codes.float())
     again = codec.stream_decoder()
     assert torch.allclose(torch.cat([audio, decoder.push(codes)], dim=-1), again.push(codes.repeat(1, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_traced_streams_share_a_graph_until_the_weights_change(model: Path) -> None:
+    codec = Codec.load(model, "cpu")
+    frame, codes = noise(codec.hop_length).float(), torch.ones(1, 3, 1, dtype=torch.int64)
+    encoder, decoder = codec.stream_encoder(traced=True), codec.stream_decoder(traced=True)
+    assert codec.stream_encoder(traced=True)._step is encoder._step
+    assert codec.stream_decoder(traced=True)._step is decoder._step
+    assert codec.stream_encoder(n_quantizers=2, traced=True).push(frame).shape == (1, 2, 1)
+    assert torch.equal(copy.deepcopy(codec).stream_decoder(traced=True).push(codes), decoder.push(codes))
+    codec.decoder.load_state_dict({name: weight / 2 for name, weight in codec.decoder.state_dict().items()})
+    assert torch.allclose(codec.stream_decoder(traced=True).push(codes), codec.decode(codes), atol=1e-6)
+    assert codec.stream_encoder(traced=True)._step is encoder._step  # whose weights are the same
+    set_precision(codec, "bfloat16")
+    assert codec.stream_encoder(traced=True)._step is not encoder._step

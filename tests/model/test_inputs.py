@@ -80,7 +80,7 @@ def test_codes_out_of_range_are_refused(tiny_codec: Codec, codebook: int, code: 
 def test_half_precision_works_or_is_refused(tiny_codec: Codec, audio: Tensor, precision: torch.dtype) -> None:
     half, codes = copy.deepcopy(tiny_codec).to(precision), tiny_codec.encode(audio.to(precision))
     for encode in (half.encode, StreamEncoder(half, batch_size=2).push):
-        with pytest.raises(UsageError, match="cannot encode in .*load it in float32"):  # float() keeps the rounding
+        with pytest.raises(UsageError, match="load it in float32"):  # float() keeps the rounding
             encode(audio)
     has_fourier = tiny_codec.config.front.kind in ("transform", "refined")  # which there is not in half precision
     with pytest.raises(UsageError, match=r"codec.float\(\) can") if has_fourier else nullcontext():
