@@ -58,6 +58,24 @@ def test_samples_whose_sum_is_infinite_are_finite(tiny_codec: Codec) -> None:
         tiny_codec.check_audio(torch.full((1, 1, 4), 1e300, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("lengths", [[240], [240, 241], [-1, 240], [1.0, 0.5], [[240, 240]]])
+def test_lengths_that_the_batch_does_not_have_are_refused(tiny_codec: Codec, audio: Tensor, lengths: list[int]) -> None:
+    with pytest.raises(UsageError, match=r"lengths must be integers \[2\], 0 to 240; got"):
+        tiny_codec.encode(audio, lengths=torch.tensor(lengths))
+
+
+def test_what_is_in_the_padding_does_not_matter(tiny_codec: Codec, audio: Tensor) -> None:
+    padded, lengths = audio.clone(), torch.tensor([240, 100])
+    padded[1, :, 100:] = torch.nan
+    assert torch.equal(tiny_codec.encode(padded, lengths=lengths), tiny_codec.encode(audio, lengths=lengths))
+
+
+@pytest.mark.parametrize("length", [-5, 37])
+def test_a_length_that_the_codes_do_not_have_is_refused(tiny_codec: Codec, length: int) -> None:
+    with pytest.raises(UsageError, match=f"length must be 0 to 36, the samples of 3 frames; got {length}"):
+        tiny_codec.decode(torch.zeros(1, 3, 3, dtype=torch.int64), length=length)
+
+
 def test_no_items_are_no_items(tiny_codec: Codec) -> None:
     codes = tiny_codec.encode(torch.zeros(0, 1, 25), n_quantizers=2)
     assert codes.shape == (0, 2, 3)
