@@ -186,17 +186,27 @@ class Codec(nn.Module):
 
     def check_codes(self, codes: Tensor) -> None:
         """Raises `UsageError` unless it is integers [B, K, T] of the first K codebooks, each within its codebook."""
+        is_there = self._is_there(codes)
+        if type(codes) is Tensor and not is_there.all():
+            item, k, frame = (~is_there).nonzero()[0].tolist()
+            last = self.config.quantizer.codebook_sizes[k] - 1
+            raise UsageError(
+                f"codes: codebook {k + 1} has codes from 0 to {last}, but frame {frame} of item {item} holds "
+                f"{codes[item, k, frame]}; made by another model? codec.valid_frames(codes) finds such frames"
+            )
+
+    def valid_frames(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, T] -> booleans [B, T]: each code of the frame is within its codebook. `UsageError` for another
+        shape."""
+        return self._is_there(codes).all(dim=1)
+
+    def _is_there(self, codes: Tensor) -> Tensor:
+        """[B, K, T] -> booleans [B, K, T]: the codebook has this code."""
         sizes = self.config.quantizer.codebook_sizes
         if codes.dim() != 3 or not 1 <= codes.shape[1] <= len(sizes) or codes.dtype not in _CODE_TYPES:
             raise UsageError(f"codes must be integers [B, 1 to {len(sizes)}, T], got {codes.dtype} {list(codes.shape)}")
-        if type(codes) is Tensor and codes.numel():
-            values = codes.long()
-            limits = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
-            if ((values < 0) | (values >= limits)).any():
-                raise UsageError(
-                    f"codes must be 0 to {max(sizes) - 1}, within the codebook sizes {list(sizes)}; got "
-                    f"{int(values.min())} to {int(values.max())}: were they made by another model?"
-                )
+        values, limits = codes.long(), torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+        return (values >= 0) & (values < limits)
 
     def check_n_quantizers(self, n_quantizers: int | None) -> None:
         """Raises `UsageError` unless it is None (all) or a number of codebooks that the model has."""

@@ -208,6 +208,7 @@ def test_lost_frames_in_one_item_do_not_touch_another(double: Codec) -> None:
     none_used = codes.masked_fill(lost[:, None], 99)  # no codeword: never looked at
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used, lost), whole)
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used.to(torch.uint16), lost), whole)
+    assert torch.equal(double.valid_frames(none_used), ~lost)
 
 
 @pytest.mark.parametrize("traced", [False, True])
@@ -264,7 +265,7 @@ def test_a_traced_stream_is_the_same(double: Codec, name: str, n_frames: int) ->
 def test_a_traced_stream_refuses_codes_that_the_model_does_not_have(codec: Codec, wrong: int) -> None:
     decoder, codes = codec.stream_decoder(traced=True), torch.ones(1, 3, 1, dtype=torch.int64)
     audio = decoder.push(codes)
-    with pytest.raises(UsageError, match="codes must be 0 to 63"):
+    with pytest.raises(UsageError, match="codebook 1 has codes from 0 to 63"):
         decoder.push(torch.full_like(codes, wrong))
     with pytest.raises(UsageError, match=r"codes must be integers \[B, 1 to 3, T\]"):
         decoder.push(codes.float())

@@ -85,10 +85,13 @@ def test_no_items_are_no_items(tiny_codec: Codec) -> None:
 
 @pytest.mark.parametrize(("codebook", "code"), [(0, 32), (1, 16), (2, -1)])
 def test_codes_out_of_range_are_refused(tiny_codec: Codec, codebook: int, code: int) -> None:
-    codes = torch.zeros(1, 3, 4, dtype=torch.int64)
-    codes[0, codebook, 2] = code
-    with pytest.raises(UsageError, match=r"within the codebook sizes \[32, 16, 16\]"):
+    codes = torch.zeros(2, 3, 4, dtype=torch.int64)
+    codes[1, codebook, 2] = code
+    size = (32, 16, 16)[codebook]
+    found = f"codebook {codebook + 1} has codes from 0 to {size - 1}, but frame 2 of item 1 holds {code}; made"
+    with pytest.raises(UsageError, match=found):
         tiny_codec.decode(codes)
+    assert (~tiny_codec.valid_frames(codes)).nonzero().tolist() == [[1, 2]]
     with pytest.raises(UsageError, match="must be integers"):
         tiny_codec.decode(codes.float())
     assert tiny_codec.decode(codes.clamp(0, 15).to(torch.uint16)).isfinite().all()
