@@ -1,6 +1,8 @@
 """A neural speech codec and its tools: prepare, train, validate, encode, decode.
 
-`__all__` is the public interface; everything else may change between versions.
+The public interface is `__all__` and what the documents import from `codecctl.audio`, `codecctl.audio.files`,
+`codecctl.bitstream`, `codecctl.codes`, `codecctl.errors`, `codecctl.export.onnx_codec` and
+`codecctl.inference.precision`; everything else may change between versions.
 """
 
 from importlib import import_module

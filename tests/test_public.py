@@ -1,9 +1,11 @@
-"""The public interface: what `codecctl.__all__` lists, and nothing heavy before it is used."""
+"""The public interface: what `codecctl.__all__` and its docstring list, and nothing heavy before it is used."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -22,6 +24,13 @@ def test_the_public_names() -> None:
 def test_every_public_name_is_there_and_explained(name: str) -> None:
     value = getattr(codecctl, name)
     assert isinstance(value, str) or (value.__doc__ and value.__name__ == name)
+
+
+def test_the_documents_import_what_is_public() -> None:
+    root, imports = Path(__file__).parents[1], re.compile(r"^ *(?:from|import) (codecctl\.[\w.]+)", re.MULTILINE)
+    documents = [root / "README.md", *root.glob("docs/**/*.md"), *root.glob("docs/**/*.py")]
+    modules = {name for document in documents for name in imports.findall(document.read_text(encoding="utf-8"))}
+    assert modules == set(re.findall(r"`(codecctl\.[\w.]+)`", codecctl.__doc__ or ""))
 
 
 def test_a_name_that_is_not_public_is_an_error() -> None:

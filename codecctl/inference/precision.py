@@ -97,24 +97,26 @@ def set_precision(codec: Codec, precision: str = "auto") -> str:
     """Compute the large matrices of a float32 codec on the CPU in this arithmetic from now on; `auto`: in the one that
     is fastest for a single frame. Returns the arithmetic.
 
+    The codes of whole signals change too: files are for a second codec.
+
     Raises `UsageError` for another name, for a codec elsewhere or set before, and if this build of torch cannot compute
     it.
     """
     if any(isinstance(module, tuple(_MATRICES.values())) for module in codec.modules()):
-        raise UsageError(f"--precision {precision}: was set before, and float32 is gone; load the codec again")
+        raise UsageError(f"precision {precision}: was set before, and float32 is gone; load the codec again")
     weight = next(codec.parameters())
     is_plain = weight.dtype == torch.float32 and weight.device.type == "cpu"
     if precision == "auto":
         precision = _fastest(codec) if is_plain else "float32"
     if precision not in ARITHMETICS:
-        raise UsageError(f"--precision {precision}: expected auto, {', '.join(ARITHMETICS)}")
+        raise UsageError(f"precision {precision}: expected auto, {', '.join(ARITHMETICS)}")
     if precision != "float32":
         if not is_plain:
-            raise UsageError(f"--precision {precision}: only on the CPU, for a model in float32; try --device cpu")
+            raise UsageError(f"precision {precision}: only on the CPU, for a model in float32; try the device cpu")
         try:
             _replace_matrices(codec, _MATRICES[precision])
         except _UNSUPPORTED as error:
-            raise UsageError(f"--precision {precision}: not possible with this torch on this machine") from error
+            raise UsageError(f"precision {precision}: not possible with this torch on this machine") from error
     return precision
 
 

@@ -10,11 +10,11 @@ import contextlib
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from codecctl.errors import UsageError
 from codecctl.inference.concealment import Concealment
-from codecctl.inference.traced import TracedStep, is_traceable
+from codecctl.inference.traced import is_traceable, shared_step
 from codecctl.model.causal import StreamState
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ class StreamEncoder:
     Latency is `frames_per_push` frames: codes are returned with the last sample of so many, which is cheaper than one
     by one, and less than that is buffered. Memory does not grow with the stream.
 
-    `traced`: on the CPU so many frames take about half the time, and making the encoder takes a second or two.
+    `traced`: on the CPU so many frames take about half the time, and making the first such encoder of a codec takes a
+    second or two; others of its shape share its graph.
     """
 
     def __init__(
@@ -43,21 +44,25 @@ class StreamEncoder:
         codec.check_n_quantizers(n_quantizers)
         if batch_size < 1 or frames_per_push < 1:
             raise UsageError(f"batch_size {batch_size}, frames_per_push {frames_per_push}: both must be 1 or more")
-        self.n_samples = 0  # pushed so far, of each item
         self._codec = codec
         self._n_quantizers = n_quantizers
         self._n_together = frames_per_push * codec.hop_length
-        self._state = StreamState()
         self._parameter = next(codec.parameters())  # of the codec's device and precision
-        self._rest = self._parameter.new_zeros(batch_size, 1, 0)  # not encoded yet
-        self._flushed = False
+        self._batch_size = batch_size
+        self._start()
 
         def step(chunk: Tensor, state: StreamState) -> Tensor:
             return codec.quantize(codec.encode_latents(chunk, state=state), n_quantizers)
 
         example = self._parameter.new_zeros(batch_size, 1, self._n_together)
-        parts = nn.ModuleList([codec.encoder, codec.quantizer])
-        self._step = TracedStep(step, parts, example) if traced and is_traceable(codec) else None
+        name, parts = f"encode {n_quantizers}", [codec.encoder, codec.quantizer]
+        self._step = shared_step(codec, name, step, parts, example) if traced and is_traceable(codec) else None
+
+    def _start(self) -> None:
+        self.n_samples = 0  # pushed so far, of each item
+        self._state = StreamState()
+        self._rest = self._parameter.new_zeros(self._batch_size, 1, 0)  # not encoded yet
+        self._flushed = False
 
     def push(self, audio: Tensor) -> Tensor:
         """[B, 1, L], any L including 0 -> codes [B, K, t] of the frames completed by it, t a multiple of
@@ -70,16 +75,22 @@ class StreamEncoder:
     def flush(self) -> Tensor:
         """End the streams -> codes [B, K, t] of the rest, the last frame padded with zeros; t is 0 if there is none."""
         n_missing = -self._rest.shape[-1] % self._codec.hop_length
-        codes = self._push(self._rest.new_zeros(len(self._rest), 1, n_missing), self._codec.hop_length)
+        codes = self._push(self._rest.new_zeros(self._batch_size, 1, n_missing), self._codec.hop_length)
         self.n_samples -= n_missing
         self._flushed = True
         return codes.clone()
 
     @torch.inference_mode()
-    def reset(self, item: int) -> None:
+    def reset(self, item: int | None = None) -> None:
         """A new stream starts in this item of the batch. What was pushed for the item and not encoded yet counts as
-        silence before it, so that items stay in step; push whole frames, and there is none."""
-        _check_item(item, len(self._rest))
+        silence before it, so that items stay in step; push whole frames, and there is none.
+
+        None: new streams start in all items, also after `flush`; what was not encoded is dropped.
+        """
+        if item is None:
+            self._start()
+            return
+        _check_item(item, self._batch_size, self._flushed)
         self._rest = self._rest.clone()
         self._rest[item] = 0
         self._state.reset(item)
@@ -87,10 +98,9 @@ class StreamEncoder:
     @torch.inference_mode()
     def _push(self, audio: Tensor, n_together: int) -> Tensor:
         """Encode as many multiples of `n_together` samples as there are."""
-        if self._flushed:
-            raise UsageError("this stream was flushed and has ended; start a new StreamEncoder")
+        _check_flushed(self._flushed)
         if audio.dim() != 3 or audio.shape[:2] != self._rest.shape[:2]:
-            raise UsageError(f"audio must be [{len(self._rest)}, 1, L] in this stream, got {list(audio.shape)}")
+            raise UsageError(f"audio must be [{self._batch_size}, 1, L] in this stream, got {list(audio.shape)}")
         audio = self._codec.check_audio(audio)
         self.n_samples += audio.shape[-1]
         audio = torch.cat([self._rest, audio.to(self._parameter)], dim=-1)
@@ -109,19 +119,15 @@ class StreamDecoder:
     Frames that did not arrive are concealed: the audio goes on as before, fades out in 100 ms, and goes over into the
     next frame that arrives. The decoder meanwhile advances with the latents of the last frame, faded.
 
-    `traced`: on the CPU a single frame takes about half the time, and making the decoder takes a second or two.
+    `traced`: on the CPU a single frame takes about half the time, and making the first such decoder of a codec takes a
+    second or two; others of its shape share its graph.
     """
 
     def __init__(self, codec: Codec, batch_size: int = 1, traced: bool = False) -> None:
         self._codec = codec
         self._batch_size = batch_size
-        self._state = StreamState()
-        self._n_early = codec.config.delay  # samples before the signal that are still to come
-        like = codec.quantizer.codebooks[0].codewords
-        self._device = like.device
-        self._concealment = Concealment(batch_size, codec.sample_rate, like)
-        self._codes: Tensor | None = None  # of the last frame, whose latents are made when they are needed
-        self._latents = like.new_zeros(batch_size, codec.config.latent_width, 1)  # of the last frame
+        self._device = codec.quantizer.codebooks[0].codewords.device
+        self._start()
 
         def step(latents: Tensor, state: StreamState) -> Tensor:
             return codec.decode_latents(latents, state=state)
@@ -131,24 +137,34 @@ class StreamDecoder:
 
         self._step = self._dequantize = None
         if traced and is_traceable(codec):
-            self._step = TracedStep(step, codec.decoder, self._latents)
+            self._step = shared_step(codec, "decode", step, [codec.decoder], self._latents)
             all_codes = torch.zeros(batch_size, codec.n_codebooks, 1, dtype=torch.int64)
-            self._dequantize = TracedStep(dequantize, codec.quantizer, all_codes)
+            self._dequantize = shared_step(codec, "dequantize", dequantize, [codec.quantizer], all_codes)
+
+    def _start(self) -> None:
+        config, like = self._codec.config, self._codec.quantizer.codebooks[0].codewords
+        self._state = StreamState()
+        self._n_early = config.delay  # samples before the signal that are still to come
+        self._concealment = Concealment(self._batch_size, config.sample_rate, like)
+        self._codes: Tensor | None = None  # of the last frame, whose latents are made when they are needed
+        self._latents = like.new_zeros(self._batch_size, config.latent_width, 1)  # of the last frame
+        self._flushed = False
 
     def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
         """[B, K, t], any t including 0 -> [B, 1, t x hop_length], at first `config.delay` samples less.
 
         `lost` [B, t], booleans: frames that did not arrive; their codes are not used. None instead of codes: one frame,
-        lost in every item. Raises `UsageError` for another shape.
+        lost in every item. Raises `UsageError` for another shape, and after `flush`.
         """
         return self._push(codes, lost).clone()
 
     @torch.inference_mode()
     def _push(self, codes: Tensor | None, lost: Tensor | None) -> Tensor:
+        _check_flushed(self._flushed)
         if codes is None:
             codes = torch.zeros(self._batch_size, 1, 1, dtype=torch.int64)
             lost = torch.ones(self._batch_size, 1, dtype=torch.bool)
-        if len(codes) != self._batch_size:
+        if codes.dim() != 3 or len(codes) != self._batch_size:
             raise UsageError(f"codes must be [{self._batch_size}, K, T] in this stream, got {list(codes.shape)}")
         codes = codes.to(self._device)
         if lost is not None:
@@ -159,6 +175,7 @@ class StreamDecoder:
             codes = codes.long() if codes.dtype == torch.uint16 else codes  # which torch cannot fill
             codes = codes.masked_fill(lost[:, None], 0)
         if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
+            self._codec.check_codes(codes)  # all of them: those before a wrong one would be decoded
             lost = codes.new_zeros(self._batch_size, codes.shape[-1], dtype=torch.bool) if lost is None else lost
             frames = zip(torch.split(codes, 1, dim=-1), lost.unbind(dim=-1), strict=True)
             return self._from_start(torch.cat([self._frame(*frame) for frame in frames], dim=-1))
@@ -200,9 +217,11 @@ class StreamDecoder:
 
     @torch.inference_mode()
     def _flush(self) -> Tensor:
+        _check_flushed(self._flushed)
         codec, delay = self._codec, self._codec.config.delay
         nothing = next(codec.parameters()).new_zeros(self._batch_size, codec.config.latent_width, codec.n_frames(delay))
         late = codec.decode_latents(nothing, length=delay, state=self._state) if delay else nothing[:, :1]
+        self._flushed = True
         return self._from_start(late)
 
     def _from_start(self, audio: Tensor) -> Tensor:
@@ -212,14 +231,26 @@ class StreamDecoder:
         return audio[..., n:]
 
     @torch.inference_mode()
-    def reset(self, item: int) -> None:
-        """A new stream starts in this item of the batch; its first `config.delay` samples precede the signal."""
-        _check_item(item, self._batch_size)
+    def reset(self, item: int | None = None) -> None:
+        """A new stream starts in this item of the batch; its first `config.delay` samples precede the signal.
+
+        None: new streams start in all items, also after `flush`.
+        """
+        if item is None:
+            self._start()
+            return
+        _check_item(item, self._batch_size, self._flushed)
         self._state.reset(item)
         self._concealment.reset(item)
         self._last()[item] = 0
 
 
-def _check_item(item: int, batch_size: int) -> None:
+def _check_flushed(flushed: bool) -> None:
+    if flushed:
+        raise UsageError("this stream was flushed and has ended; reset() starts a new one")
+
+
+def _check_item(item: int, batch_size: int, flushed: bool) -> None:
+    _check_flushed(flushed)
     if not 0 <= item < batch_size:
         raise UsageError(f"item {item}: this stream has the items 0 to {batch_size - 1}")

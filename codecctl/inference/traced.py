@@ -7,7 +7,8 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -18,11 +19,34 @@ if TYPE_CHECKING:
     from codecctl.model.codec import Codec
 
 _WARM_UP = 3  # calls, in which the graph is optimised
+# Of each codec by name and shape, each with what it was made of. Not attributes of the codec, whose copies need others.
+_shared: WeakKeyDictionary[Codec, dict[Any, tuple[Any, TracedStep]]] = WeakKeyDictionary()
 
 
 def is_traceable(codec: Codec) -> bool:
     """On the CPU, in inference: the graph keeps the weights of the moment."""
     return next(codec.buffers()).device.type == "cpu" and not codec.training
+
+
+def shared_step(
+    codec: Codec, name: str, run: Callable[[Tensor, StreamState], Tensor], parts: list[nn.Module], example: Tensor
+) -> TracedStep:
+    """The `TracedStep` of `run`, one for all streams of the codec. It is made again when the weights or layers of
+    `parts` have changed. `name` says which `run` it is."""
+    module = nn.ModuleList(parts)
+    weights = [weight.detach() for weight in (*module.parameters(), *module.buffers())]
+    if any(weight.is_inference() for weight in weights):  # no version then
+        return TracedStep(run, module, example)
+    steps, key = _shared.setdefault(codec, {}), (name, example.shape)
+    contents = [layer for part in parts for layer in part.modules()], [_identity(weight) for weight in weights]
+    if key not in steps or steps[key][0][:2] != contents:
+        # With the weights, or others could have their addresses one day.
+        steps[key] = (*contents, weights), TracedStep(run, module, example)
+    return steps[key][1]
+
+
+def _identity(weight: Tensor) -> tuple[object, ...]:
+    return weight.data_ptr(), weight.shape, weight.dtype, weight._version
 
 
 class TracedStep:

@@ -93,20 +93,19 @@ class Codec(nn.Module):
         With a beam (`beam_width` above 1) the codes of `n_quantizers=K` are nearer to the latents than the first K of
         all, `encode(audio)[:, :K]`, and differ from them in most frames: train on and prompt with the same of the two.
 
-        `lengths` [B]: true samples of each item of a padded batch. The first `n_frames(length)` frames of an item equal
-        those of the item alone; the rest are padding. `state`: this is the next chunk of a stream, whole frames only.
+        `lengths` [B]: true samples of each item of a padded batch, whatever is behind them. The first
+        `n_frames(length)` frames of an item equal those of the item alone; the rest are padding. `state`: this is the
+        next chunk of a stream, whole frames only.
 
-        Raises `UsageError` for audio that `check_audio` refuses, a number of codebooks the model does not have, or a
-        chunk that is not a multiple of `hop_length`.
+        Raises `UsageError` for audio or lengths that `check_audio` refuses, a number of codebooks the model does not
+        have, or a chunk that is not a multiple of `hop_length`.
         """
-        audio = self.check_audio(audio)
+        audio = self.check_audio(audio, lengths)
         self.check_n_quantizers(n_quantizers)
         if state is not None and audio.shape[-1] % self.hop_length:
             raise UsageError(
                 f"a chunk of a stream must be a multiple of {self.hop_length} samples, got {audio.shape[-1]}"
             )
-        if lengths is not None:
-            audio = audio * (torch.arange(audio.shape[-1], device=audio.device) < lengths[:, None, None])
         if not audio.numel():
             shape = (len(audio), n_quantizers or self.n_codebooks, self.n_frames(audio.shape[-1]))
             return torch.zeros(shape, dtype=torch.int64, device=audio.device)
@@ -119,11 +118,14 @@ class Codec(nn.Module):
         The last `config.delay` samples depend on the frame that follows: in a padded batch, on the padding. With a
         `state` audio is as many samples late; `StreamDecoder` sees to it.
 
-        Raises `UsageError` for another shape or codes that the model does not have.
+        Raises `UsageError` for another shape, codes that the model does not have, or another length.
         """
         self.check_codes(codes)
+        n_samples = codes.shape[-1] * self.hop_length
+        if length is not None and not 0 <= length <= n_samples:
+            raise UsageError(f"length must be 0 to {n_samples}, the samples of {codes.shape[-1]} frames; got {length}")
         if not codes.numel():
-            nothing = self.quantizer.codebooks[0].codewords.new_zeros(len(codes), 1, codes.shape[-1] * self.hop_length)
+            nothing = self.quantizer.codebooks[0].codewords.new_zeros(len(codes), 1, n_samples)
             return nothing[..., :length]
         try:
             with torch.autocast(codes.device.type, enabled=False):
@@ -155,33 +157,59 @@ class Codec(nn.Module):
         audio: Tensor = self.decoder(F.pad(latents, (0, self.n_frames(delay))))
         return audio[..., delay : delay + n][..., :length]
 
-    def check_audio(self, audio: Tensor) -> Tensor:
-        """[B, 1, L] in the model's precision. Raises `UsageError` for integers, other shapes, NaN and infinities."""
+    def check_audio(self, audio: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """[B, 1, L] in the model's precision, zero behind `lengths` [B].
+
+        Raises `UsageError` for integers, other shapes, NaN and infinities, lengths beyond the audio, and if that
+        precision is below float32, which gives other codes.
+        """
+        dtype = next(self.parameters()).dtype
+        if dtype.itemsize < torch.float32.itemsize:
+            raise UsageError(f"this model cannot encode in {dtype}, which gives other codes; load it in float32")
         if not audio.is_floating_point():
             raise UsageError(f"audio must be float in [-1, 1], got {audio.dtype}; for 16-bit samples: audio / 32768")
         if audio.dim() != 3 or audio.shape[1] != 1:
             is_stereo = audio.dim() == 3
             advice = "one channel at a time, or audio.mean(1, keepdim=True)" if is_stereo else "audio.reshape(1, 1, -1)"
             raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
-        audio = audio.to(next(self.parameters()).dtype)
+        audio = audio.to(dtype)
+        if lengths is not None:
+            self._check_lengths(lengths, audio)
+            audio = audio.where(torch.arange(audio.shape[-1], device=audio.device) < lengths[:, None, None], 0)
         # Others, as of torch.compile, may have no values. The sum is the faster test, but may exceed the type's range.
         if type(audio) is Tensor and not (math.isfinite(audio.sum()) or audio.isfinite().all()):
             raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
         return audio
 
+    def _check_lengths(self, lengths: Tensor, audio: Tensor) -> None:
+        n_items, _, n_samples = audio.shape
+        is_right = lengths.shape == (n_items,) and not lengths.is_floating_point()
+        if not is_right or (type(audio) is Tensor and ((lengths < 0) | (lengths > n_samples)).any()):
+            raise UsageError(f"lengths must be integers [{n_items}], 0 to {n_samples}; got {lengths.tolist()}")
+
     def check_codes(self, codes: Tensor) -> None:
         """Raises `UsageError` unless it is integers [B, K, T] of the first K codebooks, each within its codebook."""
+        is_there = self._is_there(codes)
+        if type(codes) is Tensor and not is_there.all():
+            item, k, frame = (~is_there).nonzero()[0].tolist()
+            last = self.config.quantizer.codebook_sizes[k] - 1
+            raise UsageError(
+                f"codes: codebook {k + 1} has codes from 0 to {last}, but frame {frame} of item {item} holds "
+                f"{codes[item, k, frame]}; made by another model? codec.valid_frames(codes) finds such frames"
+            )
+
+    def valid_frames(self, codes: Tensor) -> Tensor:
+        """Codes [B, K, T] -> booleans [B, T]: each code of the frame is within its codebook. `UsageError` for another
+        shape."""
+        return self._is_there(codes).all(dim=1)
+
+    def _is_there(self, codes: Tensor) -> Tensor:
+        """[B, K, T] -> booleans [B, K, T]: the codebook has this code."""
         sizes = self.config.quantizer.codebook_sizes
         if codes.dim() != 3 or not 1 <= codes.shape[1] <= len(sizes) or codes.dtype not in _CODE_TYPES:
             raise UsageError(f"codes must be integers [B, 1 to {len(sizes)}, T], got {codes.dtype} {list(codes.shape)}")
-        if type(codes) is Tensor and codes.numel():
-            values = codes.long()
-            limits = torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
-            if ((values < 0) | (values >= limits)).any():
-                raise UsageError(
-                    f"codes must be 0 to {max(sizes) - 1}, within the codebook sizes {list(sizes)}; got "
-                    f"{int(values.min())} to {int(values.max())}: were they made by another model?"
-                )
+        values, limits = codes.long(), torch.tensor(sizes[: codes.shape[1]], device=codes.device)[:, None]
+        return (values >= 0) & (values < limits)
 
     def check_n_quantizers(self, n_quantizers: int | None) -> None:
         """Raises `UsageError` unless it is None (all) or a number of codebooks that the model has."""

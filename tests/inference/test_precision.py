@@ -111,9 +111,9 @@ def test_auto_chooses_what_the_machine_can_compute() -> None:
 
 @pytest.mark.slow
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(UsageError, match="--precision int4: expected auto, float32, bfloat16, int8"):
+    with pytest.raises(UsageError, match="precision int4: expected auto, float32, bfloat16, int8"):
         set_precision(Codec.load("starter", "cpu"), "int4")
-    with pytest.raises(UsageError, match="--precision int8: only on the CPU, for a model in float32"):
+    with pytest.raises(UsageError, match="precision int8: only on the CPU, for a model in float32"):
         set_precision(Codec.load("starter", "cpu").double(), "int8")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from codecctl.config.model import ModelConfig
 from codecctl.errors import UsageError
 from codecctl.inference.concealment import continue_audio
 from codecctl.inference.load import Codec
+from codecctl.inference.precision import set_precision
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
 from codecctl.model.codec import Codec as ModelCodec
 
@@ -98,6 +101,8 @@ def test_wrong_shapes_and_numbers_of_codebooks_are_refused(codec: Codec) -> None
         StreamEncoder(codec).push(torch.zeros(10))
     with pytest.raises(UsageError, match=r"codes must be \[2, K, T\]"):
         StreamDecoder(codec, batch_size=2).push(torch.zeros(1, 3, 5, dtype=torch.int64))
+    with pytest.raises(UsageError, match=r"codes must be \[2, K, T\]"):
+        StreamDecoder(codec, batch_size=2).push(torch.zeros(2, 5, dtype=torch.int64), torch.ones(2, 5).bool())
     for n_quantizers in (0, 4):
         with pytest.raises(UsageError, match="must be 1 to 3"):
             StreamEncoder(codec, n_quantizers)
@@ -213,6 +218,22 @@ def test_lost_frames_in_one_item_do_not_touch_another(double: Codec) -> None:
     none_used = codes.masked_fill(lost[:, None], 99)  # no codeword: never looked at
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used, lost), whole)
     assert torch.equal(double.stream_decoder(batch_size=2).push(none_used.to(torch.uint16), lost), whole)
+    assert torch.equal(double.valid_frames(none_used), ~lost)
+
+
+@pytest.mark.parametrize("traced", [False, True])
+def test_codes_that_are_refused_after_a_loss_leave_the_stream_as_it_was(codec: Codec, traced: bool) -> None:
+    codes = torch.ones(1, 3, 5, dtype=torch.int64)
+    wrong, decoded = codes.clone(), []
+    wrong[0, 1, 3] = 99
+    for pushed in ([None, codes], [None, wrong, codes]):
+        stream = codec.stream_decoder(traced=traced)
+        stream.push(codes)
+        for each in pushed:
+            with pytest.raises(UsageError) if each is wrong else nullcontext():
+                audio = stream.push(each)
+        decoded.append(audio)
+    assert torch.equal(*decoded)
 
 
 def test_an_item_that_starts_anew_is_silent_where_its_first_frames_are_lost(double: Codec) -> None:
@@ -254,9 +275,25 @@ def test_a_traced_stream_is_the_same(double: Codec, name: str, n_frames: int) ->
 def test_a_traced_stream_refuses_codes_that_the_model_does_not_have(codec: Codec, wrong: int) -> None:
     decoder, codes = codec.stream_decoder(traced=True), torch.ones(1, 3, 1, dtype=torch.int64)
     audio = decoder.push(codes)
-    with pytest.raises(UsageError, match="codes must be 0 to 63"):
+    with pytest.raises(UsageError, match="codebook 1 has codes from 0 to 63"):
         decoder.push(torch.full_like(codes, wrong))
     with pytest.raises(UsageError, match=r"codes must be integers \[B, 1 to 3, T\]"):
         decoder.push(codes.float())
     again = codec.stream_decoder()
     assert torch.allclose(torch.cat([audio, decoder.push(codes)], dim=-1), again.push(codes.repeat(1, 1, 2)), atol=1e-6)
+
+
+@pytest.mark.slow
+def test_traced_streams_share_a_graph_until_the_weights_change(model: Path) -> None:
+    codec = Codec.load(model, "cpu")
+    frame, codes = noise(codec.hop_length).float(), torch.ones(1, 3, 1, dtype=torch.int64)
+    encoder, decoder = codec.stream_encoder(traced=True), codec.stream_decoder(traced=True)
+    assert codec.stream_encoder(traced=True)._step is encoder._step
+    assert codec.stream_decoder(traced=True)._step is decoder._step
+    assert codec.stream_encoder(n_quantizers=2, traced=True).push(frame).shape == (1, 2, 1)
+    assert torch.equal(copy.deepcopy(codec).stream_decoder(traced=True).push(codes), decoder.push(codes))
+    codec.decoder.load_state_dict({name: weight / 2 for name, weight in codec.decoder.state_dict().items()})
+    assert torch.allclose(codec.stream_decoder(traced=True).push(codes), codec.decode(codes), atol=1e-6)
+    assert codec.stream_encoder(traced=True)._step is encoder._step  # whose weights are the same
+    set_precision(codec, "bfloat16")
+    assert codec.stream_encoder(traced=True)._step is not encoder._step

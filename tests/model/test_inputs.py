@@ -58,6 +58,24 @@ def test_samples_whose_sum_is_infinite_are_finite(tiny_codec: Codec) -> None:
         tiny_codec.check_audio(torch.full((1, 1, 4), 1e300, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("lengths", [[240], [240, 241], [-1, 240], [1.0, 0.5], [[240, 240]]])
+def test_lengths_that_the_batch_does_not_have_are_refused(tiny_codec: Codec, audio: Tensor, lengths: list[int]) -> None:
+    with pytest.raises(UsageError, match=r"lengths must be integers \[2\], 0 to 240; got"):
+        tiny_codec.encode(audio, lengths=torch.tensor(lengths))
+
+
+def test_what_is_in_the_padding_does_not_matter(tiny_codec: Codec, audio: Tensor) -> None:
+    padded, lengths = audio.clone(), torch.tensor([240, 100])
+    padded[1, :, 100:] = torch.nan
+    assert torch.equal(tiny_codec.encode(padded, lengths=lengths), tiny_codec.encode(audio, lengths=lengths))
+
+
+@pytest.mark.parametrize("length", [-5, 37])
+def test_a_length_that_the_codes_do_not_have_is_refused(tiny_codec: Codec, length: int) -> None:
+    with pytest.raises(UsageError, match=f"length must be 0 to 36, the samples of 3 frames; got {length}"):
+        tiny_codec.decode(torch.zeros(1, 3, 3, dtype=torch.int64), length=length)
+
+
 def test_no_items_are_no_items(tiny_codec: Codec) -> None:
     codes = tiny_codec.encode(torch.zeros(0, 1, 25), n_quantizers=2)
     assert codes.shape == (0, 2, 3)
@@ -67,10 +85,13 @@ def test_no_items_are_no_items(tiny_codec: Codec) -> None:
 
 @pytest.mark.parametrize(("codebook", "code"), [(0, 32), (1, 16), (2, -1)])
 def test_codes_out_of_range_are_refused(tiny_codec: Codec, codebook: int, code: int) -> None:
-    codes = torch.zeros(1, 3, 4, dtype=torch.int64)
-    codes[0, codebook, 2] = code
-    with pytest.raises(UsageError, match=r"within the codebook sizes \[32, 16, 16\]"):
+    codes = torch.zeros(2, 3, 4, dtype=torch.int64)
+    codes[1, codebook, 2] = code
+    size = (32, 16, 16)[codebook]
+    found = f"codebook {codebook + 1} has codes from 0 to {size - 1}, but frame 2 of item 1 holds {code}; made"
+    with pytest.raises(UsageError, match=found):
         tiny_codec.decode(codes)
+    assert (~tiny_codec.valid_frames(codes)).nonzero().tolist() == [[1, 2]]
     with pytest.raises(UsageError, match="must be integers"):
         tiny_codec.decode(codes.float())
     assert tiny_codec.decode(codes.clamp(0, 15).to(torch.uint16)).isfinite().all()
@@ -78,9 +99,10 @@ def test_codes_out_of_range_are_refused(tiny_codec: Codec, codebook: int, code: 
 
 @pytest.mark.parametrize("precision", [torch.float16, torch.bfloat16])
 def test_half_precision_works_or_is_refused(tiny_codec: Codec, audio: Tensor, precision: torch.dtype) -> None:
-    half = copy.deepcopy(tiny_codec).to(precision)
-    codes = half.encode(audio)
-    assert codes.shape == (2, 3, 20)
+    half, codes = copy.deepcopy(tiny_codec).to(precision), tiny_codec.encode(audio.to(precision))
+    for encode in (half.encode, StreamEncoder(half, batch_size=2).push):
+        with pytest.raises(UsageError, match="load it in float32"):  # float() keeps the rounding
+            encode(audio)
     has_fourier = tiny_codec.config.front.kind in ("transform", "refined")  # which there is not in half precision
     with pytest.raises(UsageError, match=r"codec.float\(\) can") if has_fourier else nullcontext():
         assert half.decode(codes).isfinite().all()

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from codecctl.config.load import load_config
-from codecctl.inference.stream import StreamDecoder
+from codecctl.errors import UsageError
+from codecctl.inference.stream import StreamDecoder, StreamEncoder
 from codecctl.model.causal import StreamState
 from codecctl.model.codec import Codec
 from codecctl.model.transformer import CausalAttention
@@ -103,3 +104,21 @@ def test_a_frame_sees_exactly_the_look_back(tiny_codec: Codec) -> None:
     beyond[:, 20 - 10] += 1
     assert not torch.allclose(attention(x)[:, 20], attention(reached)[:, 20])
     torch.testing.assert_close(attention(x)[:, 20], attention(beyond)[:, 20])
+
+
+def test_a_stream_that_was_flushed_starts_anew_with_a_reset_of_all_items(tiny_codec: Codec) -> None:
+    audio = torch.randn(2, 1, 9 * tiny_codec.hop_length + 5)
+    encoder, decoder = StreamEncoder(tiny_codec, batch_size=2), StreamDecoder(tiny_codec, batch_size=2)
+    results = []
+    for _ in range(2):
+        codes = torch.cat([encoder.push(audio), encoder.flush()], dim=-1)
+        results.append((codes, torch.cat([decoder.push(codes), decoder.push(None), decoder.flush()], dim=-1)))
+        assert encoder.n_samples == audio.shape[-1]
+        again = [lambda: encoder.push(audio), encoder.flush, lambda: encoder.reset(1)]
+        again += [lambda: decoder.push(None), decoder.flush, lambda: decoder.reset(1)]
+        for call in again:
+            with pytest.raises(UsageError, match=r"was flushed and has ended; reset\(\) starts"):
+                call()
+        encoder.reset()
+        decoder.reset()
+    assert all(map(torch.equal, *results))
