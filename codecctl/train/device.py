@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import shutil
@@ -10,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from codecctl.config.schema import Config, GpuConfig
 from codecctl.errors import CodecctlError, UsageError
@@ -73,8 +75,7 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
         if several and ranks.n_devices > torch.cuda.device_count():
             raise UsageError(f"--devices {ranks.n_devices}: this machine has {torch.cuda.device_count()} CUDA cards")
     which = [device.index] if device.type == "cuda" and device.index is not None and not several else ranks.n_devices
-    # Buffers are kept equal by the quantizer itself, whose sums are taken over all ranks.
-    strategy = DDPStrategy(forward_sync_buffers=False) if several else "auto"
+    strategy = several_ranks() if several else "auto"
     for name in ("lightning.fabric", "lightning_fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)  # a banner for each process
     fabric = Fabric(
@@ -87,6 +88,14 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
     )
     fabric.launch()
     return fabric
+
+
+def several_ranks(backend: str | None = None) -> DDPStrategy:
+    """One model over all ranks. Buffers are kept equal by the quantizer itself, whose sums are taken over all ranks."""
+    known = inspect.signature(DistributedDataParallel.__init__).parameters  # older torch has the other name
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    own_buffers: dict[str, Any] = {name: False}
+    return DDPStrategy(process_group_backend=backend, **own_buffers)
 
 
 @contextmanager

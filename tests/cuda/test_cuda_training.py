@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
 from torch import distributed as dist
 
@@ -20,7 +19,7 @@ from codecctl.inference.checkpoint import Checkpoint
 from codecctl.inference.device import find_device
 from codecctl.train.bench import measure_steps
 from codecctl.train.callbacks import TrainingCallbacks
-from codecctl.train.device import make_fabric, pinned, sent
+from codecctl.train.device import make_fabric, pinned, sent, several_ranks
 from codecctl.train.graphs import N_PLAIN
 from codecctl.train.loop import resume, train
 from codecctl.train.plan import make_plan
@@ -136,8 +135,7 @@ def test_one_nccl_process_takes_the_same_steps(record: Record, crops: Tensor, mo
     alone = run_steps(config_of(), CARD, crops)
     for name, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29577", "LOCAL_RANK": "0"}.items():
         monkeypatch.setenv(name, value)
-    strategy = DDPStrategy(process_group_backend="nccl", forward_sync_buffers=False)
-    fabric = Fabric(accelerator=CARD.type, devices=1, strategy=strategy)
+    fabric = Fabric(accelerator=CARD.type, devices=1, strategy=several_ranks("nccl"))
     fabric.launch()
     try:
         assert dist.get_backend() == "nccl"
