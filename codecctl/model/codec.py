@@ -130,7 +130,11 @@ class Codec(nn.Module):
         try:
             with torch.autocast(codes.device.type, enabled=False):
                 return self.decode_latents(self.dequantize(codes), length=length, state=state)
-        except NotImplementedError as error:  # Fourier transforms of half precision
+        except (
+            RuntimeError
+        ) as error:  # Fourier transforms of half precision; in torch 2.11 they say "Unsupported dtype"
+            if not isinstance(error, NotImplementedError) and "dtype" not in str(error):
+                raise
             raise UsageError(f"this model cannot decode in its precision ({error}); codec.float() can") from None
 
     def encode_latents(self, audio: Tensor, *, state: StreamState | None = None) -> Tensor:

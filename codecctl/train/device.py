@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import inspect
 import logging
 import os
@@ -18,6 +19,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 from torch import Tensor
+from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from codecctl.config.schema import Config, GpuConfig
@@ -87,7 +89,15 @@ def make_fabric(config: Config, device: torch.device, n_devices: int = 1, n_node
         plugins=[ranks.environment],
     )
     fabric.launch()
+    if several:
+        atexit.register(_disconnect)
     return fabric
+
+
+def _disconnect() -> None:
+    """Before the interpreter ends: threads of gloo that are still there abort the process, sometimes."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def several_ranks(backend: str | None = None) -> DDPStrategy:
