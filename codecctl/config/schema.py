@@ -87,7 +87,7 @@ class AdversarialConfig(Section):
         1.0, ge=0.01, description="part of each crop that they get, drawn anew at each step; null: all"
     )
     start_epoch: Count = Field(5, description="epoch at whose start the adversarial losses begin")
-    warmup_steps: Count = Field(1000, description="steps before that in which they learn already")
+    warmup_steps: Count = Field(1000, description="steps before that, in which the discriminators already learn")
     ramp_steps: Count = Field(5000, description="steps in which their weights rise from 0 to the full")
     teach_every: Positive = Field(1, description="steps from one of their updates to the next")
     learning_rate: float = Field(1e-4, gt=0, description="of their AdamW")

@@ -130,9 +130,7 @@ class Codec(nn.Module):
         try:
             with torch.autocast(codes.device.type, enabled=False):
                 return self.decode_latents(self.dequantize(codes), length=length, state=state)
-        except (
-            RuntimeError
-        ) as error:  # Fourier transforms of half precision; in torch 2.11 they say "Unsupported dtype"
+        except RuntimeError as error:  # Fourier transforms of half precision; torch 2.11: "Unsupported dtype"
             if not isinstance(error, NotImplementedError) and "dtype" not in str(error):
                 raise
             raise UsageError(f"this model cannot decode in its precision ({error}); codec.float() can") from None
