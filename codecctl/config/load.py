@@ -141,6 +141,8 @@ def first_problem(error: ValidationError, root: type[BaseModel]) -> str:
         message = f"unknown key {shorten(key)}{did_you_mean(str(first['loc'][-1]), names)}"
     elif first["type"] == "missing":
         message = f"{key} is missing"
+    elif first["type"] == "value_error" and not parts:  # of the whole config: it names the key
+        message = first["msg"].removeprefix("Value error, ")
     else:
         said = _EXPECTED.get(first["type"], first["msg"].removeprefix("Value error, "))
         got = "" if first["type"] == "value_error" else f", got {shorten(first['input'])}"

@@ -34,7 +34,8 @@ def open_crops(config: Config) -> Crops:
     """The training crops of a config. Raises `CodecctlError` if the prepared folder is not there, `ConfigError` if the
     codec has another sample rate."""
     if config.model.sample_rate != SAMPLE_RATE:
-        raise ConfigError(f"model.sample_rate: {config.model.sample_rate}, but prepared audio has {SAMPLE_RATE} Hz")
+        wrong = f"{config.model.sample_rate}, but prepared audio has {SAMPLE_RATE} Hz"
+        raise ConfigError(f"model.sample_rate: {wrong}; set it to {SAMPLE_RATE}")
     peak = FRONTS[config.model.front.kind].peak
     return Crops(config.data.path, "train", config.crop_samples, config.train.seed, config.data, peak)
 

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The kernels of a step, the tests of a card, and training steps in several variants, in about six minutes, and one table
+# The kernels of a step, the tests of a card, and training steps in several variants, in eight minutes at most, and one table
 # of all at the end.
 # From the root of a checkout with the package's requirements on PYTHONPATH:  sh tests/cuda/measure.sh
 # A part that fails or takes too long stops none of the others. `--tiny` tries the script itself on a CPU.

@@ -121,6 +121,13 @@ def test_too_few_loader_threads_are_reported() -> None:
     assert none_line == "a batch takes 0.900 s to cut and 0.50 s to learn from, one after the other: data.n_workers=0"
 
 
+def test_another_sample_rate_than_that_of_prepared_audio_is_refused(prepared: Path, tmp_path: Path) -> None:
+    config = tiny_config(prepared, "model.sample_rate=24000")
+    with pytest.raises(ConfigError, match=r"model\.sample_rate: 24000, but prepared audio has 16000 Hz; set it to"):
+        train(config, tmp_path / "run", CPU, TrainingCallbacks())
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_without_a_loss_at_its_first_step_is_refused(prepared: Path, tmp_path: Path) -> None:
     names = ("waveform", "spectral", "mel", "commitment")
     without = [f"loss.{name}_weight=0" for name in names]

@@ -54,7 +54,8 @@ def read_source(source: Path, name: str, *, note: Callable[[str], None]) -> list
         raise CodecctlError(f"{error.filename or source}: {error.strerror}; nothing was prepared") from None
     if not items:
         is_prepared = (source / "prepared.json").is_file()
-        raise CodecctlError(f"{source}: {'is prepared already, for --data' if is_prepared else 'no recordings in it'}")
+        problem = "is prepared already; --data takes it" if is_prepared else "no recordings in it"
+        raise CodecctlError(f"{source}: {problem}")
     with_speaker, with_language, with_text = (
         sum(getattr(item, key) is not None for item in items) for key in ("speaker", "language", "text")
     )

@@ -174,6 +174,10 @@ def test_sources_without_usable_audio_are_errors(tmp_path: Path) -> None:
     (tmp_path / "raw").mkdir()
     with pytest.raises(CodecctlError, match="raw: no recordings in it"):
         prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)
+    (tmp_path / "raw" / "prepared.json").touch()
+    with pytest.raises(CodecctlError, match="raw: is prepared already; --data takes it"):
+        prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)
+    (tmp_path / "raw" / "prepared.json").unlink()
     (tmp_path / "raw" / "a.wav").touch()
     with pytest.raises(CodecctlError, match=r"every recording was rejected; see .*rejected\.jsonl"):
         prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)
