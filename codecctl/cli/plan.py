@@ -122,7 +122,8 @@ def _time(plan: Plan) -> dict[str, str]:
         "assumptions": f"{ASSUMPTIONS.source}: {step.seconds_multiplying:.2f} s of arithmetic at "
         f"{ASSUMPTIONS.share_of_peak:.0%} of "
         f"{card.peak_tflops:g} TFLOPS, then {step.seconds_moving:.2f} s of memory traffic at "
-        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s"
+        f"{ASSUMPTIONS.share_of_bandwidth:.0%} of {card.bandwidth_gb_per_second:g} GB/s, then "
+        f"{step.seconds_starting:.2f} s between kernels"
         + ("" if step.is_recorded else f", meanwhile {step.seconds_launching:.2f} s of the host"),
     }
 

@@ -61,22 +61,23 @@ def measure_steps(config: Config, device: torch.device, n_steps: int) -> StepTim
 
 
 def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, tuple[float, float]]:
-    """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Either
-    share is the one that explains the time of a step if the other holds, and the time of a launch if the card waits for
-    the host when kernels are launched one by one; one that cannot explain it is left out."""
+    """The plan's assumptions by name: as assumed, and as a card's times imply them; none from times of a CPU. Each of
+    the card's speeds is the one that explains the time of a step if the others hold, and the time of a launch if the
+    card waits for the host when kernels are launched one by one; one that cannot explain it is left out."""
     if times.peak_bytes is None or times.reserved_bytes is None or times.context_bytes is None:
         return {}
-    shares = {}
-    multiplying, moving = prediction.seconds_multiplying, prediction.seconds_moving
-    if multiplying is not None and moving is not None:
-        shares = {
-            "share_of_peak": (ASSUMPTIONS.share_of_peak, multiplying, times.seconds - moving),
-            "share_of_bandwidth": (ASSUMPTIONS.share_of_bandwidth, moving, times.seconds - multiplying),
-        }
-    a_launch = ASSUMPTIONS.seconds_a_launch
+    slower: dict[str, float] = {}  # times as long as predicted
+    if prediction.busy is not None:
+        for name, own in prediction.busy.items():
+            slower[name] = (times.seconds - sum(prediction.busy.values()) + own) / own
+    slower["seconds_a_launch"] = times.launched_seconds / prediction.seconds_launching
     return {
-        **{name: (assumed, assumed * own / left) for name, (assumed, own, left) in shares.items() if left > 0},
-        "seconds_a_launch": (a_launch, a_launch * times.launched_seconds / prediction.seconds_launching),
+        **{
+            name: (assumed, assumed / factor if name.startswith("share") else assumed * factor)
+            for name, factor in slower.items()
+            if factor > 0
+            for assumed in [getattr(ASSUMPTIONS, name)]
+        },
         "fragmentation": (ASSUMPTIONS.fragmentation, times.reserved_bytes / times.peak_bytes),
         "context_bytes": (ASSUMPTIONS.context_bytes, times.context_bytes),
     }

@@ -15,13 +15,14 @@ from codecctl.train.setup import n_files, open_crops
 class Assumptions:
     """Figures of a card, measured on an H200 with torch 2.11."""
 
-    # One share explains the kernels' time of two steps of very different work: 358 ms of `production`, 68 ms of
-    # `starter-adversarial`.
-    share_of_peak: float = 0.27  # of the card's operations a second, while it multiplies
-    share_of_bandwidth: float = 0.27  # of the card's bytes a second, while it moves
-    context_bytes: float = 1e9  # for the driver and its libraries
+    # These three explain, within 15 %, four replayed steps of very different work, listed in docs/training.md: 274 ms of
+    # `production`, 77 ms of `starter-adversarial`, 55 ms of `refined`, 21 ms of `starter`.
+    share_of_peak: float = 0.4  # of the card's operations a second, while it multiplies
+    share_of_bandwidth: float = 0.4  # of the card's bytes a second, while it moves
+    seconds_a_kernel: float = 4.5e-6  # of the card, for each operator besides: small kernels do not fill it
     seconds_a_launch: float = 46e-6  # of the host, for each operator that launches a kernel
-    fragmentation: float = 1.1  # bytes that the allocator holds for each byte in use, workspaces of kernels among them
+    context_bytes: float = 0.83e9  # for the driver and its libraries
+    fragmentation: float = 1.19  # bytes that the allocator holds for each byte in use, workspaces of kernels among them
     source: str = "shares of an H200"
 
 
@@ -34,6 +35,7 @@ class Prediction:
 
     seconds_multiplying: float | None  # None: the speed of the card is unknown
     seconds_moving: float | None
+    seconds_starting: float  # kernels, on the card
     peak_bytes: float  # of tensors
     card_bytes: float  # that the card must have
     audio_seconds: float  # that the step trains on
@@ -43,10 +45,21 @@ class Prediction:
     is_recorded: bool  # as a graph: then the host has one launch
 
     @property
-    def seconds(self) -> float | None:
+    def busy(self) -> dict[str, float] | None:
+        """Seconds of the card, by the assumption that they follow from; None: the speed of the card is unknown."""
         if self.seconds_multiplying is None or self.seconds_moving is None:
             return None
-        busy = self.seconds_multiplying + self.seconds_moving
+        return {
+            "share_of_peak": self.seconds_multiplying,
+            "share_of_bandwidth": self.seconds_moving,
+            "seconds_a_kernel": self.seconds_starting,
+        }
+
+    @property
+    def seconds(self) -> float | None:
+        if self.busy is None:
+            return None
+        busy = sum(self.busy.values())
         return busy if self.is_recorded else max(busy, self.seconds_launching)
 
     @property
@@ -169,6 +182,7 @@ class Plan:
         return Prediction(
             seconds_multiplying=multiplying,
             seconds_moving=moving,
+            seconds_starting=step.n_launched * ASSUMPTIONS.seconds_a_kernel,
             peak_bytes=step.peak,
             card_bytes=(step.peak + self._between_cards) * ASSUMPTIONS.fragmentation + ASSUMPTIONS.context_bytes,
             audio_seconds=settings.n_crops * self.config.crop_samples / self.config.model.sample_rate,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,42 +20,55 @@ from codecctl.config.load import load_config
 from codecctl.config.schema import Config
 from codecctl.train import bench
 
-N_SHOWN = 14
-LAUNCHED, BY_SHAPE, REPLAYED = 3, 5, 12  # calls of `train_step` in `measure_steps` of one step
+N_SHOWN = 16
 
 
-def profiled(config: Config, device: torch.device) -> dict[int, tuple[float, Any]]:
-    """Seconds of each call that is looked at, and what was recorded."""
-    found: dict[int, tuple[float, Any]] = {}
-    train_step, n_calls = bench.train_step, 0
+def measure_and_show(config: Config, device: torch.device, n_steps: int) -> bench.StepTimes:
+    """What `measure_steps` returns; the kernels of further steps between those that it times are printed."""
     on_card = device.type == "cuda"
+    seconds_a_step, seconds_waited, is_shown = bench._seconds_a_step, bench._seconds_waited, False
 
-    def step(*args: Any) -> Any:
-        nonlocal n_calls
-        n_calls += 1
-        if n_calls not in (LAUNCHED, BY_SHAPE, REPLAYED):
-            return train_step(*args)
-        activities = [ProfilerActivity.CUDA] if on_card else [ProfilerActivity.CPU]
-        if n_calls == BY_SHAPE:
-            activities.append(ProfilerActivity.CPU)  # only the host knows operators and shapes
-        with profile(activities=activities, record_shapes=n_calls == BY_SHAPE) as recorded:
-            start = time.perf_counter()
-            result = train_step(*args)
-            if on_card:
-                torch.cuda.synchronize()
-            seconds = time.perf_counter() - start
-        found[n_calls] = seconds, recorded
-        return result
+    def timed(step: Callable[[], None], *rest: Any) -> float:
+        seconds = seconds_a_step(step, *rest)
+        if is_shown or not on_card:  # a graph is replayed by now
+            show("replayed" if on_card else "step", step, device)
+        return seconds
 
-    bench.train_step = step  # type: ignore[assignment]
-    bench.measure_steps(config, device, 1)
-    return found
+    def waited(step: Callable[[], None], *rest: Any) -> float:
+        nonlocal is_shown
+        if not is_shown:
+            is_shown = True
+            show("launched", step, device)
+            show("launched, by shape", step, device, by_shape=True)
+        return seconds_waited(step, *rest)
+
+    bench._seconds_a_step, bench._seconds_waited = timed, waited
+    try:
+        return bench.measure_steps(config, device, n_steps)
+    finally:
+        bench._seconds_a_step, bench._seconds_waited = seconds_a_step, seconds_waited
 
 
-def show(lines: list[tuple[float, int, str]]) -> None:
-    """Microseconds, calls and name, the longest first."""
-    for microseconds, count, name in sorted(lines, reverse=True)[:N_SHOWN]:
-        print(f"| {microseconds / 1000:.2f} ms | {count} | {name[:110]} |")
+def show(name: str, step: Callable[[], None], device: torch.device, *, by_shape: bool = False) -> None:
+    """Profile one step and print what took longest."""
+    on_card = device.type == "cuda"
+    activities = [ProfilerActivity.CUDA] if on_card else [ProfilerActivity.CPU]
+    if by_shape:
+        activities.append(ProfilerActivity.CPU)  # only the host knows operators and shapes
+    with profile(activities=activities, record_shapes=by_shape) as recorded:
+        start = time.perf_counter()
+        step()
+        if on_card:
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start
+    duration = "self_device_time_total" if on_card else "self_cpu_time_total"
+    kind = DeviceType.CUDA if on_card and not by_shape else DeviceType.CPU
+    events = [e for e in recorded.key_averages(group_by_input_shape=by_shape) if e.device_type == kind]
+    lines = [(getattr(e, duration), e.count, f"{e.key} {e.input_shapes}" if by_shape else e.key) for e in events]
+    busy, count = sum(line[0] for line in lines), sum(line[1] for line in lines)
+    print(f"{name}: {1000 * seconds:.0f} ms, {busy / 1000:.0f} ms of kernels, {count} of them")
+    for microseconds, n, what in sorted(lines, reverse=True)[:N_SHOWN]:
+        print(f"  {microseconds / 1000:7.2f} ms {n:5} {what[:120]}", flush=True)
 
 
 def main() -> None:
@@ -65,18 +79,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     args = parser.parse_args()
     config = load_config("smoke") if args.tiny else load_config(args.config, gpu=args.gpu or None, overrides=args.set)
-    duration = "self_cpu_time_total" if args.tiny else "self_device_time_total"
-    for call, (seconds, recorded) in profiled(config, torch.device("cpu" if args.tiny else "cuda")).items():
-        events = recorded.key_averages(group_by_input_shape=call == BY_SHAPE)
-        if call == BY_SHAPE:
-            events = [event for event in events if event.device_type == DeviceType.CPU]
-            show([(getattr(event, duration), event.count, f"{event.key} {event.input_shapes}") for event in events])
-            continue
-        kernels = [event for event in events if args.tiny or event.device_type == DeviceType.CUDA]
-        lines = [(getattr(event, duration), event.count, event.key) for event in kernels]
-        busy, count = sum(line[0] for line in lines), sum(line[1] for line in lines)
-        print(f"{1000 * seconds:.0f} ms, {busy / 1000:.0f} ms of kernels, {count} of them")
-        show(lines)
+    times = measure_and_show(config, torch.device("cpu" if args.tiny else "cuda"), 1 if args.tiny else 10)
+    print(f"{1000 * times.seconds:.1f} ms a step, {times.throughput:.0f} seconds of audio a second")
 
 
 if __name__ == "__main__":

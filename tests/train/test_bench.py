@@ -20,8 +20,8 @@ CARD = StepTimes(
     peak_bytes=10**10, reserved_bytes=13 * 10**9, context_bytes=5 * 10**8,
 )  # fmt: skip
 PREDICTION = Prediction(
-    seconds_multiplying=0.5, seconds_moving=1.5, peak_bytes=9e9, card_bytes=1.1e10, audio_seconds=6.0, operations=1e12,
-    moved_bytes=1e12, seconds_launching=1.0, is_recorded=False,
+    seconds_multiplying=0.5, seconds_moving=1.5, seconds_starting=0.1, peak_bytes=9e9, card_bytes=1.1e10,
+    audio_seconds=6.0, operations=1e12, moved_bytes=1e12, seconds_launching=1.0, is_recorded=False,
 )  # fmt: skip
 
 
@@ -43,15 +43,16 @@ def test_a_config_without_discriminators_has_no_such_part() -> None:
 
 def test_an_assumption_that_explains_the_time_is_found() -> None:
     found = implied_assumptions(CARD, PREDICTION)
-    assert found["share_of_peak"][1] == pytest.approx(ASSUMPTIONS.share_of_peak * 0.5 / 1.5)
-    assert found["share_of_bandwidth"][1] == pytest.approx(ASSUMPTIONS.share_of_bandwidth * 1.5 / 2.5)
+    assert found["share_of_peak"][1] == pytest.approx(ASSUMPTIONS.share_of_peak * 0.5 / 1.4)
+    assert found["share_of_bandwidth"][1] == pytest.approx(ASSUMPTIONS.share_of_bandwidth * 1.5 / 2.4)
+    assert found["seconds_a_kernel"][1] == pytest.approx(ASSUMPTIONS.seconds_a_kernel * 1.0 / 0.1)
     assert found["seconds_a_launch"][1] == pytest.approx(ASSUMPTIONS.seconds_a_launch * 3)
     assert found["fragmentation"] == (ASSUMPTIONS.fragmentation, 1.3)
     assert found["context_bytes"] == (ASSUMPTIONS.context_bytes, 5e8)
 
 
 def test_an_assumption_that_cannot_explain_the_time_is_left_out() -> None:
-    """The step is shorter than moving alone was to take: the share of the peak cannot be the reason."""
+    """The step is shorter than moving alone was to take: nothing else can be the reason."""
     assert implied_assumptions(replace(CARD, seconds=1.2), PREDICTION).keys() == {
         "share_of_bandwidth", "seconds_a_launch", "fragmentation", "context_bytes",
     }  # fmt: skip
