@@ -148,6 +148,7 @@ class StreamDecoder:
         self._concealment = Concealment(self._batch_size, config.sample_rate, like)
         self._codes: Tensor | None = None  # of the last frame, whose latents are made when they are needed
         self._latents = like.new_zeros(self._batch_size, config.latent_width, 1)  # of the last frame
+        self._lost = torch.zeros(self._batch_size, dtype=torch.bool, device=self._device)  # the last frame
         self._flushed = False
 
     def push(self, codes: Tensor | None, lost: Tensor | None = None) -> Tensor:
@@ -190,7 +191,14 @@ class StreamDecoder:
         self._latents = torch.where(lost[:, None, None], _LATENTS_FADE * self._last(), self._latents_of(codes))
         with torch.autocast(self._device.type, enabled=False):
             audio = (self._step or self._codec.decode_latents)(self._latents, state=self._state)
-        return self._concealment.fill(audio[:, 0], lost)[:, None]
+        # The late samples are those of the frame before.
+        late, audio = audio[:, 0].tensor_split([self._codec.config.delay], dim=-1)
+        if late.shape[-1]:
+            audio = torch.cat([self._concealment.fill(late, self._lost), self._concealment.fill(audio, lost)], dim=-1)
+        else:
+            audio = self._concealment.fill(audio, lost)
+        self._lost = lost
+        return audio[:, None]
 
     def _decode(self, codes: Tensor) -> Tensor:
         if self._step is None or codes.shape[-1] != 1:
@@ -221,6 +229,8 @@ class StreamDecoder:
         codec, delay = self._codec, self._codec.config.delay
         nothing = next(codec.parameters()).new_zeros(self._batch_size, codec.config.latent_width, codec.n_frames(delay))
         late = codec.decode_latents(nothing, length=delay, state=self._state) if delay else nothing[:, :1]
+        if delay and self._concealment.is_active:
+            late = self._concealment.fill(late[:, 0], self._lost)[:, None]
         self._flushed = True
         return self._from_start(late)
 
@@ -242,6 +252,7 @@ class StreamDecoder:
         _check_item(item, self._batch_size, self._flushed)
         self._state.reset(item)
         self._concealment.reset(item)
+        self._lost = self._lost.index_fill(0, torch.tensor(item, device=self._device), False)
         self._last()[item] = 0
 
 

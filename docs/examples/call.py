@@ -99,6 +99,7 @@ def answer(model: Model, output: AudioWriter, receiver: socket.socket, control: 
     n_frames = control.recv()
     decoder, buffer, played = codec.stream_decoder(traced=True), {}, []
     decode_times, delays, n_late = [], [], 0
+    in_decoder = codec.config.delay / codec.sample_rate
     control.send("ready")
     start = None
     for number in range(n_frames):
@@ -122,7 +123,8 @@ def answer(model: Model, output: AudioWriter, receiver: socket.socket, control: 
         codes = None if packed is None else torch.from_numpy(unpack_codes(packed, bits, 1).astype(np.int64))[None]
         played.append(decoder.push(codes)[0].numpy())  # a sound card would take it here
         decode_times.append(time.monotonic() - started)
-        delays += [] if complete is None else [time.monotonic() - complete + frame_seconds]
+        delays += [] if complete is None else [time.monotonic() - complete + frame_seconds + in_decoder]
+    played.append(decoder.flush()[0].numpy())
     output.write(np.concatenate(played, axis=1))
     n_dropped, encode_times = control.recv()
     print(f"{n_frames} frames sent, {n_dropped} dropped on the way, {n_late} late, {n_frames - len(delays)} concealed")
