@@ -1,8 +1,8 @@
 """The arithmetic of the large matrices on a CPU: a stream of single frames reads all of them for each frame.
 
-They are those of the transformers, of the convolutions with many channels (in the encoder, on which the codes
-depend, with more), and of large codebooks, of which the nearest codewords are then compared in float32. Everything
-else stays float32: first and last convolutions, norms, the residual stream.
+They are those of the transformers, of the decoder's frame units, of the convolutions with many channels (in the
+encoder, on which the codes depend, with more), and of large codebooks, of which the nearest codewords are then compared
+in float32. Everything else stays float32: first and last convolutions, norms, the residual stream.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from codecctl.errors import UsageError
 from codecctl.model.causal import CausalConv1d, CausalConvTranspose1d
 from codecctl.model.codebook import Codebook
 from codecctl.model.codec import Codec
+from codecctl.model.fronts.transform import FrameUnit
 from codecctl.model.transformer import TransformerLayer
 
 ARITHMETICS = ("float32", "bfloat16", "int8")
@@ -90,6 +91,18 @@ class Float32Matrix(nn.Module):
         return y
 
 
+class BiasedProduct(nn.Module):
+    """[..., K] -> [..., N], the product of one of these matrices, plus a layer's bias [N]."""
+
+    def __init__(self, product: nn.Module, linear: nn.Linear) -> None:
+        super().__init__()
+        self.product, self.bias = product, linear.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.product(x, self.bias)
+        return y
+
+
 _MATRICES: dict[str, type[BFloat16Matrix | Int8Matrix]] = {"bfloat16": BFloat16Matrix, "int8": Int8Matrix}
 
 
@@ -127,6 +140,11 @@ def _replace_matrices(codec: Codec, make: Callable[[Tensor], nn.Module]) -> None
             for part in module.children():
                 for name, linear in part.named_children():
                     setattr(part, name, make(linear.get_parameter("weight")))
+        elif isinstance(module, FrameUnit) and module in in_decoder:
+            for name in ("expand", "contract"):
+                linear = getattr(module, name)
+                if linear.weight.numel() >= _LARGE_IN_DECODER:
+                    setattr(module, name, BiasedProduct(make(linear.weight), linear))
         elif isinstance(module, (CausalConv1d, CausalConvTranspose1d)):
             n_values, is_wide = module.matrix.numel(), module.conv.kernel_size[0] > 1
             if n_values >= (_LARGE_IN_DECODER if module in in_decoder else _LARGE):

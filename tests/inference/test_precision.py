@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from codecctl.config.model import ModelConfig, QuantizerConfig, StridedConfig, TransformerConfig
 from codecctl.errors import UsageError
 from codecctl.inference.load import Codec
-from codecctl.inference.precision import BFloat16Matrix, Float32Matrix, Int8Matrix, set_precision
+from codecctl.inference.precision import BFloat16Matrix, BiasedProduct, Float32Matrix, Int8Matrix, set_precision
 from codecctl.model.codebook import Codebook
+from codecctl.model.fronts.transform import FrameUnit
 
 
 def test_an_8_bit_product_is_within_three_percent() -> None:
@@ -132,3 +133,15 @@ def test_the_tables_of_a_codec_that_is_made_in_inference_mode_are_made_once() ->
     with torch.inference_mode():
         codebook = Codec.load("starter", "cpu").quantizer.codebooks[0]
         assert codebook.table() is codebook.table()
+
+
+def test_frame_units_change_in_the_decoder_alone(speech: Tensor) -> None:
+    """Those of the encoder decide on codes."""
+    codec, plain = Codec.load("starter", "cpu"), Codec.load("starter", "cpu")
+    set_precision(codec, "int8")
+    assert all(isinstance(unit.expand, nn.Linear) for unit in codec.encoder.modules() if isinstance(unit, FrameUnit))
+    units = [unit for unit in codec.decoder.modules() if isinstance(unit, FrameUnit)]
+    assert all(isinstance(layer, BiasedProduct) for unit in units for layer in (unit.expand, unit.contract))
+    codes = plain.encode(speech[..., :32000].float())
+    exact = plain.decode(codes)
+    assert (codec.decode(codes) - exact).norm() < 0.05 * exact.norm()
