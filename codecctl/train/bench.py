@@ -71,13 +71,13 @@ def implied_assumptions(times: StepTimes, prediction: Prediction) -> dict[str, t
         for name, own in prediction.busy.items():
             slower[name] = (times.seconds - sum(prediction.busy.values()) + own) / own
     slower["seconds_a_launch"] = times.launched_seconds / prediction.seconds_launching
+    found = {}
+    for name, factor in slower.items():
+        if factor > 0:
+            assumed = getattr(ASSUMPTIONS, name)
+            found[name] = (assumed, assumed / factor if name.startswith("share") else assumed * factor)
     return {
-        **{
-            name: (assumed, assumed / factor if name.startswith("share") else assumed * factor)
-            for name, factor in slower.items()
-            if factor > 0
-            for assumed in [getattr(ASSUMPTIONS, name)]
-        },
+        **found,
         "fragmentation": (ASSUMPTIONS.fragmentation, times.reserved_bytes / times.peak_bytes),
         "context_bytes": (ASSUMPTIONS.context_bytes, times.context_bytes),
     }

@@ -208,6 +208,11 @@ def take_weights(state: TrainState, path: Path) -> list[str]:
     weights, own = dict(checkpoint.weights), state.codec.state_dict()
     missing: set[str] = set()
     if theirs.kind != ours.kind and theirs.encoder.kind == ours.encoder.kind:
+        if weights.keys() - own.keys():
+            raise CodecctlError(
+                f"{path}: its front is {theirs.kind}, of whose layers model.front.kind={ours.kind} lacks some; "
+                f"--set model.front.kind={theirs.kind} has them"
+            )
         missing = own.keys() - weights.keys()
         weights = own | weights
     for codec in (state.codec, state.ema):

@@ -15,8 +15,7 @@ from codecctl.train.setup import n_files, open_crops
 class Assumptions:
     """Figures of a card, measured on an H200 with torch 2.11."""
 
-    # These three explain, within 15 %, four replayed steps of very different work, listed in docs/training.md: 274 ms of
-    # `production`, 77 ms of `starter-adversarial`, 55 ms of `refined`, 21 ms of `starter`.
+    # These three explain, within 15 %, four replayed steps of very different work, from 21 to 274 ms: docs/training.md.
     share_of_peak: float = 0.4  # of the card's operations a second, while it multiplies
     share_of_bandwidth: float = 0.4  # of the card's bytes a second, while it moves
     seconds_a_kernel: float = 4.5e-6  # of the card, for each operator besides: small kernels do not fill it
