@@ -72,7 +72,7 @@ def test_a_card_sizes_the_production_run_and_what_says_nothing_else(tmp_path: Pa
     assert run_of(configs_folder() / "production.yaml") == production
     assert run_of(write(tmp_path, "data: {path: mine}")) == production
     assert run_of(write(tmp_path, "train: {n_steps: 7}")) == (7, 1.5)
-    assert run_of("refined") == (8000, 0.5)
+    assert run_of("starter-adversarial") == (11000, 0.5)
     profile = write(tmp_path, "production: 3")
     assert "unknown key 'production'" in refused("smoke", gpu=str(profile))
 
@@ -194,7 +194,7 @@ def test_set_without_a_key_or_a_value_shows_how() -> None:
 
 
 def test_a_missing_file_lists_what_there_is(tmp_path: Path) -> None:
-    names = "production, refined, smoke, starter, starter-adversarial"
+    names = "production, smoke, starter, starter-adversarial"
     assert refused("smok").endswith(f"neither a file nor one of {names}; did you mean 'smoke'?")
     assert "no gpu profile 'rtx409'" in refused("smoke", gpu="rtx409")
     assert "did you mean 'rtx4090'?" in refused("smoke", gpu="rtx409")

@@ -1,8 +1,8 @@
 """Time training steps on a card in several variants: `python -m tests.cuda.measure` prints a markdown row for each, and
 which kernels take longest in the steps as they are.
 
-`--variant NAME` times that one alone; it may be given more than once. `--compile` only compiles what that variant needs,
-into the compiler's cache. `--tiny` runs the same on the CPU with small configs, to try this script itself.
+`--variant NAME` times that one alone; it may be given more than once. `--compile` only compiles what that variant
+needs, into the compiler's cache. `--tiny` runs the same on the CPU with small configs, to try this script itself.
 """
 
 from __future__ import annotations

@@ -1,20 +1,13 @@
 #!/bin/sh
 # Train the starter's decoder on a borrowed card, in one command that ends in time, and leave what came of it in $OUT.
 # From the root of a checkout, with speech in /tmp/speech or in a prepared folder:
-#   sh tests/cuda/train_starter.sh adversarial|refined [--minutes 9] [--from CKPT] [--prepared DIR] [--tiny] [A.B=C ...]
-# adversarial: the shipped decoder, with discriminators. refined: with a network behind it, too.
+#   sh tests/cuda/train_starter.sh [--minutes 9] [--from CKPT] [--prepared DIR] [--tiny] [A.B=C ...]
 # A second call on the same machine resumes the run. On another one, join what came back and go on from it:
-#   cat OUT/refined.safetensors.* > refined.safetensors; sh tests/cuda/train_starter.sh refined --from refined.safetensors
+#   cat OUT/decoder.safetensors.* > decoder.safetensors; sh tests/cuda/train_starter.sh --from decoder.safetensors
 # `--tiny` tries the script itself on a CPU, with the bundled clips.
 cd "$(dirname "$0")/../.." || exit 1
 started=$(date +%s)
-mode=$1 && shift
-case $mode in
-    adversarial) config=starter-adversarial ;;
-    refined) config=refined ;;
-    *) echo "train_starter.sh: give adversarial or refined" >&2 && exit 2 ;;
-esac
-minutes=9 from=starter prepared=/tmp/prepared speech=/tmp/speech run=/tmp/run-$mode device=cuda workers=16 kept=60 tiny= sets=
+minutes=9 from=starter prepared=/tmp/prepared speech=/tmp/speech run=/tmp/run device=cuda workers=16 kept=60 tiny= sets=
 while [ $# -gt 0 ]; do
     case $1 in
         --minutes) minutes=$2 && shift ;;
@@ -43,14 +36,14 @@ codecctl() { python3 -m codecctl.cli.main "$@"; }
     if [ -f "$run/last.pt" ]; then
         codecctl resume "$run" --device $device --max-minutes "$(echo "$(left)" | awk '{print $1 / 60}')"
     else
-        pace=$(python3 -m tests.cuda.pace $config "$(left)" --device $device --data "$prepared" $sets) || exit 1
+        pace=$(python3 -m tests.cuda.pace starter-adversarial "$(left)" --device $device --data "$prepared" $sets) || exit 1
         echo "pace: $pace"
-        codecctl train --config $config --from "$from" --data "$prepared" --run "$run" --device $device \
+        codecctl train --config starter-adversarial --from "$from" --data "$prepared" --run "$run" --device $device \
             --max-minutes "$(echo "$(left)" | awk '{print $1 / 60}')" $sets $pace
     fi
     [ -f "$run/last.pt" ] || exit 1
-    codecctl export "$run/last.pt" -o "$run/$mode.safetensors" --precision float32
-    split -b 15M -d "$run/$mode.safetensors" "$OUT/$mode.safetensors."
+    codecctl export "$run/last.pt" -o "$run/decoder.safetensors" --precision float32
+    split -b 15M -d "$run/decoder.safetensors" "$OUT/decoder.safetensors."
     cp "$run/metrics.jsonl" "$run/config.yaml" "$OUT"
     timeout -k 5 $kept python3 -m codecctl.cli.main validate "$run/last.pt" --against starter --limit 24 \
         --workers $workers --device $device $sets --set 'validate.metrics=[stoi]'

@@ -73,7 +73,7 @@ def test_codebooks_and_precise_weights_have_16_bits(tmp_path: Path) -> None:
     codec = Checkpoint.read(path)
     with safetensors.safe_open(path, "pt") as file:
         types = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118 - it is no dict
-    precise = FRONTS["transform"].precise_weights
+    precise = FRONTS["refined"].precise_weights
     assert set(precise) < codec.weights.keys()
     halves = {name for name in types if name.endswith(".codewords")} | set(precise)
     assert {name for name, kind in types.items() if kind == "F16"} == halves

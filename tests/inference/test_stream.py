@@ -152,6 +152,7 @@ def test_items_of_a_batch_start_at_different_times(double: Codec, name: str, n_f
             decoder.reset(1)
         codes.append(encoder.push(frame))
         decoded.append(decoder.push(codes[-1]))
+    decoded.append(decoder.flush())
     alone = codec.encode(audio[1:, :, late * hop :])
     assert torch.equal(torch.cat(codes, dim=-1)[:1], codec.encode(audio[:1]))
     assert torch.equal(torch.cat(codes, dim=-1)[1:, :, late:], alone)
@@ -188,18 +189,30 @@ def test_a_lost_frame_of_a_steady_voice_is_nearly_what_was_lost() -> None:
 
 def test_concealment_fades_to_silence_and_recovers() -> None:
     codec = Codec.load("starter", "cpu")
-    hop, codes = codec.hop_length, codec.encode(voice(60 * 320).float())
+    hop, delay, codes = codec.hop_length, codec.config.delay, codec.encode(voice(60 * 320).float())
     decoder = codec.stream_decoder()
     before = decoder.push(codes[..., :20])
-    gap = torch.cat([decoder.push(None) for _ in range(8)], dim=-1)
-    after = decoder.push(codes[..., 28:])
-    whole = codec.decode(codes)
+    gap = [decoder.push(None) for _ in range(8)]
+    concealed = torch.cat([before, *gap, decoder.push(codes[..., 28:])], dim=-1)
+    whole = codec.decode(codes)[..., : concealed.shape[-1]]
     assert torch.equal(before, codec.stream_decoder().push(codes[..., :20]))  # a loss changes nothing before it
-    levels = gap.unflatten(-1, (8, hop)).norm(dim=-1)[0, 0]
+    levels = concealed[..., 20 * hop : 28 * hop].unflatten(-1, (8, hop)).norm(dim=-1)[0, 0]
     assert levels[0] > 0.5 * before[..., -hop:].norm()
     assert (levels[1:] <= levels[:-1]).all()
     assert not levels[5:].any()  # after 100 ms
-    assert (after - whole[..., 28 * hop :])[..., -10 * hop :].norm() < 0.2 * whole[..., -10 * hop :].norm()
+    for part in (slice(20 * hop - delay, 20 * hop), slice(-10 * hop, None)):  # of the frame before, late; and later
+        assert (concealed - whole)[..., part].norm() < 0.2 * whole[..., part].norm()
+
+
+def test_the_late_samples_of_a_lost_frame_are_concealed_at_the_end() -> None:
+    codec = Codec.load("starter", "cpu")
+    codes = codec.encode(voice(20 * 320).float())
+    decoder = codec.stream_decoder()
+    pushed = [decoder.push(codes), *(decoder.push(None) for _ in range(6))]
+    assert pushed[1].any()
+    ended = decoder.flush()
+    assert ended.shape[-1] == codec.config.delay > 0
+    assert not ended.any()
 
 
 def test_lost_frames_in_one_item_do_not_touch_another(double: Codec) -> None:
@@ -263,12 +276,14 @@ def test_a_traced_stream_is_the_same(double: Codec, name: str, n_frames: int) ->
     whole = codec.encode(audio)
     assert torch.equal(torch.cat(codes, dim=-1), whole)
     decoded = torch.cat([decoder.push(frame) for frame in whole.split(1, dim=-1)], dim=-1)
-    assert (decoded - codec.decode(whole)).abs().max() < 1e-12
+    n_late = audio.shape[-1] - decoded.shape[-1]
+    assert (decoded - codec.decode(whole)[..., : decoded.shape[-1]]).abs().max() < 1e-12
     encoder.reset(1)
     decoder.reset(1)
     again = encoder.push(audio[..., : codec.hop_length])
     assert torch.equal(again[1], whole[1, :, :1])
-    assert (decoder.push(again)[1] - codec.decode(whole[1:, :, :1])[0]).abs().max() < 1e-12
+    anew = decoder.push(again)[1, :, n_late:]
+    assert (anew - codec.decode(whole[1:, :, :1])[0, :, : anew.shape[-1]]).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize("wrong", [-1, 64])

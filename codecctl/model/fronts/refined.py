@@ -144,5 +144,5 @@ FRONT = Front(
     RefinedDecoder,
     fit=TRANSFORM.fit,
     compiled=TRANSFORM.compiled,
-    precise_weights=(*TRANSFORM.precise_weights, "decoder.refiner.first.weight", "decoder.refiner.last.weight"),
+    precise_weights=(*TRANSFORM.precise_weights, "decoder.refiner.last.weight"),
 )
