@@ -48,7 +48,7 @@ def prepare(
     data, part = load_config(config, overrides=overrides or ()).data, parse_shard(shard)
     with naming(out), progress_bar("recordings") as advance:
         report = prepare_sources(
-            sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance
+            sources, out, data, n_workers=n_workers, executor=executor, shard=part, on_progress=advance, on_wait=say
         )
     for note in report.notes:
         say(note)

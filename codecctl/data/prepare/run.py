@@ -49,13 +49,15 @@ def prepare(
     executor: str = "processes",
     shard: tuple[int, int] = (1, 1),
     on_progress: Progress | None = None,
+    on_wait: Callable[[str], None] = lambda message: None,
 ) -> PrepareReport:
     """Prepare these sources (see `sources.py`) into `out`, in addition to what it holds.
 
     A folder of downloaded corpora stands for all of them. A rejected recording is a line of `OUT/rejected.jsonl`.
     `shard` = (i, n) does every n-th unit; the job that finds all of them done writes the index. Jobs of an array, and
-    jobs with other sources, may work in `out` at the same time. Raises `CodecctlError` if a source is missing, cannot
-    be listed or holds no audio, if every recording is rejected, and if an older version prepared `out`.
+    jobs with other sources, may work in `out` at the same time; `on_wait` gets a line where one waits for another.
+    Raises `CodecctlError` if a source is missing, cannot be listed or holds no audio, if every recording is rejected,
+    and if an older version prepared `out`.
     """
     out, notes = Path(out), list[str]()
     settings = [_RULES, config.min_seconds, config.max_clipping]
@@ -74,7 +76,7 @@ def prepare(
         n_done += plan.n_items[name]
         if on_progress:
             on_progress(n_done, plan.n_items_todo)
-    with _alone(out):
+    with _alone(out, on_wait):
         whole = Plan(out, settings, shard)  # another job may have added units meanwhile
         n_left = whole.count_left()
         report = PrepareReport() if n_left else merge_units(out, whole.names, config)
@@ -86,10 +88,14 @@ def prepare(
 
 
 @contextmanager
-def _alone(out: Path) -> Iterator[None]:
+def _alone(out: Path, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Within: no other process merges the units of the folder."""
     lost = threading.Event()
-    with Lease(out / ".jobs", on_lost=lost.set):
+
+    def report(holder: str) -> None:
+        on_wait(f"{out}: {holder} writes the index; waiting for it to finish")
+
+    with Lease(out / ".jobs", on_wait=report, on_lost=lost.set):
         yield
     if lost.is_set():
         raise CodecctlError(f"{out}: another process took over; run the same command again")

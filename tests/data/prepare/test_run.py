@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from codecctl.data.manifest import read_manifest
 from codecctl.data.prepare import prepare
 from codecctl.data.shards import read_index
 from codecctl.errors import CodecctlError, UsageError
+from codecctl.lock import Lease
 
 CONFIG = DataConfig(validation_share=0.3)
 
@@ -181,3 +183,17 @@ def test_sources_without_usable_audio_are_errors(tmp_path: Path) -> None:
     (tmp_path / "raw" / "a.wav").touch()
     with pytest.raises(CodecctlError, match=r"every recording was rejected; see .*rejected\.jsonl"):
         prepare([tmp_path / "raw"], tmp_path / "out", CONFIG)
+
+
+@pytest.mark.slow
+def test_a_job_that_waits_for_another_says_so(tmp_path: Path, make_recordings: Callable[..., Path]) -> None:
+    raw, out, said = make_recordings("raw", {"ann": [1.0]}), tmp_path / "out", list[str]()
+    other = Lease(out / ".jobs")
+    other.__enter__()
+    release = threading.Timer(4, other.__exit__, (None, None, None))
+    release.start()
+    assert prepare([raw], out, CONFIG, on_wait=said.append).n_utterances == 1
+    release.join()
+    assert len(said) == 1
+    assert said[0].startswith(f"{out}: ")
+    assert said[0].endswith(" writes the index; waiting for it to finish")
