@@ -21,7 +21,7 @@ _QUIET = 1e-8  # -80 dB: below it there is no pitch
 
 
 class Concealment:
-    """Fills lost frames of a batch of decoded signals; `fill` sees every frame, in order."""
+    """Fills gaps in a batch of decoded signals; `fill` sees all of them, piece by piece, in order."""
 
     def __init__(self, batch_size: int, sample_rate: int, like: Tensor) -> None:
         """`like`: a tensor of the device and precision of the audio."""
@@ -38,15 +38,15 @@ class Concealment:
         self._past = torch.cat([self._past, audio[:, -n:]], dim=-1)[:, -n:]
 
     def fill(self, audio: Tensor, lost: Tensor) -> Tensor:
-        """[B, L] of one frame -> [B, L], where `lost` [B] the past continued, and a crossfade from it into the first
-        frame that arrived after."""
+        """[B, L] of one piece, a frame or a part of one -> [B, L], where `lost` [B] the past continued, and a crossfade
+        from it into the first piece that arrived after."""
         active = (lost | (self._missing > 0)).nonzero()[:, 0]
         if not len(active):
             self.note(audio)
             return audio
         is_lost = lost[active, None]
         n = audio.shape[-1]
-        going_on = continue_audio(self._past[active], n, self._rate)
+        going_on = continue_audio(self._past[active], n, self._rate, self._missing[active] > 0)
         time = self._missing[active, None] + torch.arange(n, device=audio.device)  # since the last that arrived
         fading = going_on * (1 - time / (_FADE * self._rate)).clamp(min=0)
         known, filled = audio.to(going_on), audio.clone()
@@ -71,13 +71,16 @@ class Concealment:
         self.is_active = bool(self._missing.any())
 
 
-def continue_audio(past: Tensor, n_samples: int, sample_rate: int) -> Tensor:
-    """[N, L] -> [N, n_samples], the last period again and again; the softer, the less the past is periodic."""
+def continue_audio(past: Tensor, n_samples: int, sample_rate: int, begun: Tensor | None = None) -> Tensor:
+    """[N, L] -> [N, n_samples], the last period again and again; the softer, the less the past is periodic.
+
+    `begun` [N], booleans: of these the past ends with such a continuation already, and the level stays."""
     period, correlation = _pitch(past, sample_rate)
     n, time = past.shape[-1], torch.arange(n_samples, device=past.device)
     repeated = past.gather(1, n - period + time % period)
     step = past[:, -1:] - past.gather(1, n - period - 1)  # between the end of the past and what follows it
-    return correlation.sqrt() * (repeated + step * (-time / (_JOIN * sample_rate)).exp())
+    level = correlation.sqrt() if begun is None else torch.where(begun[:, None], 1.0, correlation.sqrt())
+    return level * (repeated + step * (-time / (_JOIN * sample_rate)).exp())
 
 
 def _pitch(past: Tensor, sample_rate: int) -> tuple[Tensor, Tensor]:

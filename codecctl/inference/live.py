@@ -148,7 +148,7 @@ def decode_live(codec: Codec, source: BinaryIO, sink: BinaryIO, live: Live) -> N
             nothing = np.zeros((len(header.bits), 1), np.uint16)
             codes = np.concatenate([nothing if frame is None else frame for frame in frames], axis=1).astype(np.int64)
             send(decoder.push(torch.from_numpy(codes)[None], lost))
-            live.delays.append(time.perf_counter() - started)
+            live.delays.append(codec.config.delay / codec.sample_rate + time.perf_counter() - started)
     send(decoder.flush())
 
 

@@ -172,7 +172,7 @@ class StreamDecoder:
             if lost.dtype != torch.bool or lost.shape != (self._batch_size, codes.shape[-1]):
                 expected = [self._batch_size, codes.shape[-1]]
                 raise UsageError(f"lost must be booleans {expected}, got {lost.dtype} {list(lost.shape)}")
-            lost = lost.to(self._device)
+            lost = lost.to(self._device, copy=True)  # the caller may write into its own
             codes = codes.long() if codes.dtype == torch.uint16 else codes  # which torch cannot fill
             codes = codes.masked_fill(lost[:, None], 0)
         if codes.shape[-1] and (self._concealment.is_active or (lost is not None and lost.any())):
@@ -182,7 +182,7 @@ class StreamDecoder:
             return self._from_start(torch.cat([self._frame(*frame) for frame in frames], dim=-1))
         audio = self._decode(codes)
         if codes.shape[-1]:
-            self._codes = codes[..., -1:]
+            self._codes = codes[..., -1:].clone()  # the caller may write into its own
             self._concealment.note(audio[:, 0])
         return self._from_start(audio)
 

@@ -38,7 +38,8 @@ def lost_frames(kind: str, percent: int, n_frames: int, seed: int) -> NDArray[np
 
 
 def concealed(codec: Codec, codes: Tensor, lost: Tensor) -> Tensor:
-    return codec.stream_decoder().push(codes, lost)
+    decoder = codec.stream_decoder()
+    return torch.cat([decoder.push(codes, lost), decoder.flush()], dim=-1)
 
 
 def with_zero_codes(codec: Codec, codes: Tensor, lost: Tensor) -> Tensor:

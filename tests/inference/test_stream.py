@@ -15,7 +15,7 @@ from torch import Tensor
 
 from codecctl.config.model import ModelConfig
 from codecctl.errors import UsageError
-from codecctl.inference.concealment import continue_audio
+from codecctl.inference.concealment import Concealment, continue_audio
 from codecctl.inference.load import Codec
 from codecctl.inference.precision import set_precision
 from codecctl.inference.stream import StreamDecoder, StreamEncoder
@@ -202,6 +202,36 @@ def test_concealment_fades_to_silence_and_recovers() -> None:
     assert not levels[5:].any()  # after 100 ms
     for part in (slice(20 * hop - delay, 20 * hop), slice(-10 * hop, None)):  # of the frame before, late; and later
         assert (concealed - whole)[..., part].norm() < 0.2 * whole[..., part].norm()
+
+
+def test_a_gap_is_as_soft_from_its_first_piece_on() -> None:
+    """In pieces, as a decoder with a delay has them, and whole."""
+    audio = noise(1600)[:, 0]
+    whole, pieces = (Concealment(1, 16000, audio) for _ in range(2))
+    lost, filled = torch.tensor([True]), []
+    for concealment in (whole, pieces):
+        concealment.note(audio)
+    for n in (80, 240, 80, 240):
+        filled.append(pieces.fill(audio[:, :n], lost))
+    levels = [torch.cat(each, dim=-1).square().mean().sqrt() for each in (filled, [whole.fill(audio[:, :640], lost)])]
+    assert levels[0] == pytest.approx(float(levels[1]), rel=0.1)
+
+
+def test_what_a_caller_does_with_its_tensors_does_not_matter() -> None:
+    codec = Codec.load("starter", "cpu")
+    codes = codec.encode(voice(6 * 320).float())
+    pattern, decoded = [False, True, False, True, True, False], []
+    for reuse in (False, True):
+        decoder, lost, frame = codec.stream_decoder(), torch.zeros(1, 1, dtype=torch.bool), codes[..., :1].clone()
+        audio = []
+        for t, is_lost in enumerate(pattern):
+            if not reuse:
+                lost, frame = lost.clone(), frame.clone()
+            lost.fill_(is_lost)
+            frame.copy_(codes[..., t : t + 1])
+            audio.append(decoder.push(frame, lost) if is_lost else decoder.push(frame))
+        decoded.append(torch.cat([*audio, decoder.flush()], dim=-1))
+    assert torch.equal(*decoded)
 
 
 def test_the_late_samples_of_a_lost_frame_are_concealed_at_the_end() -> None:
