@@ -56,7 +56,7 @@ class StridedConfig(FrontSection):
     """Front of learned strided convolutions."""
 
     kind: Literal["strided"] = Field(
-        "strided", description="strided: learned convolutions; transform: a DCT, for small training budgets"
+        "strided", description="strided: learned convolutions; transform or refined: a DCT, for small training budgets"
     )
     strides: tuple[Positive, ...] = Field(
         (2, 4, 5, 8), min_length=1, max_length=12, description="of each encoder block; their product is the hop length"
@@ -191,7 +191,7 @@ class ModelConfig(Section):
 
     sample_rate: Positive = Field(16000, description="Hz")
     front: FrontConfig = Field(
-        StridedConfig(), description="between samples and latents; configs/starter.yaml shows the keys of transform"
+        StridedConfig(), description="between samples and latents; configs/starter.yaml shows the keys of refined"
     )
     transformer: TransformerConfig = TransformerConfig()
     quantizer: QuantizerConfig = QuantizerConfig()

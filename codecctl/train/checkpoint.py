@@ -210,8 +210,8 @@ def take_weights(state: TrainState, path: Path) -> list[str]:
     if theirs.kind != ours.kind and theirs.encoder.kind == ours.encoder.kind:
         if weights.keys() - own.keys():
             raise CodecctlError(
-                f"{path}: its front is {theirs.kind}, of whose layers model.front.kind={ours.kind} lacks some; "
-                f"--set model.front.kind={theirs.kind} has them"
+                f"{path}: its front is {theirs.kind}, which has layers that model.front.kind={ours.kind} lacks; "
+                f"try --set model.front.kind={theirs.kind}"
             )
         missing = own.keys() - weights.keys()
         weights = own | weights

@@ -121,7 +121,8 @@ def answer(model: Model, output: AudioWriter, receiver: socket.socket, control: 
         started = time.monotonic()
         complete, packed = buffer.pop(number, (None, None))
         codes = None if packed is None else torch.from_numpy(unpack_codes(packed, bits, 1).astype(np.int64))[None]
-        played.append(decoder.push(codes)[0].numpy())  # a sound card would take it here
+        # A sound card would take it here; it starts `in_decoder` seconds later, as the first frame has so much less.
+        played.append(decoder.push(codes)[0].numpy())
         decode_times.append(time.monotonic() - started)
         delays += [] if complete is None else [time.monotonic() - complete + frame_seconds + in_decoder]
     played.append(decoder.flush()[0].numpy())

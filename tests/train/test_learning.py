@@ -103,7 +103,7 @@ def test_a_front_with_more_layers_goes_on_from_one_with_fewer(tmp_path: Path) ->
         codes = other.encode(crops(1))
         torch.testing.assert_close(codec.decode(codes), other.decode(codes), rtol=0, atol=1e-6)
     save_codec(state.codec, tmp_path / "new.pt")
-    with pytest.raises(CodecctlError, match=r"lacks .* --set model\.front\.kind=refined has them"):
+    with pytest.raises(CodecctlError, match=r"lacks; try --set model\.front\.kind=refined"):
         take_weights(
             start_state(tiny_config(Path("unused"), f"model.front={{kind: transform, {front}}}"), CPU),
             tmp_path / "new.pt",
