@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Implied = dict[str, tuple[float, float]]  # of the plan, by name: as assumed, as measured
 
 _CORPUS_COPIES = 20  # of the bundled clips: 20 minutes of audio
+_SPEEDS = ("share_of_peak", "share_of_bandwidth", "seconds_a_kernel")  # of the card, which one time cannot tell apart
 _HOLDS = 0.1  # relative difference up to which an assumption of the plan is said to hold
 
 
@@ -186,7 +187,7 @@ def _assumptions(assumptions: Implied) -> list[str]:
     lines = []
     for name, (assumed, measured) in assumptions.items():
         verdict = "holds" if abs(measured / assumed - 1) <= _HOLDS else "is off"
-        condition = ", if the other share holds" if name.startswith("share") else ""
+        condition = ", if the card's other speeds hold" if name in _SPEEDS else ""
         lines.append(
             f"the plan's {name.replace('_', ' ')} {verdict}: {assumed:.3g} assumed, {measured:.3g} measured{condition}"
         )

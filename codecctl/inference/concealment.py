@@ -21,7 +21,7 @@ _QUIET = 1e-8  # -80 dB: below it there is no pitch
 
 
 class Concealment:
-    """Fills gaps in a batch of decoded signals; `fill` sees all of them, piece by piece, in order."""
+    """Fills gaps in a batch of decoded signals; `fill` gets all of each signal, in order."""
 
     def __init__(self, batch_size: int, sample_rate: int, like: Tensor) -> None:
         """`like`: a tensor of the device and precision of the audio."""
@@ -38,8 +38,8 @@ class Concealment:
         self._past = torch.cat([self._past, audio[:, -n:]], dim=-1)[:, -n:]
 
     def fill(self, audio: Tensor, lost: Tensor) -> Tensor:
-        """[B, L] of one piece, a frame or a part of one -> [B, L], where `lost` [B] the past continued, and a crossfade
-        from it into the first piece that arrived after."""
+        """[B, L], a frame or a part of one -> [B, L], where `lost` [B] the past continued, and a crossfade from it into
+        what arrived after."""
         active = (lost | (self._missing > 0)).nonzero()[:, 0]
         if not len(active):
             self.note(audio)
@@ -74,7 +74,8 @@ class Concealment:
 def continue_audio(past: Tensor, n_samples: int, sample_rate: int, begun: Tensor | None = None) -> Tensor:
     """[N, L] -> [N, n_samples], the last period again and again; the softer, the less the past is periodic.
 
-    `begun` [N], booleans: of these the past ends with such a continuation already, and the level stays."""
+    `begun` [N], booleans: of these the past ends with such a continuation already, and the level stays.
+    """
     period, correlation = _pitch(past, sample_rate)
     n, time = past.shape[-1], torch.arange(n_samples, device=past.device)
     repeated = past.gather(1, n - period + time % period)

@@ -151,7 +151,7 @@ def test_a_dry_run_says_what_a_run_would_take_and_makes_none(
     assert done.code == 0, done.stderr
     told = dict(line.split("  ", 1) for line in done.stdout.decode().splitlines())
     assert told["step"].strip() == "24 crops of 0.2 s, bfloat16"
-    assert told["fits"].strip().startswith("yes: ")
+    assert told["fits"].strip().startswith("yes: 8")
     assert "of 24 GB (RTX 4090), including" in told["fits"]
     assert "5 steps of" in told["time and cost"]
     assert not (tmp_path / "runs").exists()

@@ -204,15 +204,15 @@ def test_concealment_fades_to_silence_and_recovers() -> None:
         assert (concealed - whole)[..., part].norm() < 0.2 * whole[..., part].norm()
 
 
-def test_a_gap_is_as_soft_from_its_first_piece_on() -> None:
-    """In pieces, as a decoder with a delay has them, and whole."""
+def test_a_gap_in_several_parts_is_as_loud_as_in_one() -> None:
+    """A decoder with a delay fills the two parts of a frame one after the other."""
     audio = noise(1600)[:, 0]
-    whole, pieces = (Concealment(1, 16000, audio) for _ in range(2))
+    whole, in_parts = (Concealment(1, 16000, audio) for _ in range(2))
     lost, filled = torch.tensor([True]), []
-    for concealment in (whole, pieces):
+    for concealment in (whole, in_parts):
         concealment.note(audio)
     for n in (80, 240, 80, 240):
-        filled.append(pieces.fill(audio[:, :n], lost))
+        filled.append(in_parts.fill(audio[:, :n], lost))
     levels = [torch.cat(each, dim=-1).square().mean().sqrt() for each in (filled, [whole.fill(audio[:, :640], lost)])]
     assert levels[0] == pytest.approx(float(levels[1]), rel=0.1)
 

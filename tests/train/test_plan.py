@@ -12,6 +12,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from codecctl.cli.console import size
 from codecctl.cli.plan import describe
 from codecctl.config.load import configs_folder, load_config
 from codecctl.config.model import Section
@@ -86,7 +87,7 @@ def test_a_batch_that_fits_is_told_so(plan: Plan) -> None:
     assert plan.card
     roomy = with_train(plan, gpu=plan.card.model_copy(update={"memory_gb": 2.0}))
     assert roomy.fits
-    assert describe(roomy)["fits"].startswith("yes: ")
+    assert describe(roomy)["fits"].startswith(f"yes: {size(roomy.step.card_bytes)} of 2 GB")
 
 
 def test_a_card_that_holds_no_crop_is_told_so(plan: Plan) -> None:
