@@ -26,6 +26,7 @@ from codecctl.codes.containers import CONTAINERS
 from codecctl.codes.folder import About, Coded, is_corpus, read_about, write_about
 from codecctl.codes.merge import merge_units
 from codecctl.codes.sources import is_prepared, read_items
+from codecctl.data import SPLITS
 from codecctl.data.download.corpus import find_corpora
 from codecctl.data.prepare.items import AudioItem
 from codecctl.data.prepare.units import Plan, UnitFiles, plan_units, read_unit, source_name
@@ -282,7 +283,7 @@ def _record(item: AudioItem, encoded: Encoded, sample_rate: int, row: int) -> di
         "speaker": item.speaker,
         "licence": item.licence,
         "text": item.text,
-        "split": item.split,
+        "split": item.split if item.split in SPLITS else None,
         "n_frames": encoded.codes.shape[1],
         "n_samples": encoded.n_samples,
         "seconds": round(encoded.n_samples / sample_rate, 4),

@@ -18,6 +18,7 @@ COLUMNS: Mapping[str, tuple[str, ...]] = {  # our name -> usual names, of which 
     "language": ("language", "lang", "locale"),
     "speaker": ("speaker", "speaker_id", "client_id", "spk_id"),
     "licence": ("licence", "license"),
+    "split": ("split",),
     "native_rate": ("native_rate", "native_sample_rate"),
     "text": ("text", "transcript", "sentence", "transcription", "normalized_text", "raw_text", "normalised_text"),
 }

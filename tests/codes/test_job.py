@@ -93,8 +93,8 @@ def test_a_shard_names_its_model_and_has_a_checksum(corpus: Path, codec: Codec) 
 def test_a_list_with_parts_of_files_and_texts(model: Path, codec: Codec, tmp_path: Path) -> None:
     path = CLIPS / "en-allison" / "invalid.flac"
     lines = [
-        {"audio_filepath": str(path), "offset": 1.0, "duration": 2.0, "text": "try again", "language": "en"},
-        {"audio_filepath": str(path), "speaker": "allison"},
+        {"audio_filepath": str(path), "offset": 1.0, "duration": 2.0, "text": "try again", "split": "dev"},
+        {"audio_filepath": str(path), "speaker": "allison", "split": "test"},
         {"audio_filepath": str(path), "offset": 3.0, "duration": 9.0},
         {"audio_filepath": "gone.wav"},
     ]
@@ -103,6 +103,7 @@ def test_a_list_with_parts_of_files_and_texts(model: Path, codec: Codec, tmp_pat
     assert (report.n_done, report.n_failed) == (4, 2)
     found = {(each.text, each.speaker): each for each in read_manifest(tmp_path / "codes")}
     part, all_of_it = found["try again", None], found[None, "allison"]
+    assert (part.split, all_of_it.split) == ("validation", None)
     audio = read_audio(path)[0][0]
     codes = codes_of(tmp_path / "codes")
     assert np.array_equal(codes[part.id], alone(codec, audio[16_000:48_000]))
@@ -117,9 +118,11 @@ def test_parquet_of_audio(model: Path, codec: Codec, tmp_path: Path) -> None:
     arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     files = sorted(CLIPS.rglob("*.flac"))[:3]
     cells = [{"bytes": path.read_bytes(), "path": path.name} for path in files]
-    parquet.write_table(arrow.table({"audio": cells, "text": ["a", "b", "c"]}), tmp_path / "x.parquet")
+    columns = {"audio": cells, "text": ["a", "b", "c"], "split": ["train", None, "validation"]}
+    parquet.write_table(arrow.table(columns), tmp_path / "x.parquet")
     encode_corpus([tmp_path / "x.parquet"], tmp_path / "codes", model)
     codes = codes_of(tmp_path / "codes")
+    assert [utterance.split for utterance in read_manifest(tmp_path / "codes")] == columns["split"]
     for utterance, path in zip(read_manifest(tmp_path / "codes"), files, strict=True):
         assert np.array_equal(codes[utterance.id], alone(codec, read_audio(path)[0]))
 

@@ -4,6 +4,7 @@ it is opened. Parquet files with the audio's bytes, as the Hugging Face hub serv
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,12 +13,17 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from codecctl.audio.files import AudioReader
-from codecctl.data import Split
+from codecctl.data import StatedSplit
 from codecctl.data.tables import COLUMNS, find_column
 from codecctl.errors import CodecctlError, UsageError
 
-_STATED = ("speaker", "language", "dataset", "licence", "text")
+_STATED = ("speaker", "language", "dataset", "licence", "text", "split")
 _AUDIO = ("audio", "audio_filepath")
+_SPLITS: dict[str, StatedSplit] = {  # by the word that a split's name begins with, as in "train-clean-100"
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development"), "validation"),
+    **dict.fromkeys(("test", "eval", "evaluation"), "test"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,7 +37,7 @@ class AudioItem:
     speaker: str | None = None
     licence: str | None = None
     text: str | None = None  # transcript
-    split: Split | None = None  # of prepared audio
+    split: StatedSplit | None = None
     native_rate: int | None = None  # Hz, of the original; None: that of the file
     lossy: str | None = None  # codec of the original; None: as the file shows
     n_bytes: int = 0
@@ -63,6 +69,7 @@ def item_of_file(place: str, stem: str, known: Mapping[str, str], dataset: str, 
         speaker=known.get("speaker"),
         licence=known.get("licence"),
         text=known.get("text"),
+        split=_split(known["split"], place) if "split" in known else None,
         native_rate=int(float(rate)) if rate.replace(".", "", 1).isdecimal() and float(rate) < 1e9 else None,
         n_bytes=n_bytes,
         modified_ns=modified_ns,
@@ -75,6 +82,14 @@ def in_order(items: Sequence[AudioItem]) -> list[AudioItem]:
     counts = Counter(item.id for item in items)
     named = [e if counts[e.id] == 1 else replace(e, id=f"{e.dataset}/{e.place}") for e in items]
     return sorted(named, key=lambda item: (item.part or ("", 0), item.dataset, item.speaker or "", item.place))
+
+
+def _split(name: str, place: str) -> StatedSplit:
+    """What a list means by the name of a split. Raises `CodecctlError` where that is not clear."""
+    word = re.match(r"[a-z]*", name.strip().lower())
+    if word is None or (split := _SPLITS.get(word[0])) is None:
+        raise CodecctlError(f"{place}: split {name!r} in its list is none of train, validation (dev) and test")
+    return split
 
 
 def _size_and_time(path: Path) -> tuple[int, int]:
@@ -150,9 +165,11 @@ def items_of_parquet(
                 stated = {ours: cells[name][row] for ours, name in stating.items()}
                 stated = {**known, **{ours: str(cell) for ours, cell in stated.items() if cell not in (None, "")}}
                 mark = f"#{number:07d}"
+                split = _split(stated.pop("split"), place + mark) if "split" in stated else None
                 yield AudioItem(
                     place=place + mark,
                     id=f"{stated['dataset']}/{place.removesuffix('.parquet')}{mark}",
+                    split=split,
                     lossy=lossy,
                     n_bytes=about.total_byte_size // about.num_rows,
                     modified_ns=modified_ns,

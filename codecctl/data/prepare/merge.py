@@ -83,20 +83,43 @@ def _write_rejected(
 ) -> Callable[[Mapping[str, Any]], Split]:
     """Write `rejected.jsonl`; returns what gives the split of a record that is kept."""
     before, divided = _splits_before(out, config)
-    groups = _Groups(divided)
-    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups))
-    if len(groups.found) == 1 and report.n_utterances > 1 and config.validation_share > 0:
-        (speaker,) = groups.found
+    groups, stated = _Groups(divided), _Stated()
+    write_lines(out / "rejected.jsonl", _rejected_lines(out, names, report, groups, stated))
+    is_one = len(groups.found) == 1 and report.n_utterances > 1 and config.validation_share > 0
+    if is_one and not stated.has_validation:
+        divided |= groups.found.keys()  # its utterances stay where they are if other speakers come later
         report.notes.append(
-            f"{out}: all recordings have one speaker, '{speaker}': the validation split is by recording, and its "
-            "scores do not show how a codec does with other speakers"
+            f"{out}: all recordings have one speaker, '{min(groups.found)}': the validation split is by recording, and "
+            "its scores do not show how a codec does with other speakers"
         )
-        groups = _Groups({*divided, speaker})  # its utterances, which stay so if other speakers come later
+    if is_one or stated.has_validation:
+        groups = _Groups(divided)
         for record, reason in _records(out, names):
-            if reason is None:
+            if reason is None and stated.split_of(record) is None:
                 groups.add(record)
+    if stated.has_validation:
+        before |= stated.speakers
     splits = assign_splits(groups.found, seed=config.split_seed, share=config.validation_share, before=before)
-    return lambda record: splits[groups.name_of(record)]
+    return lambda record: stated.split_of(record) or splits[groups.name_of(record)]
+
+
+@dataclass
+class _Stated:
+    """What lists state of splits. They count where any states a validation split: without one there is nothing to
+    validate on, and a list of training data alone may say `train` in each row."""
+
+    has_validation: bool = False
+    speakers: dict[str, Split] = field(default_factory=dict)  # whose other recordings belong in the same split
+
+    def add(self, record: Mapping[str, Any]) -> None:
+        if split := record.get("stated_split"):
+            self.has_validation |= split == "validation"
+            if record["speaker"]:
+                self.speakers.setdefault(record["speaker"], split)
+
+    def split_of(self, record: Mapping[str, Any]) -> Split | None:
+        """None: it is for us to choose."""
+        return record.get("stated_split") if self.has_validation else None
 
 
 class _Groups:
@@ -147,11 +170,14 @@ def _records(out: Path, names: Sequence[str]) -> Iterator[tuple[dict[str, Any], 
             yield {**record, "where": where}, reason
 
 
-def _rejected_lines(out: Path, names: Sequence[str], report: PrepareReport, groups: _Groups) -> Iterator[str]:
+def _rejected_lines(
+    out: Path, names: Sequence[str], report: PrepareReport, groups: _Groups, stated: _Stated
+) -> Iterator[str]:
     """The rejected recordings. Groups and counts the others on the way, since reading all results takes time."""
     for record, reason in _records(out, names):
         if reason is None:
             groups.add(record)
+            stated.add(record)
             report.n_utterances += 1
         else:
             report.n_rejected += 1

@@ -123,6 +123,8 @@ def prepare_unit(todo: tuple[str, str], *, out: Path, config: DataConfig) -> Non
 def _prepare_item(item: AudioItem, opener: ItemOpener, writer: ShardWriter, config: DataConfig) -> dict[str, Any]:
     """Write one item to the shard; returns its line of the unit's results."""
     about = {"id": item.id, "source": item.place, "dataset": item.dataset}
+    if item.split == "test":
+        return {**about, "rejected": "test data of its list"}
     try:
         with opener.open(item) as reader:
             measured, info = _copy(reader, item, writer), reader.info
@@ -140,6 +142,7 @@ def _prepare_item(item: AudioItem, opener: ItemOpener, writer: ShardWriter, conf
         "speaker": item.speaker,
         "licence": item.licence,
         "text": item.text,
+        "stated_split": item.split,
         "native_sample_rate": item.native_rate or info.sample_rate,
         "lossy": item.lossy or info.lossy,
         "channel": info.channel,

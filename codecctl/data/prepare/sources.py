@@ -6,8 +6,8 @@ list.
 A folder's list is a `.tsv`, `.csv` or `.jsonl` of the folder's name beside it (`speech/train.tsv` for `speech/train/`),
 or `metadata.tsv` (`.csv`, `.jsonl`) in it. One column names the recording: `id`, `path`, `file`, `file_name`,
 `audio_filepath` and others (`tables.COLUMNS`), the path below the folder with or without suffix. Others may state
-`speaker`, `language`, `licence`, `dataset`, `text`, `native_rate` (Hz). Without a list the folder of a file is its
-speaker, and files at the top have none.
+`speaker`, `language`, `licence`, `dataset`, `text`, `split` (train, validation or dev, test), `native_rate` (Hz).
+Without a list the folder of a file is its speaker, and files at the top have none.
 
 A JSONL source has one object a line with the same keys; `audio_filepath` is absolute or relative to the list's folder,
 and `offset` and `duration` in seconds select a part of the file. Other keys are not used.
