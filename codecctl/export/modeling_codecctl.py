@@ -75,14 +75,10 @@ class CodecctlModel(PreTrainedModel):
         """
         if self.encoder is None:
             raise ValueError("this is the decoder alone; load the model without part='decoder' to encode")
-        n_samples = torch.full(input_values.shape[:1], input_values.shape[-1], device=input_values.device)
-        if padding_mask is not None:
-            mask = padding_mask.reshape(len(input_values), -1).bool()
-            n_samples = mask.sum(dim=-1)
-            if not mask[torch.arange(mask.shape[-1], device=mask.device) < n_samples[:, None]].all():
-                raise ValueError("padding_mask: padding must be on the right; this codec is causal")
+        if padding_mask is None:
+            padding_mask = torch.ones_like(input_values, dtype=torch.bool)
+        n_samples, n_frames = self._lengths(padding_mask)
         codes = self.codec.encode(input_values, n_quantizers=n_quantizers, lengths=n_samples)
-        n_frames = -(-n_samples // self.config.hop_length)
         is_frame = torch.arange(codes.shape[-1], device=codes.device) < n_frames[:, None]
         output = CodecctlEncoderOutput(codes, is_frame, self.config.fingerprint)
         return output if return_dict is not False else output.to_tuple()
@@ -96,14 +92,17 @@ class CodecctlModel(PreTrainedModel):
     ) -> CodecctlDecoderOutput | tuple[Any, ...]:
         """Codes [B, K, T] of the first K codebooks -> audio [B, 1, T x hop_length], or as long as `padding_mask`.
 
+        `padding_mask` of the samples, as for `encode`: an item gets the audio that it gets alone, then zeros.
         `fingerprint`: of the codes; codes of another model raise `ValueError`.
         """
         if self.decoder is None:
             raise ValueError("this is the encoder alone; load the model without part='encoder' to decode")
         if fingerprint not in (None, self.config.fingerprint):
             raise ValueError(f"these codes are of the model {fingerprint}, and this is {self.config.fingerprint}")
-        length = None if padding_mask is None else padding_mask.shape[-1]
-        output = CodecctlDecoderOutput(self.codec.decode(audio_codes, length=length))
+        length = n_frames = None
+        if padding_mask is not None:
+            length, n_frames = padding_mask.shape[-1], self._lengths(padding_mask)[1]
+        output = CodecctlDecoderOutput(self.codec.decode(audio_codes, length=length, n_frames=n_frames))
         return output if return_dict is not False else output.to_tuple()
 
     def forward(
@@ -115,9 +114,18 @@ class CodecctlModel(PreTrainedModel):
     ) -> CodecctlOutput | tuple[Any, ...]:
         """[B, 1, L] -> codes [B, K, T] and the audio [B, 1, L] that they decode to."""
         codes = self.encode(input_values, padding_mask, n_quantizers, return_dict=False)[0]
-        audio = self.codec.decode(codes, length=input_values.shape[-1])
+        n_frames = None if padding_mask is None else self._lengths(padding_mask)[1]
+        audio = self.codec.decode(codes, length=input_values.shape[-1], n_frames=n_frames)
         output = CodecctlOutput(codes, audio)
         return output if return_dict is not False else output.to_tuple()
+
+    def _lengths(self, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, L] or [B, 1, L] -> samples and frames of each item, [B]."""
+        mask = padding_mask.flatten(1).bool()
+        n_samples = mask.sum(dim=-1)
+        if not mask[torch.arange(mask.shape[-1], device=mask.device) < n_samples[:, None]].all():
+            raise ValueError("padding_mask: padding must be on the right; this codec is causal")
+        return n_samples, -(-n_samples // self.config.hop_length)
 
     def _init_weights(self, module: torch.nn.Module) -> None:
         """Every layer starts as its constructor made it."""

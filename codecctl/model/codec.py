@@ -112,14 +112,27 @@ class Codec(nn.Module):
         with torch.autocast(audio.device.type, enabled=False):  # codes do not depend on what surrounds the call
             return self.quantize(self.encode_latents(audio, state=state), n_quantizers)
 
-    def decode(self, codes: Tensor, *, length: int | None = None, state: StreamState | None = None) -> Tensor:
+    def decode(
+        self,
+        codes: Tensor,
+        *,
+        length: int | None = None,
+        n_frames: Tensor | None = None,
+        state: StreamState | None = None,
+    ) -> Tensor:
         """[B, K, T] -> [B, 1, T x hop_length], or its first `length` samples. K: any number of the first codebooks.
 
-        The last `config.delay` samples depend on the frame that follows: in a padded batch, on the padding. With a
-        `state` audio is as many samples late; `StreamDecoder` sees to it.
+        `n_frames` [B]: true frames of each item of a padded batch, whatever is behind them. Their samples equal those
+        of the item alone; the rest is zero. With a `state` audio is `config.delay` samples late; `StreamDecoder` sees
+        to it, and `n_frames` does not apply.
 
         Raises `UsageError` for another shape, codes that the model does not have, or another length.
         """
+        if n_frames is not None:
+            if state is not None:
+                raise UsageError("n_frames is for whole recordings; a stream takes the frames that there are")
+            is_frame = self._within(n_frames, codes, "n_frames")
+            codes = codes.where(is_frame, 0)
         self.check_codes(codes)
         n_samples = codes.shape[-1] * self.hop_length
         if length is not None and not 0 <= length <= n_samples:
@@ -129,7 +142,11 @@ class Codec(nn.Module):
             return nothing[..., :length]
         try:
             with torch.autocast(codes.device.type, enabled=False):
-                return self.decode_latents(self.dequantize(codes), length=length, state=state)
+                latents = self.dequantize(codes)
+                if n_frames is None:
+                    return self.decode_latents(latents, length=length, state=state)
+                audio = self.decode_latents(latents.where(is_frame, 0), length=length, state=state)
+                return audio.where(is_frame.repeat_interleave(self.hop_length, dim=-1)[..., :length], 0)
         except RuntimeError as error:  # Fourier transforms of half precision; torch 2.11: "Unsupported dtype"
             if not isinstance(error, NotImplementedError) and "dtype" not in str(error):
                 raise
@@ -176,18 +193,20 @@ class Codec(nn.Module):
             raise UsageError(f"audio must be [B, 1, L], got {list(audio.shape)}; for one recording: {advice}")
         audio = audio.to(dtype)
         if lengths is not None:
-            self._check_lengths(lengths, audio)
-            audio = audio.where(torch.arange(audio.shape[-1], device=audio.device) < lengths[:, None, None], 0)
+            audio = audio.where(self._within(lengths, audio, "lengths"), 0)
         # Others, as of torch.compile, may have no values. The sum is the faster test, but may exceed the type's range.
         if type(audio) is Tensor and not (math.isfinite(audio.sum()) or audio.isfinite().all()):
             raise UsageError("audio must be finite, got NaN or infinite samples; torch.nan_to_num(audio) replaces them")
         return audio
 
-    def _check_lengths(self, lengths: Tensor, audio: Tensor) -> None:
-        n_items, _, n_samples = audio.shape
+    @staticmethod
+    def _within(lengths: Tensor, batch: Tensor, name: str) -> Tensor:
+        """Lengths [B] of the items of a batch [B, C, L] -> booleans [B, 1, L]: not padding. Raises `UsageError`."""
+        n_items, longest = batch.shape[0], batch.shape[-1]
         is_right = lengths.shape == (n_items,) and not lengths.is_floating_point()
-        if not is_right or (type(audio) is Tensor and ((lengths < 0) | (lengths > n_samples)).any()):
-            raise UsageError(f"lengths must be integers [{n_items}], 0 to {n_samples}; got {lengths.tolist()}")
+        if not is_right or (type(batch) is Tensor and ((lengths < 0) | (lengths > longest)).any()):
+            raise UsageError(f"{name} must be integers [{n_items}], 0 to {longest}; got {lengths.tolist()}")
+        return torch.arange(longest, device=batch.device) < lengths.to(batch.device)[:, None, None]
 
     def check_codes(self, codes: Tensor) -> None:
         """Raises `UsageError` unless it is integers [B, K, T] of the first K codebooks, each within its codebook."""

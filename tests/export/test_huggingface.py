@@ -35,13 +35,16 @@ def exchange(folder):
     decoded = [model.decode(codes, fingerprint=encoded.fingerprint).audio_values for codes in single]
     both = model(**inputs)
     assert torch.equal(both.audio_codes, encoded.audio_codes)
-    assert both.audio_values.shape == inputs["input_values"].shape
+    together = model.decode(encoded.audio_codes, inputs["padding_mask"]).audio_values
+    assert together.shape == inputs["input_values"].shape
+    assert torch.equal(both.audio_values, together)
     encoder, decoder = (AutoModel.from_pretrained(folder, trust_remote_code=True, part=name) for name in PARTS)
     assert max(encoder.num_parameters(), decoder.num_parameters()) < model.num_parameters()
     assert torch.equal(encoder.encode(**inputs).audio_codes, encoded.audio_codes)
     assert torch.equal(decoder.decode(single[0]).audio_values, decoded[0])
     return {
-        "padded": encoded.audio_codes, "mask": encoded.audio_codes_mask, "single": single, "decoded": decoded,
+        "padded": encoded.audio_codes, "mask": encoded.audio_codes_mask, "single": single,
+        "decoded": decoded, "together": together,
         "no encoder": refusal(decoder.encode, **inputs),
         "other model": refusal(model.decode, single[0], fingerprint="0" * 16),
     }
@@ -98,6 +101,8 @@ def test_codes_and_audio_are_the_same_without_codecctl(exchanged: Path, name: st
         assert torch.equal(found["single"][i], codes)
         assert torch.equal(found["padded"][i][:, found["mask"][i]], codes[0])
         torch.testing.assert_close(found["decoded"][i], codec.decode(codes), rtol=0, atol=1e-5)
+        alone = codec.decode(codes, length=len(audio))
+        torch.testing.assert_close(found["together"][i : i + 1, :, : len(audio)], alone, rtol=0, atol=1e-5)
     loaded = Codec.from_pretrained(exchanged / name, "cpu")
     assert loaded.fingerprint == codec.fingerprint
     assert torch.equal(loaded.decode(codes), codec.decode(codes))

@@ -34,13 +34,18 @@ def test_a_padded_batch_gives_each_item_what_it_gets_alone(tiny_codec: Codec) ->
     for row, item in zip(batch, items, strict=True):
         row[:, : item.shape[-1]] = item[0]
     codes = codec.encode(batch, lengths=lengths)
-    audio = codec.decode(codes)
+    n_frames = torch.tensor([codec.n_frames(int(length)) for length in lengths])
+    for b, n in enumerate(n_frames):
+        codes[b, :, n:] = 9999
+    audio = codec.decode(codes, n_frames=n_frames)
+    assert torch.equal(codec.decode(codes, n_frames=n_frames, length=30), audio[..., :30])
     for b, item in enumerate(items):
         alone = codec.encode(item)
         assert torch.equal(codes[b : b + 1, :, : alone.shape[-1]], alone)
-        n = max(0, item.shape[-1] - codec.config.delay)  # beyond, a late decoder has seen the padding
-        decoded = codec.decode(alone, length=n)
+        decoded = codec.decode(alone)
+        n = decoded.shape[-1]
         torch.testing.assert_close(audio[b : b + 1, :, :n], decoded, rtol=0, atol=1e-12)
+        assert not audio[b, :, n:].any()
 
 
 @pytest.mark.parametrize("n_samples", [1, 2, 11, 12, 13, 24, 1001])

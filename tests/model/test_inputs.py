@@ -62,6 +62,8 @@ def test_samples_whose_sum_is_infinite_are_finite(tiny_codec: Codec) -> None:
 def test_lengths_that_the_batch_does_not_have_are_refused(tiny_codec: Codec, audio: Tensor, lengths: list[int]) -> None:
     with pytest.raises(UsageError, match=r"lengths must be integers \[2\], 0 to 240; got"):
         tiny_codec.encode(audio, lengths=torch.tensor(lengths))
+    with pytest.raises(UsageError, match=r"n_frames must be integers \[2\], 0 to 3; got"):
+        tiny_codec.decode(torch.zeros(2, 3, 3, dtype=torch.int64), n_frames=torch.tensor(lengths))
 
 
 def test_what_is_in_the_padding_does_not_matter(tiny_codec: Codec, audio: Tensor) -> None:
