@@ -121,7 +121,7 @@ class CodecctlModel(PreTrainedModel):
 
     def _lengths(self, padding_mask: Tensor) -> tuple[Tensor, Tensor]:
         """[B, L] or [B, 1, L] -> samples and frames of each item, [B]."""
-        mask = padding_mask.flatten(1).bool()
+        mask = padding_mask.reshape(-1, padding_mask.shape[-1]).bool()
         n_samples = mask.sum(dim=-1)
         if not mask[torch.arange(mask.shape[-1], device=mask.device) < n_samples[:, None]].all():
             raise ValueError("padding_mask: padding must be on the right; this codec is causal")

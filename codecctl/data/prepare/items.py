@@ -86,9 +86,12 @@ def in_order(items: Sequence[AudioItem]) -> list[AudioItem]:
 
 def _split(name: str, place: str) -> StatedSplit:
     """What a list means by the name of a split. Raises `CodecctlError` where that is not clear."""
-    word = re.match(r"[a-z]*", name.strip().lower())
-    if word is None or (split := _SPLITS.get(word[0])) is None:
-        raise CodecctlError(f"{place}: split {name!r} in its list is none of train, validation (dev) and test")
+    word, *_ = re.split("[^a-z]", name.strip().lower(), maxsplit=1)
+    split = _SPLITS.get(word)
+    if split is None:
+        raise CodecctlError(
+            f"{place}: split {name!r} in its list is none of train, validation (dev) and test; rename it or the column"
+        )
     return split
 
 
