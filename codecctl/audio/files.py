@@ -58,21 +58,31 @@ class AudioReader:
     The format is recognised by the bytes. `source` is a path, or the bytes of a file, for which `name` stands in
     messages; the suffix of the name decides only for formats without a header. With `raw_rate` in Hz the file is read
     as headerless mono 16-bit samples. With `partial` a file that is cut off or damaged gives what comes before that.
-    Raises `CutOffError` for a file that ends before the length in its header, `CodecctlError` if it is missing, empty,
-    no audio, or holds samples that are NaN, infinite or far beyond full scale.
+    `channel`, counted from 0: the only one that is read. Raises `CutOffError` for a file that ends before the length in
+    its header, `CodecctlError` if it is missing, empty, no audio, lacks that channel, or holds samples that are NaN,
+    infinite or far beyond full scale.
     """
 
     def __init__(
-        self, source: Source, *, name: str | None = None, raw_rate: int | None = None, partial: bool = False
+        self,
+        source: Source,
+        *,
+        name: str | None = None,
+        raw_rate: int | None = None,
+        partial: bool = False,
+        channel: int | None = None,
     ) -> None:
         self.name = name or ("audio in memory" if isinstance(source, bytes) else str(source))
-        self._source, self._raw_rate, self._partial = source, raw_rate, partial
+        self._source, self._raw_rate, self._partial, self._channel = source, raw_rate, partial, channel
         self._mixdown_known = self._is_damaged = False
         # The extremes of the latest block, one value for each STRETCH of it.
         self.lows = self.highs = np.zeros(0, np.float32)
         self._decoder, form = open_audio(source, self.name, raw_rate=raw_rate, partial=partial)
         decoder = self._decoder
         self.info = AudioInfo(decoder.sample_rate, decoder.n_channels, decoder.n_samples, decoder.lossy, form)
+        if channel is not None and channel >= self.n_channels:
+            self.close()
+            raise CodecctlError(f"{self.name}: no channel {channel}: it has {self.n_channels}, counted from 0")
 
     @property
     def sample_rate(self) -> int:
@@ -85,8 +95,8 @@ class AudioReader:
     def blocks(
         self, block_seconds: float = 10.0, *, start_seconds: float = 0.0, n_seconds: float | None = None
     ) -> Iterator[Audio]:
-        """float32 `[C, L]`, L = block_seconds except for the last one (less for very many channels); together the
-        file, or n_seconds of it from start_seconds on."""
+        """float32 `[C, L]`, C = 1 if one channel was asked for, L = block_seconds except for the last one (less for
+        very many channels); together the file, or n_seconds of it from start_seconds on."""
         n_total = self.info.n_samples
         n_read = min(round(start_seconds * self.sample_rate), n_total)
         n_end = sys.maxsize if n_seconds is None else n_read + round(n_seconds * self.sample_rate)
@@ -99,8 +109,10 @@ class AudioReader:
             except CodecctlError as error:
                 raise CodecctlError(f"{self.name}: {error}") from None
         while n_read < n_end and len(block := self._read(min(n_block, n_end - n_read))):
+            if self._channel is not None:
+                block = block[:, self._channel, None]
             flat = block.ravel()  # numpy is twice as fast in one dimension
-            starts = np.arange(0, len(flat), STRETCH * self.n_channels)
+            starts = np.arange(0, len(flat), STRETCH * block.shape[1])
             self.lows, self.highs = np.minimum.reduceat(flat, starts), np.maximum.reduceat(flat, starts)
             peak = max(float(self.highs.max()), -float(self.lows.min()))
             if not peak <= _HIGHEST_PEAK:
@@ -117,7 +129,7 @@ class AudioReader:
 
         Which of them is decided at the first call, by ten audible seconds, and then stands in `info.channel`.
         """
-        if self.n_channels == 1:
+        if len(block) == 1:
             return block
         if not self._mixdown_known:
             with AudioReader(self._source, name=self.name, raw_rate=self._raw_rate, partial=self._partial) as reader:

@@ -46,6 +46,7 @@ class AudioItem:
     raw_rate: int | None = None  # Hz, of headerless samples
     start_seconds: float | None = None  # where in the file it starts
     n_seconds: float | None = None
+    channel: int | None = None  # from 0; None: all of them, mixed down
     row_group: int | None = None  # of a Parquet file
     row: int | None = None  # in the row group
     column: str | None = None  # of the audio
@@ -120,7 +121,9 @@ class ItemOpener:
         if item.part is None:
             # Text, since there may be a million files: pathlib takes as long as opening the file.
             file = os.path.join(self._root, item.file or item.place)
-            return AudioReader(file, name=item.place, raw_rate=item.raw_rate, partial=self._partial)
+            return AudioReader(
+                file, name=item.place, raw_rate=item.raw_rate, partial=self._partial, channel=item.channel
+            )
         if item.part != self._part:
             path, column = Path(self._root, item.part[0]), item.column or ""
             cells = _read(_open(path), path, item.part[1], [column])[column]

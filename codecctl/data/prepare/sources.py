@@ -10,7 +10,8 @@ or `metadata.tsv` (`.csv`, `.jsonl`) in it. One column names the recording: `id`
 Without a list the folder of a file is its speaker, and files at the top have none.
 
 A JSONL source has one object a line with the same keys; `audio_filepath` is absolute or relative to the list's folder,
-and `offset` and `duration` in seconds select a part of the file. Other keys are not used.
+`offset` and `duration` in seconds select a part of the file, and `channel`, counted from 0, one of its channels.
+Other keys are not used.
 """
 
 from __future__ import annotations
@@ -89,7 +90,8 @@ def _listed_items(path: Path, name: str, note: Callable[[str], None]) -> Iterato
     """The items of a JSONL list; `note` receives a line on the keys that are not used."""
     unused = set[str]()
     for where, record in read_records(path):
-        unused |= record.keys() - _USED_KEYS
+        channel = _channel(record, where)
+        unused |= record.keys() - _USED_KEYS - ({"channel"} if channel is not None else set())
         file = next(filter(None, map(record.get, _FILE_KEYS)), None)
         if not isinstance(file, str):
             raise CodecctlError(f"{where}: 'audio_filepath' is missing")
@@ -97,11 +99,10 @@ def _listed_items(path: Path, name: str, note: Callable[[str], None]) -> Iterato
             raise CodecctlError(f"{where}: 'audio_filepath' names no file: {file!r}")
         start, length = (_seconds(record, key, where) for key in ("offset", "duration"))
         part = {"start_seconds": start, "n_seconds": length} if start is not None else {}
-        mark = f"@{start:g}" if start is not None else ""
+        mark = (f"@{start:g}" if start is not None else "") + _mark(channel)
         stem = Path(file).with_suffix("").as_posix()
-        yield item_of_file(
-            f"{file}{mark}", f"{stem}{mark}", known_of(record), name, path.parent / file, file=file, **part
-        )
+        known, whole = known_of(record), path.parent / file
+        yield item_of_file(f"{file}{mark}", f"{stem}{mark}", known, name, whole, file=file, channel=channel, **part)
     if unused:
         mixed = "; all channels of a file are mixed to one" if any("channel" in key for key in unused) else ""
         note(f"{path}: keys not used: {', '.join(sorted(unused))}{mixed}")
@@ -116,7 +117,8 @@ def _unambiguous(items: Sequence[AudioItem]) -> Iterator[AudioItem]:
             yield item
             continue
         length = f"+{item.n_seconds!r}" if item.n_seconds is not None else ""
-        place = f"{item.file}@{item.start_seconds!r}{length}" if item.start_seconds is not None else item.place
+        start = f"@{item.start_seconds!r}" if item.start_seconds is not None else ""
+        place = f"{item.file}{start}{length}{_mark(item.channel)}"
         seen[place] += 1
         if seen[place] == 1:
             yield replace(item, place=place)
@@ -130,6 +132,20 @@ def _seconds(record: Mapping[str, Any], key: str, where: str) -> float | None:
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float) or value < 0):
         raise CodecctlError(f"{where}: '{key}' must be seconds, not {value!r}")
     return value
+
+
+def _channel(record: Mapping[str, Any], where: str) -> int | None:
+    """The channel that a line selects; None where it has none, or says something else of one, as the microphone."""
+    value = record.get("channel")
+    if isinstance(value, bool) or not isinstance(value, int):
+        return None
+    if value < 0:
+        raise CodecctlError(f"{where}: 'channel' must be 0, 1, ..., not {value}")
+    return value
+
+
+def _mark(channel: int | None) -> str:
+    return f"-ch{channel}" if channel is not None else ""
 
 
 @dataclass

@@ -50,6 +50,38 @@ def test_jsonl_list_selects_parts_of_files(tmp_path: Path) -> None:
     assert "gone.wav" in (tmp_path / "out" / "rejected.jsonl").read_text()
 
 
+def test_jsonl_list_selects_channels_of_files(tmp_path: Path) -> None:
+    left, right, other = (noise(2, seed) for seed in range(3))
+    soundfile.write(tmp_path / "call.wav", np.stack([left, right], axis=1), 16_000)
+    # What is wrong with one speaker's channel does not matter to the other's.
+    soundfile.write(tmp_path / "loud.wav", np.stack([np.sign(left), other], axis=1), 16_000)
+    parts = [("call", 0, 0), ("call", 1, 0), ("call", 1, 0.5), ("call", 2, 0), ("loud", 0, 0), ("loud", 1, 0.5)]
+    lines = [
+        {"audio_filepath": f"{name}.wav", "channel": channel, "speaker": f"{name}{channel}"}
+        | ({"offset": start, "duration": 1.0} if start else {})
+        for name, channel, start in parts
+    ]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    found = prepared(tmp_path / "list.jsonl", tmp_path / "out")
+    expected = {
+        "call-ch0": left,
+        "call-ch1": right,
+        "call@0.5-ch1": right[8000:24_000],
+        "loud@0.5-ch1": other[8000:24_000],
+    }
+    assert found.keys() == {f"list/{name}" for name in expected}
+    for name, samples in expected.items():
+        utterance = found[f"list/{name}"]
+        assert utterance.speaker == name[:4] + name[-1]
+        audio = read_utterance(tmp_path / "out", utterance)[0].numpy()
+        np.testing.assert_allclose(audio, samples, atol=1 / 32_768)
+    rejected = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
+    reasons = {line["source"]: line["reason"] for line in rejected}
+    assert reasons.keys() == {"call.wav-ch2", "loud.wav-ch0"}
+    assert reasons["call.wav-ch2"] == "no channel 2: it has 2, counted from 0"
+    assert "clipped" in reasons["loud.wav-ch0"]
+
+
 def test_every_line_of_a_jsonl_list_is_prepared_or_rejected(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", noise(4), 16_000)
     parts = [(0.5, 1.0), (0.5, 2.0), (1.0000001, 0.5), (1.0000002, 1.5), (3, 0.5), (0.5, 1.0), (3.25, None)]
@@ -65,7 +97,7 @@ def test_every_line_of_a_jsonl_list_is_prepared_or_rejected(tmp_path: Path) -> N
 
 
 def test_keys_of_a_jsonl_list_that_are_not_used_are_named_once(tmp_path: Path) -> None:
-    lines = [{"path": "a.wav", "offset": 1, "lang": "te", "channel": number, "emotion": "none"} for number in (0, 1)]
+    lines = [{"path": "a.wav", "offset": 1, "lang": "te", "channel": name, "emotion": "none"} for name in ("near", 1)]
     notes: list[str] = []
     for kept in (6, 3):
         source = tmp_path / f"{kept}.jsonl"
@@ -80,6 +112,7 @@ def test_error_in_a_jsonl_list_names_its_line(tmp_path: Path) -> None:
         ('{"duration": 1}', "'audio_filepath' is missing"),
         ('{"path": "a", "offset": "x"}', "'offset'"),
         ('{"path": "."}', "names no file: '.'"),
+        ('{"path": "a", "channel": -1}', "'channel' must be 0, 1, ..., not -1"),
         (r'{"path": "a\u0000.wav"}', "names no file"),
     ]:
         (tmp_path / "list.jsonl").write_text(line)
