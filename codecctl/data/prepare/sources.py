@@ -104,7 +104,8 @@ def _listed_items(path: Path, name: str, note: Callable[[str], None]) -> Iterato
         known, whole = known_of(record), path.parent / file
         yield item_of_file(f"{file}{mark}", f"{stem}{mark}", known, name, whole, file=file, channel=channel, **part)
     if unused:
-        mixed = "; all channels of a file are mixed to one" if any("channel" in key for key in unused) else ""
+        is_mixed = any("channel" in key for key in unused)
+        mixed = "; all channels are mixed to one unless 'channel' is a number, from 0" if is_mixed else ""
         note(f"{path}: keys not used: {', '.join(sorted(unused))}{mixed}")
 
 

@@ -103,7 +103,8 @@ def test_keys_of_a_jsonl_list_that_are_not_used_are_named_once(tmp_path: Path) -
         source = tmp_path / f"{kept}.jsonl"
         source.write_text("\n".join(json.dumps(dict(list(line.items())[:kept])) for line in lines))
         read_source(source, "list", note=notes.append)
-    expected = "keys not used: channel, emotion; all channels of a file are mixed to one"
+    mixed = "all channels are mixed to one unless 'channel' is a number, from 0"
+    expected = f"keys not used: channel, emotion; {mixed}"
     assert [note for note in notes if "not used" in note] == [f"{tmp_path / '6.jsonl'}: {expected}"]
 
 
