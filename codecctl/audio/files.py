@@ -82,7 +82,7 @@ class AudioReader:
         self.info = AudioInfo(decoder.sample_rate, decoder.n_channels, decoder.n_samples, decoder.lossy, form)
         if channel is not None and channel >= self.n_channels:
             self.close()
-            raise CodecctlError(f"{self.name}: no channel {channel}: it has {self.n_channels}, counted from 0")
+            raise CodecctlError(f"{self.name}: no channel {channel}; its {self.n_channels} are counted from 0")
 
     @property
     def sample_rate(self) -> int:

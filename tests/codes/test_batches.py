@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +62,24 @@ def test_speech_gets_the_codes_that_it_gets_alone(tiny_codec: Any, beginnings: P
 @pytest.mark.slow
 def test_speech_gets_the_codes_of_the_starter_that_it_gets_alone(beginnings: Path) -> None:
     assert_as_alone(Codec.load("starter", "cpu").double(), beginnings)
+
+
+def test_channel_gets_the_codes_of_a_file_of_its_own(tiny_codec: Any, beginnings: Path, tmp_path: Path) -> None:
+    speech = [read_audio(path) for path in sorted(beginnings.iterdir())[:2]]
+    n_samples, (_, sample_rate) = min(audio.shape[1] for audio, _ in speech), speech[0]
+    channels = [audio[:, :n_samples] for audio, _ in speech]
+    write_audio(tmp_path / "call.flac", np.concatenate(channels), sample_rate)
+    for number, channel in enumerate(channels):
+        write_audio(tmp_path / f"{number}.flac", channel, sample_rate)
+    lines = [{"path": "call.flac", "channel": number} for number in (0, 1)] + [{"path": f"{n}.flac"} for n in (0, 1)]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    items = read_items(tmp_path / "list.jsonl", "list", note=print)
+    encoded = {
+        items[each.number].place: each.codes for each in BatchEncoder(tiny_codec.double()).encode(tmp_path, items)
+    }
+    assert not np.array_equal(encoded["0.flac"], encoded["1.flac"])
+    for number in (0, 1):
+        assert np.array_equal(encoded[f"call.flac-ch{number}"], encoded[f"{number}.flac"])
 
 
 @pytest.mark.slow
