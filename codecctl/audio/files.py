@@ -21,6 +21,7 @@ from codecctl.audio.decoders import Source, reason
 from codecctl.audio.opening import AUDIO_SUFFIXES, CutOffError, open_audio, say_cut_off
 from codecctl.errors import CodecctlError, UsageError
 from codecctl.files import replacing
+from codecctl.text import counted
 
 _CANCELLED = 0.05  # energy of the mean, relative to that of the mean of uncorrelated channels: 13 dB are lost
 _AUDIBLE = 1e-5  # mean square, -50 dBFS
@@ -82,7 +83,8 @@ class AudioReader:
         self.info = AudioInfo(decoder.sample_rate, decoder.n_channels, decoder.n_samples, decoder.lossy, form)
         if channel is not None and channel >= self.n_channels:
             self.close()
-            raise CodecctlError(f"{self.name}: no channel {channel}; its {self.n_channels} are counted from 0")
+            there = counted(self.n_channels, "channel")
+            raise CodecctlError(f"{self.name}: no channel {channel}; it has {there}, numbered from 0")
 
     @property
     def sample_rate(self) -> int:

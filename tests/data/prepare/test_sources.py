@@ -78,7 +78,7 @@ def test_jsonl_list_selects_channels_of_files(tmp_path: Path) -> None:
     rejected = map(json.loads, (tmp_path / "out" / "rejected.jsonl").read_text().splitlines())
     reasons = {line["source"]: line["reason"] for line in rejected}
     assert reasons.keys() == {"call.wav-ch2", "loud.wav-ch0"}
-    assert reasons["call.wav-ch2"] == "no channel 2; its 2 are counted from 0"
+    assert reasons["call.wav-ch2"] == "no channel 2; it has 2 channels, numbered from 0"
     assert "clipped" in reasons["loud.wav-ch0"]
 
 
